@@ -1,0 +1,63 @@
+//! What can go wrong, as facts. Each variant says whether the run is over and what is left.
+
+use thiserror::Error;
+
+/// An error of the simulator. All variants end the run; the state of the simulation is then meaningless
+/// unless the variant says otherwise.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum SimError {
+    /// The plan document is not valid JSON of the expected schema. Nothing was started.
+    #[error("plan: {path}: {message}")]
+    Plan {
+        /// Path of the offending field, such as `scheduler.block_size`.
+        path: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Input data (a trace, a distribution) is unusable. Nothing was started.
+    #[error("{what}: {message}")]
+    Input {
+        /// Which input.
+        what: String,
+        /// What is wrong, where, and what is allowed.
+        message: String,
+    },
+    /// Simulated time left the range of 64-bit nanoseconds.
+    #[error("simulated time went past 2^64 - 1 ns")]
+    ClockOverflow,
+    /// A computed duration is not a length of time.
+    #[error("a duration of {seconds} s is not a length of time (it must be finite, not negative, and under 292 years)")]
+    InvalidDuration {
+        /// The offending value.
+        seconds: f64,
+    },
+    /// No event is left, yet requests are unfinished.
+    #[error("deadlock at {time_ns} ns: {unfinished} requests are unfinished and nothing will ever happen; {waiting_for}")]
+    Deadlock {
+        /// Simulated time of the last event.
+        time_ns: u64,
+        /// How many requests are unfinished.
+        unfinished: u64,
+        /// Who waits for what.
+        waiting_for: String,
+    },
+    /// The engine works for ever without getting anywhere, as the real engine would with these settings.
+    #[error("livelock ({name}) on replica {replica} at {time_ns} ns: {detail}")]
+    Livelock {
+        /// Name of the pattern.
+        name: &'static str,
+        /// The replica.
+        replica: u32,
+        /// Simulated time of detection.
+        time_ns: u64,
+        /// Requests involved and what would mend it.
+        detail: String,
+    },
+    /// A bug of the simulator: an invariant does not hold.
+    #[error("broken invariant: {what} (please report this: it is a bug of the simulator)")]
+    Invariant {
+        /// The invariant.
+        what: String,
+    },
+}

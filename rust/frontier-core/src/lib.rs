@@ -1,0 +1,12 @@
+//! The frontier simulator core: a deterministic discrete-event simulation of large-language-model serving.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`ids`], [`time`], [`rng`], [`error`] | typed indices, integer nanoseconds, named random streams, errors |
+//! | [`plan`] | the document that a run is made of |
+
+pub mod error;
+pub mod ids;
+pub mod plan;
+pub mod rng;
+pub mod time;

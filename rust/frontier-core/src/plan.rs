@@ -1,0 +1,140 @@
+//! The plan: the immutable document that a run is made of, as Python hands it over in JSON.
+//!
+//! It mirrors a validated scenario after lowering: no presets, no units, no defaults that Python does not
+//! know. Unknown fields are refused. Times are integer nanoseconds where they are part of the input and
+//! `f64` seconds where they are parameters of a cost formula.
+
+use serde::Deserialize;
+
+use crate::error::SimError;
+
+pub mod scheduler;
+pub mod step_time;
+pub mod workload;
+
+pub use scheduler::{Policy, SchedulerConfig};
+pub use step_time::StepTimeSpec;
+pub use workload::WorkloadSpec;
+
+/// Version of this schema; a plan of another version is refused.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything that a run depends on, except the columns of a trace.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Must equal [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Seed of all random streams.
+    pub seed: u64,
+    /// Replication number: another independent set of streams for the same seed.
+    pub replication: u64,
+    /// Replicas and routing.
+    pub cluster: ClusterSpec,
+    /// The engine's scheduler, equal on all replicas.
+    pub scheduler: SchedulerConfig,
+    /// How long a step takes.
+    pub step_time: StepTimeSpec,
+    /// Where requests come from.
+    pub workload: WorkloadSpec,
+    /// What to record.
+    pub output: OutputSpec,
+    /// When to stop early.
+    pub limits: LimitSpec,
+}
+
+/// A cluster of equal co-located replicas.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSpec {
+    /// Number of engine instances, at least 1.
+    pub replicas: u32,
+    /// How requests are spread over them.
+    pub router: RouterSpec,
+}
+
+/// Routing policies over replicas. Ties go to the lowest replica number unless said otherwise.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "policy", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RouterSpec {
+    /// Replica 0, 1, 2, ... in turn.
+    RoundRobin,
+    /// Uniformly at random.
+    Random,
+    /// Fewest running and waiting requests.
+    LeastOutstanding,
+    /// The less loaded (running and waiting) of two distinct replicas drawn at random.
+    PowerOfTwo,
+    /// Lowest share of KV blocks in use, then fewest outstanding.
+    LeastKvUse,
+    /// Longest cached prefix among replicas whose outstanding requests exceed the least loaded one's by at
+    /// most `max_imbalance`; ties by fewest outstanding.
+    PrefixAware {
+        /// Outstanding requests that a cache hit may cost at most.
+        max_imbalance: u32,
+    },
+    /// The first request of a session goes to the least loaded replica, later ones to the same.
+    SessionSticky,
+}
+
+/// What to record beside the request columns.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSpec {
+    /// Keep one wide row per engine step.
+    pub steps: bool,
+    /// Interval of the time line, at least 1 ns.
+    pub timeline_interval_ns: u64,
+    /// Write the scheduler's decision log (JSON lines in the golden format), block ids included on demand.
+    pub decision_log: Option<DecisionLogSpec>,
+}
+
+/// Shape of the decision log.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecisionLogSpec {
+    /// Include newly appended physical block ids.
+    pub block_ids: bool,
+}
+
+/// Early stops and admission.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitSpec {
+    /// Stop once a replica has made this many non-empty steps.
+    pub max_steps: Option<u64>,
+    /// Refuse requests that can never fit (true for simulations, false for replays of real engines' logs).
+    pub refuse_oversized: bool,
+    /// Report a livelock after this many steps of a replica without progress; `None` never does.
+    pub livelock_steps: Option<u64>,
+}
+
+impl Plan {
+    /// Reads a plan from its JSON form.
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] with the path of the first offending field.
+    pub fn from_json(json: &str) -> Result<Self, SimError> {
+        let mut reader = serde_json::Deserializer::from_str(json);
+        let plan: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| SimError::Plan {
+            path: error.path().to_string(),
+            message: error.inner().to_string(),
+        })?;
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn check(&self) -> Result<(), SimError> {
+        let refuse = |path: &str, message: String| Err(SimError::Plan { path: path.into(), message });
+        if self.schema_version != SCHEMA_VERSION {
+            return refuse("schema_version", format!("was {}, this build reads {SCHEMA_VERSION}", self.schema_version));
+        }
+        if self.cluster.replicas == 0 {
+            return refuse("cluster.replicas", "was 0, must be at least 1".into());
+        }
+        if self.output.timeline_interval_ns == 0 {
+            return refuse("output.timeline_interval_ns", "was 0, must be at least 1".into());
+        }
+        self.scheduler.check()
+    }
+}

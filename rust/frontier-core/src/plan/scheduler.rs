@@ -1,0 +1,81 @@
+//! Settings of the vLLM V1 scheduler, under vLLM's own names.
+
+use serde::Deserialize;
+
+use crate::error::SimError;
+
+/// Order of the waiting queue and choice of preemption victims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// First come, first served; the last admitted is preempted first.
+    Fcfs,
+    /// By (priority, arrival); the largest is preempted first.
+    Priority,
+}
+
+/// Scheduler settings of one engine (vLLM `SchedulerConfig` and `CacheConfig`).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchedulerConfig {
+    /// Tokens per KV block.
+    pub block_size: u32,
+    /// Blocks in total, the null block 0 included: `num_blocks - 1` are usable.
+    pub num_blocks: u32,
+    /// Longest prompt + output, in tokens.
+    pub max_model_len: u32,
+    /// Token budget of one step (also the input budget).
+    pub max_num_batched_tokens: u32,
+    /// A smaller token budget for scheduling, if set.
+    pub max_num_scheduled_tokens: Option<u32>,
+    /// Most requests in RUNNING.
+    pub max_num_seqs: u32,
+    /// A smaller limit on RUNNING, if set.
+    pub max_num_active_seqs: Option<u32>,
+    /// Largest chunk of a prompt while other requests exist; 0 means no limit.
+    pub long_prefill_token_threshold: u32,
+    /// Raise the threshold to `max_num_batched_tokens / number of requests` when that is larger.
+    pub long_prefill_token_threshold_adaptive: bool,
+    /// Prompts may be split over steps.
+    pub enable_chunked_prefill: bool,
+    /// Full blocks are kept for reuse by requests with the same prefix.
+    pub enable_prefix_caching: bool,
+    /// Queue order.
+    pub policy: Policy,
+    /// Admit a request only if all its present tokens fit, not just the first chunk.
+    pub scheduler_reserve_full_isl: bool,
+    /// Share of blocks kept free when admitting beside running requests.
+    pub watermark: f64,
+    /// Schedule the next step while the present one runs.
+    pub async_scheduling: bool,
+}
+
+impl SchedulerConfig {
+    /// Checks the settings on their own.
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] naming the first offending field.
+    pub fn check(&self) -> Result<(), SimError> {
+        let refuse = |field: &str, message: String| {
+            Err(SimError::Plan { path: format!("scheduler.{field}"), message })
+        };
+        for (field, value, least) in [
+            ("block_size", self.block_size, 1),
+            ("num_blocks", self.num_blocks, 2),
+            ("max_model_len", self.max_model_len, 2),
+            ("max_num_batched_tokens", self.max_num_batched_tokens, 1),
+            ("max_num_seqs", self.max_num_seqs, 1),
+            ("max_num_scheduled_tokens", self.max_num_scheduled_tokens.unwrap_or(1), 1),
+            ("max_num_active_seqs", self.max_num_active_seqs.unwrap_or(1), 1),
+        ] {
+            if value < least {
+                return refuse(field, format!("was {value}, must be at least {least}"));
+            }
+        }
+        // False for NaN, so NaN is refused as well.
+        if !(self.watermark >= 0.0 && self.watermark < 1.0) {
+            return refuse("watermark", format!("was {}, must be in [0, 1)", self.watermark));
+        }
+        Ok(())
+    }
+}
