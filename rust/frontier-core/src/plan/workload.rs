@@ -2,6 +2,10 @@
 
 use serde::Deserialize;
 
+mod check;
+
+pub(crate) use check::lognormal_parameters;
+
 /// The source of requests.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -47,13 +51,14 @@ pub struct SharedPrefixSpec {
     pub count: u32,
     /// Length of each.
     pub tokens: LengthSpec,
-    /// Popularity of prefix i is proportional to 1 / (i + 1)^exponent; 0 is uniform.
+    /// Popularity of prefix i is proportional to 1 / (i + 1)^exponent; 0 is uniform, 100 the most.
     pub zipf_exponent: f64,
     /// Share of requests that have a prefix at all, in [0, 1].
     pub share: f64,
 }
 
-/// Arrival processes.
+/// Arrival processes. Every process starts at time 0 and the first arrival comes after the first gap, so that a
+/// stretch of length T sees `rate * T` arrivals on average. Rates lie in 1e-9 ..= 1e9 per second.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ArrivalSpec {
@@ -62,11 +67,11 @@ pub enum ArrivalSpec {
         /// Mean arrivals per second.
         rate_per_s: f64,
     },
-    /// Gamma-distributed gaps.
+    /// Gamma-distributed gaps: shape `1 / cv^2`, mean `1 / rate_per_s`.
     Gamma {
         /// Mean arrivals per second.
         rate_per_s: f64,
-        /// Coefficient of variation of a gap (1 is Poisson).
+        /// Coefficient of variation of a gap (1 is Poisson), in 1e-4 ..= 1e3.
         cv: f64,
     },
     /// Equal gaps.
@@ -80,7 +85,7 @@ pub enum ArrivalSpec {
     Piecewise {
         /// Rates in order.
         segments: Vec<RateSegment>,
-        /// Start over after the last segment; otherwise the last rate stays.
+        /// Start over after the last segment; otherwise the last rate stays (and if it is 0, arrivals end).
         repeat: bool,
     },
     /// `concurrency` clients, each sending its next request `think_time_ns` after its last one ended.
@@ -98,7 +103,7 @@ pub enum ArrivalSpec {
 pub struct RateSegment {
     /// Length of the stretch, at least 1 ns.
     pub duration_ns: u64,
-    /// Mean arrivals per second; 0 is a pause.
+    /// Mean arrivals per second; 0 is a pause, but not all rates may be 0.
     pub rate_per_s: f64,
 }
 
@@ -118,8 +123,8 @@ pub enum LengthSpec {
         /// Most.
         max: u32,
     },
-    /// Lognormal with the given mean and coefficient of variation of the *untruncated* law, redrawn until
-    /// inside `min ..= max`.
+    /// Lognormal with the given mean and coefficient of variation of the *untruncated* law, redrawn until the
+    /// rounded draw is inside `min ..= max`. Refused if fewer than 1 % of the draws would be.
     Lognormal {
         /// Mean in tokens.
         mean: f64,
@@ -132,7 +137,7 @@ pub enum LengthSpec {
     },
     /// Zipf over `min ..= max`: length `min + i` has weight 1 / (i + 1)^exponent.
     Zipf {
-        /// Exponent, over 0.
+        /// Exponent, over 0 and at most 100.
         exponent: f64,
         /// Least.
         min: u32,
@@ -141,7 +146,7 @@ pub enum LengthSpec {
     },
     /// Empirical: bin i covers `edges[i] .. edges[i + 1]` with weight `weights[i]`, uniform inside.
     Histogram {
-        /// Bin edges, increasing, one more than weights.
+        /// Bin edges, not negative, increasing, one more than weights.
         edges: Vec<f64>,
         /// Weights, not negative, not all zero.
         weights: Vec<f64>,
