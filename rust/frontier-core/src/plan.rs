@@ -135,6 +135,7 @@ impl Plan {
         if self.output.timeline_interval_ns == 0 {
             return refuse("output.timeline_interval_ns", "was 0, must be at least 1".into());
         }
-        self.scheduler.check()
+        self.scheduler.check()?;
+        self.step_time.check()
     }
 }
