@@ -13,7 +13,9 @@ use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{Activity, HostMeter, Recorder, ReplicaSample, StepFacts, StepRow};
 use crate::plan::SchedulerConfig;
-use crate::scheduler::{Admission, Scheduled, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use crate::scheduler::{
+    Admission, Scheduled, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+};
 use crate::time::{SimDuration, SimTime};
 
 /// Batches that an asynchronous engine keeps in flight.
@@ -94,10 +96,19 @@ pub struct EngineCore {
 
 impl EngineCore {
     /// Returns an idle engine. `livelock_steps`: steps without progress after which it gives up.
-    pub fn new(replica: ReplicaId, config: &SchedulerConfig, windows: &[u32], livelock_steps: Option<u64>) -> Self {
+    pub fn new(
+        replica: ReplicaId,
+        config: &SchedulerConfig,
+        windows: &[u32],
+        livelock_steps: Option<u64>,
+    ) -> Self {
         Self {
             replica,
-            depth: if config.async_scheduling { ASYNC_DEPTH } else { 1 },
+            depth: if config.async_scheduling {
+                ASYNC_DEPTH
+            } else {
+                1
+            },
             scheduler: VllmScheduler::new(config.clone()),
             queue: VecDeque::new(),
             awaited: None,
@@ -173,9 +184,18 @@ impl EngineCore {
     ///
     /// # Errors
     /// [`SimError::Livelock`], or [`SimError::Invariant`] if no batch is awaited.
-    pub fn complete(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<(), SimError> {
+    pub fn complete(
+        &mut self,
+        now: SimTime,
+        context: &mut EngineContext<'_>,
+    ) -> Result<(), SimError> {
         let Some(batch) = self.awaited.take() else {
-            return Err(SimError::Invariant { what: format!("replica {} completed a batch it did not await", self.replica.0) });
+            return Err(SimError::Invariant {
+                what: format!(
+                    "replica {} completed a batch it did not await",
+                    self.replica.0
+                ),
+            });
         };
         self.process_and_judge(batch, now, context)
     }
@@ -184,8 +204,15 @@ impl EngineCore {
     ///
     /// # Errors
     /// [`SimError::ClockOverflow`], [`SimError::InvalidDuration`] from the step timer, [`SimError::Livelock`].
-    pub fn run_until_blocked(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<Wake, SimError> {
-        debug_assert!(self.awaited.is_none(), "Invariant: an engine that waits is not run");
+    pub fn run_until_blocked(
+        &mut self,
+        now: SimTime,
+        context: &mut EngineContext<'_>,
+    ) -> Result<Wake, SimError> {
+        debug_assert!(
+            self.awaited.is_none(),
+            "Invariant: an engine that waits is not run"
+        );
         while !self.stalled {
             let next = if self.depth <= 1 {
                 if !self.scheduler.has_requests() {
@@ -213,7 +240,11 @@ impl EngineCore {
 
     /// Forms batches while the queue has room and there is something to gain, then takes the oldest. `None`
     /// if there is nothing to do at all.
-    fn fill_queue(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<Option<InFlight>, SimError> {
+    fn fill_queue(
+        &mut self,
+        now: SimTime,
+        context: &mut EngineContext<'_>,
+    ) -> Result<Option<InFlight>, SimError> {
         loop {
             self.last_formed_changed = false;
             if !self.scheduler.has_requests() {
@@ -223,8 +254,12 @@ impl EngineCore {
             let executes = batch.step.is_some();
             self.last_formed_changed = batch.changed();
             self.queue.push_back(batch);
-            let has_room = self.queue.len() < self.depth && (executes || self.scheduler.has_requests());
-            if !(has_room && (self.last_formed_changed || self.queue.iter().any(|batch| batch.step.is_some()))) {
+            let has_room =
+                self.queue.len() < self.depth && (executes || self.scheduler.has_requests());
+            if !(has_room
+                && (self.last_formed_changed
+                    || self.queue.iter().any(|batch| batch.step.is_some())))
+            {
                 return Ok(self.queue.pop_front());
             }
         }
@@ -240,7 +275,11 @@ impl EngineCore {
         let fruitful = self.process(batch, now, context)?
             || self.last_formed_changed
             || self.queue.iter().any(|batch| batch.step.is_some());
-        self.fruitless_rounds = if fruitful { 0 } else { self.fruitless_rounds + 1 };
+        self.fruitless_rounds = if fruitful {
+            0
+        } else {
+            self.fruitless_rounds + 1
+        };
         if self.fruitless_rounds == FRUITLESS_ROUNDS {
             self.fruitless_rounds = 0;
             self.stalled = true;
@@ -249,7 +288,11 @@ impl EngineCore {
     }
 
     /// Lets the scheduler form a batch, prices it, and records who is in it.
-    fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
+    fn form_batch(
+        &mut self,
+        now: SimTime,
+        context: &mut EngineContext<'_>,
+    ) -> Result<InFlight, SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(&mut batch.output);
@@ -326,7 +369,13 @@ impl EngineCore {
     }
 
     /// Books what every running or preempted request does from `start` on.
-    fn record_activities(&mut self, output: &SchedulerOutput, start: SimTime, meter: HostMeter, recorder: &mut Recorder) {
+    fn record_activities(
+        &mut self,
+        output: &SchedulerOutput,
+        start: SimTime,
+        meter: HostMeter,
+        recorder: &mut Recorder,
+    ) {
         for &slot in &output.preempted {
             self.counters.preemptions += 1;
             recorder.preempt(self.scheduler.request(slot).id(), start, meter);
@@ -348,7 +397,11 @@ impl EngineCore {
             for &slot in self.scheduler.running() {
                 let request = self.scheduler.request(slot);
                 if !request.was_scheduled_in(this_call) {
-                    let wait = if request.prompt_is_pending() { Activity::ChunkWait } else { Activity::DecodeWait };
+                    let wait = if request.prompt_is_pending() {
+                        Activity::ChunkWait
+                    } else {
+                        Activity::DecodeWait
+                    };
                     recorder.enter(request.id(), wait, start, meter);
                 }
             }
@@ -356,14 +409,21 @@ impl EngineCore {
     }
 
     /// Processes the output of a batch. Returns whether anything came of it.
-    fn process(&mut self, mut batch: InFlight, now: SimTime, context: &mut EngineContext<'_>) -> Result<bool, SimError> {
+    fn process(
+        &mut self,
+        mut batch: InFlight,
+        now: SimTime,
+        context: &mut EngineContext<'_>,
+    ) -> Result<bool, SimError> {
         self.count_blocks(now);
         self.scheduler.update(&batch.output, &mut self.outcome);
         self.counters.output_tokens += self.outcome.emitted.len() as u64;
         self.counters.finished += self.outcome.finished.len() as u64;
         if let Some(step) = batch.step {
             for &slot in &self.outcome.emitted {
-                context.recorder.token(self.scheduler.request(slot).id(), step, now, batch.meter);
+                context
+                    .recorder
+                    .token(self.scheduler.request(slot).id(), step, now, batch.meter);
             }
         }
         for &slot in &self.outcome.finished {
@@ -371,7 +431,8 @@ impl EngineCore {
             context.recorder.finish(id, now, batch.meter);
             context.ended.push(id);
         }
-        if let (Some(record), Some(log)) = (batch.record.take(), &mut context.recorder.decision_log) {
+        if let (Some(record), Some(log)) = (batch.record.take(), &mut context.recorder.decision_log)
+        {
             log.end(record, &self.scheduler, &self.outcome);
         }
         for index in 0..self.outcome.retired.len() {
@@ -391,7 +452,10 @@ impl EngineCore {
             return Ok(());
         }
         self.steps_without_progress += 1;
-        if self.livelock_steps.is_none_or(|limit| self.steps_without_progress < limit) {
+        if self
+            .livelock_steps
+            .is_none_or(|limit| self.steps_without_progress < limit)
+        {
             return Ok(());
         }
         let requests: Vec<String> = self

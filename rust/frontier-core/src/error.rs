@@ -27,13 +27,17 @@ pub enum SimError {
     #[error("simulated time went past 2^64 - 1 ns")]
     ClockOverflow,
     /// A computed duration is not a length of time.
-    #[error("a duration of {seconds} s is not a length of time (it must be finite, not negative, and under 292 years)")]
+    #[error(
+        "a duration of {seconds} s is not a length of time (it must be finite, not negative, and under 292 years)"
+    )]
     InvalidDuration {
         /// The offending value.
         seconds: f64,
     },
     /// No event is left, yet requests are unfinished.
-    #[error("deadlock at {time_ns} ns: {unfinished} requests are unfinished and nothing will ever happen; {waiting_for}")]
+    #[error(
+        "deadlock at {time_ns} ns: {unfinished} requests are unfinished and nothing will ever happen; {waiting_for}"
+    )]
     Deadlock {
         /// Simulated time of the last event.
         time_ns: u64,

@@ -58,7 +58,12 @@ impl<E: Copy> Default for EventQueue<E> {
 impl<E: Copy> EventQueue<E> {
     /// Returns an empty queue at time zero.
     pub fn new() -> Self {
-        Self { heap: BinaryHeap::new(), now: SimTime::ZERO, seq: 0, popped: 0 }
+        Self {
+            heap: BinaryHeap::new(),
+            now: SimTime::ZERO,
+            seq: 0,
+            popped: 0,
+        }
     }
 
     /// Returns the time of the last popped event.
@@ -90,11 +95,18 @@ impl<E: Copy> EventQueue<E> {
     pub fn push(&mut self, time: SimTime, phase: u8, event: E) -> Result<(), SimError> {
         if time < self.now {
             return Err(SimError::Invariant {
-                what: format!("an event was scheduled at {} ns, before the present {} ns", time.0, self.now.0),
+                what: format!(
+                    "an event was scheduled at {} ns, before the present {} ns",
+                    time.0, self.now.0
+                ),
             });
         }
-        debug_assert!(self.seq < 1 << SEQ_BITS, "Invariant: fewer than 2^56 events");
-        let key = (u128::from(time.0) << 64) | (u128::from(phase) << SEQ_BITS) | u128::from(self.seq);
+        debug_assert!(
+            self.seq < 1 << SEQ_BITS,
+            "Invariant: fewer than 2^56 events"
+        );
+        let key =
+            (u128::from(time.0) << 64) | (u128::from(phase) << SEQ_BITS) | u128::from(self.seq);
         self.seq += 1;
         self.heap.push(Reverse(Entry { key, event }));
         Ok(())
@@ -145,6 +157,9 @@ mod tests {
         assert!(queue.push(SimTime(4), 0, 'b').is_err());
         queue.push(SimTime(5), 0, 'c').unwrap();
         assert_eq!(queue.pop(), Some((SimTime(5), 'c')));
-        assert_eq!((queue.now(), queue.popped(), queue.is_empty()), (SimTime(5), 2, true));
+        assert_eq!(
+            (queue.now(), queue.popped(), queue.is_empty()),
+            (SimTime(5), 2, true)
+        );
     }
 }

@@ -26,7 +26,10 @@ impl SimTime {
     /// [`SimError::ClockOverflow`] past 2^64 - 1 ns (584 years).
     #[inline]
     pub fn after(self, duration: SimDuration) -> Result<Self, SimError> {
-        self.0.checked_add(duration.0).map(Self).ok_or(SimError::ClockOverflow)
+        self.0
+            .checked_add(duration.0)
+            .map(Self)
+            .ok_or(SimError::ClockOverflow)
     }
 
     /// Returns the time since `earlier`, zero if `earlier` is later.
@@ -101,7 +104,10 @@ mod tests {
     #[test]
     fn seconds_that_are_no_duration_are_refused() {
         for bad in [f64::NAN, -1e-9, f64::INFINITY, f64::NEG_INFINITY, 1e30] {
-            assert!(SimDuration::from_seconds(bad).is_err(), "{bad} was accepted");
+            assert!(
+                SimDuration::from_seconds(bad).is_err(),
+                "{bad} was accepted"
+            );
         }
     }
 

@@ -14,7 +14,7 @@ mod _frontier {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::run::{simulate, simulate_many};
+    use super::run::{simulate, simulate_many, step_breakdown};
     #[pymodule_export]
     use super::trace::Trace;
 
@@ -23,7 +23,13 @@ mod _frontier {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
         module.add("PLAN_SCHEMA_VERSION", frontier_core::plan::SCHEMA_VERSION)?;
-        module.add("OUTPUT_STREAM_BASE", frontier_core::workload::OUTPUT_STREAM_BASE)?;
-        module.add("ATTRIBUTION_CAUSES", frontier_core::metrics::Cause::ALL.map(frontier_core::metrics::Cause::name))
+        module.add(
+            "OUTPUT_STREAM_BASE",
+            frontier_core::workload::OUTPUT_STREAM_BASE,
+        )?;
+        module.add(
+            "ATTRIBUTION_CAUSES",
+            frontier_core::metrics::Cause::ALL.map(frontier_core::metrics::Cause::name),
+        )
     }
 }

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use frontier_core::error::SimError;
+use frontier_core::fidelity::{BatchShape, StepTimer};
 use frontier_core::metrics::Recorder;
 use frontier_core::plan::Plan;
 use frontier_core::simulation::{Progress, Simulation, Totals};
@@ -38,10 +39,14 @@ pub(crate) fn simulate<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let columns = trace.map(|trace| Arc::clone(&trace.get().columns));
     let core = |error: &SimError| to_python(py, error);
-    let mut simulation = py.detach(|| start(plan_json, columns)).map_err(|error| core(&error))?;
+    let mut simulation = py
+        .detach(|| start(plan_json, columns))
+        .map_err(|error| core(&error))?;
     let mut last_report = now();
     loop {
-        let done = py.detach(|| run_for(&mut simulation, SIGNAL_INTERVAL)).map_err(|error| core(&error))?;
+        let done = py
+            .detach(|| run_for(&mut simulation, SIGNAL_INTERVAL))
+            .map_err(|error| core(&error))?;
         py.check_signals()?;
         if let Some(progress) = progress
             && (done || last_report.elapsed() >= PROGRESS_INTERVAL)
@@ -53,7 +58,9 @@ pub(crate) fn simulate<'py>(
             break;
         }
     }
-    let (recorder, totals) = py.detach(|| simulation.finish()).map_err(|error| core(&error))?;
+    let (recorder, totals) = py
+        .detach(|| simulation.finish())
+        .map_err(|error| core(&error))?;
     raw_result(py, recorder, &totals)
 }
 
@@ -61,7 +68,10 @@ pub(crate) fn simulate<'py>(
 /// the exception that ended it. `progress` is called with (number done, number of plans).
 #[pyfunction]
 #[pyo3(signature = (plans_json, traces, threads, progress=None))]
-#[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "extracted arguments are owned"
+)]
 pub(crate) fn simulate_many<'py>(
     py: Python<'py>,
     plans_json: Vec<String>,
@@ -70,13 +80,17 @@ pub(crate) fn simulate_many<'py>(
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
     if plans_json.len() != traces.len() {
-        return Err(PyValueError::new_err("simulate_many: give one trace (or None) per plan"));
+        return Err(PyValueError::new_err(
+            "simulate_many: give one trace (or None) per plan",
+        ));
     }
     if threads == 0 {
         return Err(PyValueError::new_err("threads: was 0, must be at least 1"));
     }
-    let columns: Vec<Option<Arc<TraceColumns>>> =
-        traces.iter().map(|trace| trace.as_ref().map(|trace| Arc::clone(&trace.get().columns))).collect();
+    let columns: Vec<Option<Arc<TraceColumns>>> = traces
+        .iter()
+        .map(|trace| trace.as_ref().map(|trace| Arc::clone(&trace.get().columns)))
+        .collect();
     let total = plans_json.len();
     let mut results: Vec<Option<Py<PyAny>>> = (0..total).map(|_| None).collect();
     let (next, cancelled) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -93,7 +107,8 @@ pub(crate) fn simulate_many<'py>(
                         if index >= plans.len() || cancelled.load(Ordering::Relaxed) {
                             return;
                         }
-                        let Some(finished) = run_unless_cancelled(&plans[index], columns[index].clone(), cancelled)
+                        let Some(finished) =
+                            run_unless_cancelled(&plans[index], columns[index].clone(), cancelled)
                         else {
                             return;
                         };
@@ -109,7 +124,12 @@ pub(crate) fn simulate_many<'py>(
             collected
         })
     })?;
-    PyList::new(py, results.into_iter().map(|result| result.expect("Invariant: every plan was answered")))
+    PyList::new(
+        py,
+        results
+            .into_iter()
+            .map(|result| result.expect("Invariant: every plan was answered")),
+    )
 }
 
 /// Receives results until all workers are gone, looking for signals in between.
@@ -126,7 +146,9 @@ fn collect(
         }
         Python::attach(|py| {
             py.check_signals()?;
-            let Ok((index, finished)) = received else { return Ok(()) };
+            let Ok((index, finished)) = received else {
+                return Ok(());
+            };
             results[index] = Some(match finished {
                 Ok((recorder, totals)) => raw_result(py, recorder, &totals)?.into_any().unbind(),
                 Err(error) => to_python(py, &error).into_value(py).into_any(),
@@ -138,6 +160,59 @@ fn collect(
             }
         })?;
     }
+}
+
+/// Returns what each operator of one step costs for a batch of (query tokens, context after) pairs.
+#[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "extracted arguments are owned"
+)]
+pub(crate) fn step_breakdown<'py>(
+    py: Python<'py>,
+    plan_json: &str,
+    batch: Vec<(u32, u32, bool)>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let evaluate = || {
+        let plan = Plan::from_json(plan_json)?;
+        let (max_tokens, max_seqs) = (
+            plan.scheduler.max_num_batched_tokens,
+            plan.scheduler.max_num_seqs,
+        );
+        let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs)?;
+        let mut shape = BatchShape::new(timer.windows());
+        for &(query_tokens, context_after, is_prefill) in &batch {
+            if query_tokens == 0 || context_after < query_tokens {
+                return Err(SimError::Input {
+                    what: "batch".into(),
+                    message: format!(
+                        "({query_tokens}, {context_after}): query tokens must be at least 1 and part of the context"
+                    ),
+                });
+            }
+            shape.add(query_tokens, context_after, is_prefill);
+        }
+        Ok((timer.step(&shape)?, timer.breakdown(&shape)?))
+    };
+    let (time, operators) = evaluate().map_err(|error| to_python(py, &error))?;
+    let facts = PyDict::new(py);
+    facts.set_item("total_ns", time.total.0)?;
+    facts.set_item("cpu_exposed_ns", time.cpu_exposed.0)?;
+    facts.set_item("flops", time.flops)?;
+    facts.set_item("bytes", time.bytes)?;
+    let rows = PyList::empty(py);
+    for operator in operators {
+        let row = PyDict::new(py);
+        row.set_item("name", operator.name)?;
+        row.set_item("count", operator.count)?;
+        row.set_item("seconds", operator.seconds)?;
+        row.set_item("flops", operator.flops)?;
+        row.set_item("bytes", operator.bytes)?;
+        row.set_item("bound", operator.bound.name())?;
+        rows.append(row)?;
+    }
+    facts.set_item("operators", rows)?;
+    Ok(facts)
 }
 
 fn start(plan_json: &str, trace: Option<Arc<TraceColumns>>) -> Result<Simulation, SimError> {
@@ -157,7 +232,11 @@ fn run_for(simulation: &mut Simulation, time: Duration) -> Result<bool, SimError
     }
 }
 
-fn run_unless_cancelled(plan: &str, trace: Option<Arc<TraceColumns>>, cancelled: &AtomicBool) -> Option<Finished> {
+fn run_unless_cancelled(
+    plan: &str,
+    trace: Option<Arc<TraceColumns>>,
+    cancelled: &AtomicBool,
+) -> Option<Finished> {
     let mut simulation = match start(plan, trace) {
         Ok(simulation) => simulation,
         Err(error) => return Some(Err(error)),
@@ -181,7 +260,10 @@ fn progress_facts(py: Python<'_>, progress: Progress) -> PyResult<Bound<'_, PyDi
     Ok(facts)
 }
 
-#[expect(clippy::disallowed_methods, reason = "wall clock for signals and progress, never for simulated time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "wall clock for signals and progress, never for simulated time"
+)]
 fn now() -> Instant {
     Instant::now()
 }

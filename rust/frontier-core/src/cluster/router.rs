@@ -46,14 +46,21 @@ impl Router {
 
     /// Chooses the replica of `request`, whose prompt consists of `segments`, and counts it as outstanding
     /// there.
-    pub fn route(&mut self, request: &RequestSpec, segments: &[Segment], engines: &[EngineCore]) -> ReplicaId {
+    pub fn route(
+        &mut self,
+        request: &RequestSpec,
+        segments: &[Segment],
+        engines: &[EngineCore],
+    ) -> ReplicaId {
         let replica = match self.spec {
             RouterSpec::RoundRobin => self.turn(),
             RouterSpec::Random => self.draw(),
             RouterSpec::LeastOutstanding => self.least_outstanding(),
             RouterSpec::PowerOfTwo => self.power_of_two(),
             RouterSpec::LeastKvUse => self.least_kv_use(engines),
-            RouterSpec::PrefixAware { max_imbalance } => self.longest_prefix(request, segments, engines, max_imbalance),
+            RouterSpec::PrefixAware { max_imbalance } => {
+                self.longest_prefix(request, segments, engines, max_imbalance)
+            }
             RouterSpec::SessionSticky => self.session_home(request.session),
         };
         self.outstanding[replica.index()] += 1;
@@ -84,12 +91,17 @@ impl Router {
         // Distinct from the first: drawn from the others, numbered past it.
         let step = 1 + self.stream.below(others) as u32;
         let second = ReplicaId((first.0 + step) % self.outstanding.len() as u32);
-        if self.outstanding[second.index()] < self.outstanding[first.index()] { second } else { first }
+        if self.outstanding[second.index()] < self.outstanding[first.index()] {
+            second
+        } else {
+            first
+        }
     }
 
     fn least_kv_use(&self, engines: &[EngineCore]) -> ReplicaId {
         let rank = |at: usize| (engines[at].kv_usage(), self.outstanding[at]);
-        let best = (1..engines.len()).fold(0, |best, at| if rank(at) < rank(best) { at } else { best });
+        let best =
+            (1..engines.len()).fold(0, |best, at| if rank(at) < rank(best) { at } else { best });
         ReplicaId::from_index(best)
     }
 
@@ -103,19 +115,27 @@ impl Router {
         let block_size = engines[0].scheduler().config().block_size;
         self.hasher.clear();
         // The last token is never served from the cache, so a full hit stops before it.
-        self.hasher.extend(block_size, segments, 0, request.prompt_tokens - 1);
+        self.hasher
+            .extend(block_size, segments, 0, request.prompt_tokens - 1);
         let hashes = self.hasher.hashes();
         let least = self.outstanding.iter().copied().min().unwrap_or(0);
         let best = (0..engines.len())
             .filter(|&at| self.outstanding[at] - least <= max_imbalance)
             // `max_by_key` keeps the last of equals, hence the reversed order of replicas.
             .rev()
-            .max_by_key(|&at| (engines[at].cached_prefix(hashes), std::cmp::Reverse(self.outstanding[at])));
+            .max_by_key(|&at| {
+                (
+                    engines[at].cached_prefix(hashes),
+                    std::cmp::Reverse(self.outstanding[at]),
+                )
+            });
         ReplicaId::from_index(best.expect("Invariant: the least loaded replica qualifies"))
     }
 
     fn session_home(&mut self, session: Option<SessionId>) -> ReplicaId {
-        let Some(session) = session else { return self.least_outstanding() };
+        let Some(session) = session else {
+            return self.least_outstanding();
+        };
         let least = self.least_outstanding();
         *self.homes.entry(session).or_insert(least)
     }

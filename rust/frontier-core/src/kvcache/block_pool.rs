@@ -93,7 +93,10 @@ impl BlockPool {
 
     /// Returns the length of the longest run of `hashes`, from the first, whose content is cached.
     pub fn cached_prefix(&self, hashes: &[BlockHash]) -> usize {
-        hashes.iter().take_while(|hash| self.cached.contains_key(hash)).count()
+        hashes
+            .iter()
+            .take_while(|hash| self.cached.contains_key(hash))
+            .count()
     }
 
     /// Tells whether nobody holds `block`.
@@ -144,9 +147,18 @@ impl BlockPool {
     /// Marks `block` as holding the content `hash`.
     #[inline]
     pub fn insert_cached(&mut self, block: BlockId, hash: BlockHash) {
-        debug_assert!(self.caching, "Invariant: hashes exist only with prefix caching");
-        debug_assert!(self.blocks[block.index()].hash.is_none(), "Invariant: a block is cached once");
-        let twins = self.cached.entry(hash).or_insert(Twins { first: NIL, last: NIL });
+        debug_assert!(
+            self.caching,
+            "Invariant: hashes exist only with prefix caching"
+        );
+        debug_assert!(
+            self.blocks[block.index()].hash.is_none(),
+            "Invariant: a block is cached once"
+        );
+        let twins = self.cached.entry(hash).or_insert(Twins {
+            first: NIL,
+            last: NIL,
+        });
         let before = twins.last;
         if before == NIL {
             twins.first = block.0;
@@ -170,7 +182,10 @@ impl BlockPool {
             return self.blocks.len() as u32 - 1;
         }
         let block = self.oldest;
-        assert!(block != NIL, "Invariant: no more blocks are taken than are free");
+        assert!(
+            block != NIL,
+            "Invariant: no more blocks are taken than are free"
+        );
         self.unlist(block);
         self.forget(block);
         block
@@ -179,7 +194,9 @@ impl BlockPool {
     /// Drops the cached content of a block that is taken for something else.
     fn forget(&mut self, block: u32) {
         let state = &mut self.blocks[block as usize];
-        let Some(hash) = state.hash.take() else { return };
+        let Some(hash) = state.hash.take() else {
+            return;
+        };
         let (before, after) = (state.twin_before, state.twin_after);
         if before != NIL {
             self.blocks[before as usize].twin_after = after;
@@ -191,7 +208,10 @@ impl BlockPool {
             self.cached.remove(&hash);
             return;
         }
-        let twins = self.cached.get_mut(&hash).expect("Invariant: a cached block is indexed");
+        let twins = self
+            .cached
+            .get_mut(&hash)
+            .expect("Invariant: a cached block is indexed");
         if before == NIL {
             twins.first = after;
         }
@@ -244,21 +264,36 @@ impl BlockPool {
         let (mut block, mut before) = (self.oldest, NIL);
         while block != NIL {
             let state = &self.blocks[block as usize];
-            if state.users != 0 || state.hash.is_none() || state.older != before || listed > self.num_blocks {
+            if state.users != 0
+                || state.hash.is_none()
+                || state.older != before
+                || listed > self.num_blocks
+            {
                 return broken(format!("block {block} is listed as reusable but is not"));
             }
             listed += 1;
             (before, block) = (block, state.newer);
         }
         if listed != self.num_listed || before != self.newest {
-            return broken(format!("{listed} blocks are listed, {} were counted", self.num_listed));
+            return broken(format!(
+                "{listed} blocks are listed, {} were counted",
+                self.num_listed
+            ));
         }
-        if self.stack.iter().any(|&b| self.blocks[b as usize].users != 0 || self.blocks[b as usize].hash.is_some()) {
+        if self
+            .stack
+            .iter()
+            .any(|&b| self.blocks[b as usize].users != 0 || self.blocks[b as usize].hash.is_some())
+        {
             return broken("a block on the stack is in use or cached".into());
         }
         let in_use = self.blocks.iter().filter(|block| block.users > 0).count() as u32;
         if in_use + self.num_free() != self.num_usable() {
-            return broken(format!("{in_use} blocks in use and {} free do not make {}", self.num_free(), self.num_usable()));
+            return broken(format!(
+                "{in_use} blocks in use and {} free do not make {}",
+                self.num_free(),
+                self.num_usable()
+            ));
         }
         Ok(())
     }

@@ -41,7 +41,11 @@ pub struct DecisionLog {
 impl DecisionLog {
     /// Returns an empty log.
     pub fn new(spec: &DecisionLogSpec) -> Self {
-        Self { block_ids: spec.block_ids, shown_blocks: Vec::new(), text: String::new() }
+        Self {
+            block_ids: spec.block_ids,
+            shown_blocks: Vec::new(),
+            text: String::new(),
+        }
     }
 
     /// Returns the log and leaves it empty.
@@ -50,7 +54,12 @@ impl DecisionLog {
     }
 
     /// Returns the first part of the record of a batch, written when it is formed.
-    pub fn begin(&mut self, facts: &StepFacts, scheduler: &VllmScheduler, batch: &SchedulerOutput) -> String {
+    pub fn begin(
+        &mut self,
+        facts: &StepFacts,
+        scheduler: &VllmScheduler,
+        batch: &SchedulerOutput,
+    ) -> String {
         let id = |slot| scheduler.request(slot).id().0;
         let mut record = String::new();
         let _ = write!(
@@ -64,13 +73,25 @@ impl DecisionLog {
                 Admission::New => "new",
                 Admission::Resumed => "resumed",
             };
-            let _ = write!(out, "[{},\"{kind}\",{},{},0]", id(entry.slot), entry.computed_before, entry.num_tokens);
+            let _ = write!(
+                out,
+                "[{},\"{kind}\",{},{},0]",
+                id(entry.slot),
+                entry.computed_before,
+                entry.num_tokens
+            );
         });
         if !batch.preempted.is_empty() {
             record.push_str(",\"pre\":");
-            list(&mut record, batch.preempted.iter(), |out, &slot| number(out, id(slot)));
+            list(&mut record, batch.preempted.iter(), |out, &slot| {
+                number(out, id(slot))
+            });
         }
-        let mut admitted = batch.scheduled.iter().filter(|entry| entry.admission != Admission::Running).peekable();
+        let mut admitted = batch
+            .scheduled
+            .iter()
+            .filter(|entry| entry.admission != Admission::Running)
+            .peekable();
         if admitted.peek().is_some() {
             record.push_str(",\"hit\":{");
             separated(&mut record, admitted, |out, entry| {
@@ -79,9 +100,13 @@ impl DecisionLog {
             record.push('}');
         }
         record.push_str(",\"run\":");
-        list(&mut record, scheduler.running().iter(), |out, &slot| number(out, id(slot)));
+        list(&mut record, scheduler.running().iter(), |out, &slot| {
+            number(out, id(slot))
+        });
         record.push_str(",\"wait\":");
-        list(&mut record, scheduler.waiting(), |out, slot| number(out, id(slot)));
+        list(&mut record, scheduler.waiting(), |out, slot| {
+            number(out, id(slot))
+        });
         let _ = write!(
             record,
             ",\"free\":{},\"pf\":{},\"dc\":{},\"kv\":{}",
@@ -108,25 +133,43 @@ impl DecisionLog {
         }
         if !outcome.finished.is_empty() {
             record.push_str(",\"fin\":");
-            list(&mut record, outcome.finished.iter(), |out, &slot| number(out, id(slot)));
+            list(&mut record, outcome.finished.iter(), |out, &slot| {
+                number(out, id(slot))
+            });
         }
         let _ = write!(record, ",\"free_end\":{}}}", scheduler.pool().num_free());
         self.text.push_str(&record);
         self.text.push('\n');
     }
 
-    fn write_new_blocks(&mut self, record: &mut String, scheduler: &VllmScheduler, batch: &SchedulerOutput) {
+    fn write_new_blocks(
+        &mut self,
+        record: &mut String,
+        scheduler: &VllmScheduler,
+        batch: &SchedulerOutput,
+    ) {
         let mut first = true;
         for entry in &batch.scheduled {
             let request = scheduler.request(entry.slot);
             let blocks = request.blocks();
-            let before = if entry.admission == Admission::Running { self.shown(request.id()) } else { 0 };
+            let before = if entry.admission == Admission::Running {
+                self.shown(request.id())
+            } else {
+                0
+            };
             *self.shown_mut(request.id()) = blocks.len();
             if before >= blocks.len() {
                 continue;
             }
-            let _ = write!(record, "{}\"{}\":", if first { ",\"blk\":{" } else { "," }, request.id().0);
-            list(record, blocks[before..].iter(), |out, block| number(out, block.0));
+            let _ = write!(
+                record,
+                "{}\"{}\":",
+                if first { ",\"blk\":{" } else { "," },
+                request.id().0
+            );
+            list(record, blocks[before..].iter(), |out, block| {
+                number(out, block.0)
+            });
             first = false;
         }
         if !first {
@@ -150,7 +193,11 @@ fn number(out: &mut String, value: u32) {
     let _ = write!(out, "{value}");
 }
 
-fn separated<T>(out: &mut String, items: impl Iterator<Item = T>, write_item: impl Fn(&mut String, T)) {
+fn separated<T>(
+    out: &mut String,
+    items: impl Iterator<Item = T>,
+    write_item: impl Fn(&mut String, T),
+) {
     for (position, item) in items.enumerate() {
         if position > 0 {
             out.push(',');
