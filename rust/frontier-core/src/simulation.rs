@@ -46,6 +46,10 @@ pub struct Totals {
     pub prefix_lookup_tokens: u64,
     /// Prompt tokens found there.
     pub prefix_hit_tokens: u64,
+    /// Blocks of each replica, the null block included.
+    pub num_blocks: u32,
+    /// How step times were made.
+    pub step_time: &'static str,
 }
 
 /// A run in progress.
@@ -127,12 +131,11 @@ impl Simulation {
             if self.stopped {
                 return Ok(true);
             }
-            match self.queue.pop() {
-                Some((now, event)) => self.handle(now, event)?,
-                None => {
-                    self.stopped = true;
-                    self.check_nothing_is_stuck()?;
-                }
+            if let Some((now, event)) = self.queue.pop() {
+                self.handle(now, event)?;
+            } else {
+                self.stopped = true;
+                self.check_nothing_is_stuck()?;
             }
         }
         Ok(self.stopped)
@@ -176,6 +179,8 @@ impl Simulation {
             empty_steps: 0,
             prefix_lookup_tokens: 0,
             prefix_hit_tokens: 0,
+            num_blocks: self.config.num_blocks,
+            step_time: self.timer.name(),
         };
         for engine in &self.engines {
             let (steps, empty) = engine.num_steps();

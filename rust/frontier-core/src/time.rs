@@ -50,8 +50,8 @@ impl SimDuration {
     #[inline]
     pub fn from_seconds(seconds: f64) -> Result<Self, SimError> {
         let ns = (seconds * 1e9).round_ties_even();
-        // The comparison is false for NaN, so NaN is refused as well.
-        if ns >= 0.0 && ns < 9.223_372_036_854_775e18 {
+        // A range contains no NaN, so NaN is refused as well.
+        if (0.0..9.223_372_036_854_775e18).contains(&ns) {
             Ok(Self(ns as u64))
         } else {
             Err(SimError::InvalidDuration { seconds })

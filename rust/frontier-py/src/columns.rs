@@ -30,6 +30,8 @@ pub(crate) fn raw_result<'py>(
     facts.set_item("num_empty_steps", totals.empty_steps)?;
     facts.set_item("prefix_lookup_tokens", totals.prefix_lookup_tokens)?;
     facts.set_item("prefix_hit_tokens", totals.prefix_hit_tokens)?;
+    facts.set_item("num_blocks", totals.num_blocks)?;
+    facts.set_item("step_time", totals.step_time)?;
     facts.set_item("replicas", recorder.steps.len())?;
     raw.set_item("totals", facts)?;
     let log = recorder

@@ -84,7 +84,7 @@ impl DecisionLog {
         if !batch.preempted.is_empty() {
             record.push_str(",\"pre\":");
             list(&mut record, batch.preempted.iter(), |out, &slot| {
-                number(out, id(slot))
+                number(out, id(slot));
             });
         }
         let mut admitted = batch
@@ -101,11 +101,11 @@ impl DecisionLog {
         }
         record.push_str(",\"run\":");
         list(&mut record, scheduler.running().iter(), |out, &slot| {
-            number(out, id(slot))
+            number(out, id(slot));
         });
         record.push_str(",\"wait\":");
         list(&mut record, scheduler.waiting(), |out, slot| {
-            number(out, id(slot))
+            number(out, id(slot));
         });
         let _ = write!(
             record,
@@ -134,7 +134,7 @@ impl DecisionLog {
         if !outcome.finished.is_empty() {
             record.push_str(",\"fin\":");
             list(&mut record, outcome.finished.iter(), |out, &slot| {
-                number(out, id(slot))
+                number(out, id(slot));
             });
         }
         let _ = write!(record, ",\"free_end\":{}}}", scheduler.pool().num_free());
@@ -168,7 +168,7 @@ impl DecisionLog {
                 request.id().0
             );
             list(record, blocks[before..].iter(), |out, block| {
-                number(out, block.0)
+                number(out, block.0);
             });
             first = false;
         }

@@ -1,0 +1,6 @@
+//! Behaviour of whole simulations, one file per behaviour.
+
+mod colocated;
+mod hangs;
+mod routing;
+mod support;
