@@ -23,8 +23,8 @@ pub enum SimError {
         /// What is wrong, where, and what is allowed.
         message: String,
     },
-    /// Simulated time left the range of 64-bit nanoseconds.
-    #[error("simulated time went past 2^64 - 1 ns")]
+    /// Simulated time left the range of nanoseconds in 63 bits.
+    #[error("simulated time went past 2^63 - 1 ns (292 years)")]
     ClockOverflow,
     /// A computed duration is not a length of time.
     #[error(

@@ -1,5 +1,7 @@
 //! Turns what a run recorded into dictionaries of numpy columns.
 
+#![expect(clippy::cast_possible_wrap, reason = "simulated times fit 63 bits (`SimTime::MAX`)")]
+
 use frontier_core::metrics::{Cause, Recorder, ReplicaSample, RequestRecord, StepRow, TokenRun};
 use frontier_core::simulation::Totals;
 use frontier_core::time::SimTime;

@@ -140,13 +140,13 @@ fn collect(
 ) -> PyResult<()> {
     let mut done = 0_usize;
     loop {
-        let received = receiver.recv_timeout(SIGNAL_INTERVAL);
-        if matches!(received, Err(mpsc::RecvTimeoutError::Disconnected)) {
+        let message = receiver.recv_timeout(SIGNAL_INTERVAL);
+        if matches!(message, Err(mpsc::RecvTimeoutError::Disconnected)) {
             return Ok(());
         }
         Python::attach(|py| {
             py.check_signals()?;
-            let Ok((index, finished)) = received else {
+            let Ok((index, finished)) = message else {
                 return Ok(());
             };
             results[index] = Some(match finished {
