@@ -317,8 +317,9 @@ fn values_that_make_no_sense_are_refused_with_their_path() {
         ("/program/5/kv_bytes_per_token", json!(0.0), "step_time.program[5].kv_bytes_per_token", "was 0"),
         ("/program/13/window", json!(0), "step_time.program[13].window", "was 0"),
         ("/program/16/experts", json!(0), "step_time.program[16].experts", "was 0"),
-        ("/program/16/top_k", json!(32.5), "step_time.program[16].top_k", "must not exceed experts (32)"),
-        ("/program/16/top_k", json!(0.0), "step_time.program[16].top_k", "was 0"),
+        ("/program/16/top_k", json!(32.5), "step_time.program[16].top_k", "at most experts (32)"),
+        ("/program/16/top_k", json!(0.0), "step_time.program[16].top_k", "was 0, must be positive"),
+        ("/program/16/top_k", json!(1e-20), "step_time.program[16].top_k", "at least 0.000000001 of experts"),
         ("/program/17/ranks", json!(1), "step_time.program[17].ranks", "was 1, must be at least 2"),
         ("/program/17/bytes_per_row", json!(0.0), "step_time.program[17].bytes_per_row", "was 0"),
     ];
