@@ -127,12 +127,15 @@ impl StepTimer {
                 ),
             });
         }
-        if batch.windows() != self.windows() {
+        // Element by element: `memcmp` over no bytes at a vector's dangling pointer takes some 90 ns on CPUs
+        // that check its masked load against the page table.
+        let (found, expected) = (batch.windows(), self.windows());
+        if found.len() != expected.len()
+            || found.iter().zip(expected).any(|(found, expected)| found != expected)
+        {
             return Err(SimError::Invariant {
                 what: format!(
-                    "a batch keeps areas for the windows of its step timer, {:?}, was {:?}",
-                    self.windows(),
-                    batch.windows()
+                    "a batch keeps areas for the windows of its step timer, {expected:?}, was {found:?}"
                 ),
             });
         }

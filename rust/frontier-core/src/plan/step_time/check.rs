@@ -7,6 +7,8 @@ use crate::error::SimError;
 const MAX_DIMENSION: u32 = 1 << 24;
 /// Most independent products in one launch, for the same reason.
 const MAX_BATCH: u32 = 1 << 16;
+/// Least share of tokens that visit an expert: below it the expected number of active experts is lost in rounding.
+const MIN_EXPERT_SHARE: f64 = 1e-9;
 
 impl StepTimeSpec {
     /// Checks the values on their own.
@@ -75,9 +77,13 @@ impl RooflineSpec {
                 ..
             } => {
                 within(path, "experts", experts, MAX_BATCH)?;
-                positive(path, "top_k", top_k)?;
-                if top_k > f64::from(experts) {
-                    let message = format!("was {top_k}, must not exceed experts ({experts})");
+                let experts = f64::from(experts);
+                // False for NaN, so NaN is refused as well.
+                if !(top_k >= MIN_EXPERT_SHARE * experts && top_k <= experts) {
+                    let message = format!(
+                        "was {top_k}, must be positive (at least {MIN_EXPERT_SHARE} of experts) and at most \
+                         experts ({experts})"
+                    );
                     return refuse(path, "top_k", message);
                 }
                 within(path, "k", k, MAX_DIMENSION)?;
