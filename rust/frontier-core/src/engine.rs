@@ -13,9 +13,7 @@ use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{Activity, HostMeter, Recorder, ReplicaSample, StepFacts, StepRow};
 use crate::plan::SchedulerConfig;
-use crate::scheduler::{
-    Admission, Scheduled, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
-};
+use crate::scheduler::{Admission, Scheduled, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
 use crate::time::{SimDuration, SimTime};
 
 /// Batches that an asynchronous engine keeps in flight.
@@ -104,11 +102,7 @@ impl EngineCore {
     ) -> Self {
         Self {
             replica,
-            depth: if config.async_scheduling {
-                ASYNC_DEPTH
-            } else {
-                1
-            },
+            depth: if config.async_scheduling { ASYNC_DEPTH } else { 1 },
             scheduler: VllmScheduler::new(config.clone()),
             queue: VecDeque::new(),
             awaited: None,
@@ -184,17 +178,10 @@ impl EngineCore {
     ///
     /// # Errors
     /// [`SimError::Livelock`], or [`SimError::Invariant`] if no batch is awaited.
-    pub fn complete(
-        &mut self,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<(), SimError> {
+    pub fn complete(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<(), SimError> {
         let Some(batch) = self.awaited.take() else {
             return Err(SimError::Invariant {
-                what: format!(
-                    "replica {} completed a batch it did not await",
-                    self.replica.0
-                ),
+                what: format!("replica {} completed a batch it did not await", self.replica.0),
             });
         };
         self.process_and_judge(batch, now, context)
@@ -209,10 +196,7 @@ impl EngineCore {
         now: SimTime,
         context: &mut EngineContext<'_>,
     ) -> Result<Wake, SimError> {
-        debug_assert!(
-            self.awaited.is_none(),
-            "Invariant: an engine that waits is not run"
-        );
+        debug_assert!(self.awaited.is_none(), "Invariant: an engine that waits is not run");
         while !self.stalled {
             let next = if self.depth <= 1 {
                 if !self.scheduler.has_requests() {
@@ -254,11 +238,9 @@ impl EngineCore {
             let executes = batch.step.is_some();
             self.last_formed_changed = batch.changed();
             self.queue.push_back(batch);
-            let has_room =
-                self.queue.len() < self.depth && (executes || self.scheduler.has_requests());
+            let has_room = self.queue.len() < self.depth && (executes || self.scheduler.has_requests());
             if !(has_room
-                && (self.last_formed_changed
-                    || self.queue.iter().any(|batch| batch.step.is_some())))
+                && (self.last_formed_changed || self.queue.iter().any(|batch| batch.step.is_some())))
             {
                 return Ok(self.queue.pop_front());
             }
@@ -275,11 +257,7 @@ impl EngineCore {
         let fruitful = self.process(batch, now, context)?
             || self.last_formed_changed
             || self.queue.iter().any(|batch| batch.step.is_some());
-        self.fruitless_rounds = if fruitful {
-            0
-        } else {
-            self.fruitless_rounds + 1
-        };
+        self.fruitless_rounds = if fruitful { 0 } else { self.fruitless_rounds + 1 };
         if self.fruitless_rounds == FRUITLESS_ROUNDS {
             self.fruitless_rounds = 0;
             self.stalled = true;
@@ -288,11 +266,7 @@ impl EngineCore {
     }
 
     /// Lets the scheduler form a batch, prices it, and records who is in it.
-    fn form_batch(
-        &mut self,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<InFlight, SimError> {
+    fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(&mut batch.output);
@@ -397,11 +371,8 @@ impl EngineCore {
             for &slot in self.scheduler.running() {
                 let request = self.scheduler.request(slot);
                 if !request.was_scheduled_in(this_call) {
-                    let wait = if request.prompt_is_pending() {
-                        Activity::ChunkWait
-                    } else {
-                        Activity::DecodeWait
-                    };
+                    let wait =
+                        if request.prompt_is_pending() { Activity::ChunkWait } else { Activity::DecodeWait };
                     recorder.enter(request.id(), wait, start, meter);
                 }
             }
@@ -421,9 +392,7 @@ impl EngineCore {
         self.counters.finished += self.outcome.finished.len() as u64;
         if let Some(step) = batch.step {
             for &slot in &self.outcome.emitted {
-                context
-                    .recorder
-                    .token(self.scheduler.request(slot).id(), step, now, batch.meter);
+                context.recorder.token(self.scheduler.request(slot).id(), step, now, batch.meter);
             }
         }
         for &slot in &self.outcome.finished {
@@ -431,8 +400,7 @@ impl EngineCore {
             context.recorder.finish(id, now, batch.meter);
             context.ended.push(id);
         }
-        if let (Some(record), Some(log)) = (batch.record.take(), &mut context.recorder.decision_log)
-        {
+        if let (Some(record), Some(log)) = (batch.record.take(), &mut context.recorder.decision_log) {
             log.end(record, &self.scheduler, &self.outcome);
         }
         for index in 0..self.outcome.retired.len() {
@@ -452,10 +420,7 @@ impl EngineCore {
             return Ok(());
         }
         self.steps_without_progress += 1;
-        if self
-            .livelock_steps
-            .is_none_or(|limit| self.steps_without_progress < limit)
-        {
+        if self.livelock_steps.is_none_or(|limit| self.steps_without_progress < limit) {
             return Ok(());
         }
         let requests: Vec<String> = self

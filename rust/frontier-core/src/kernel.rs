@@ -58,12 +58,7 @@ impl<E: Copy> Default for EventQueue<E> {
 impl<E: Copy> EventQueue<E> {
     /// Returns an empty queue at time zero.
     pub fn new() -> Self {
-        Self {
-            heap: BinaryHeap::new(),
-            now: SimTime::ZERO,
-            seq: 0,
-            popped: 0,
-        }
+        Self { heap: BinaryHeap::new(), now: SimTime::ZERO, seq: 0, popped: 0 }
     }
 
     /// Returns the time of the last popped event.
@@ -87,6 +82,12 @@ impl<E: Copy> EventQueue<E> {
         self.heap.is_empty()
     }
 
+    /// Tells whether nothing else is pending at the present time.
+    #[inline]
+    pub fn is_alone_in_time(&self) -> bool {
+        self.heap.peek().is_none_or(|Reverse(entry)| SimTime((entry.key >> 64) as u64) > self.now)
+    }
+
     /// Schedules `event` at `time`. Scheduling at the present time is allowed.
     ///
     /// # Errors
@@ -101,12 +102,8 @@ impl<E: Copy> EventQueue<E> {
                 ),
             });
         }
-        debug_assert!(
-            self.seq < 1 << SEQ_BITS,
-            "Invariant: fewer than 2^56 events"
-        );
-        let key =
-            (u128::from(time.0) << 64) | (u128::from(phase) << SEQ_BITS) | u128::from(self.seq);
+        debug_assert!(self.seq < 1 << SEQ_BITS, "Invariant: fewer than 2^56 events");
+        let key = (u128::from(time.0) << 64) | (u128::from(phase) << SEQ_BITS) | u128::from(self.seq);
         self.seq += 1;
         self.heap.push(Reverse(Entry { key, event }));
         Ok(())
@@ -157,9 +154,6 @@ mod tests {
         assert!(queue.push(SimTime(4), 0, 'b').is_err());
         queue.push(SimTime(5), 0, 'c').unwrap();
         assert_eq!(queue.pop(), Some((SimTime(5), 'c')));
-        assert_eq!(
-            (queue.now(), queue.popped(), queue.is_empty()),
-            (SimTime(5), 2, true)
-        );
+        assert_eq!((queue.now(), queue.popped(), queue.is_empty()), (SimTime(5), 2, true));
     }
 }

@@ -116,39 +116,27 @@ impl Plan {
     /// [`SimError::Plan`] with the path of the first offending field.
     pub fn from_json(json: &str) -> Result<Self, SimError> {
         let mut reader = serde_json::Deserializer::from_str(json);
-        let plan: Self =
-            serde_path_to_error::deserialize(&mut reader).map_err(|error| SimError::Plan {
-                path: error.path().to_string(),
-                message: error.inner().to_string(),
-            })?;
+        let plan: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| SimError::Plan {
+            path: error.path().to_string(),
+            message: error.inner().to_string(),
+        })?;
         plan.check()?;
         Ok(plan)
     }
 
     fn check(&self) -> Result<(), SimError> {
-        let refuse = |path: &str, message: String| {
-            Err(SimError::Plan {
-                path: path.into(),
-                message,
-            })
-        };
+        let refuse = |path: &str, message: String| Err(SimError::Plan { path: path.into(), message });
         if self.schema_version != SCHEMA_VERSION {
             return refuse(
                 "schema_version",
-                format!(
-                    "was {}, this build reads {SCHEMA_VERSION}",
-                    self.schema_version
-                ),
+                format!("was {}, this build reads {SCHEMA_VERSION}", self.schema_version),
             );
         }
         if self.cluster.replicas == 0 {
             return refuse("cluster.replicas", "was 0, must be at least 1".into());
         }
         if self.output.timeline_interval_ns == 0 {
-            return refuse(
-                "output.timeline_interval_ns",
-                "was 0, must be at least 1".into(),
-            );
+            return refuse("output.timeline_interval_ns", "was 0, must be at least 1".into());
         }
         self.scheduler.check()?;
         self.step_time.check()

@@ -81,8 +81,7 @@ mod tests {
 
     #[test]
     fn streams_depend_on_seed_replication_and_name_alone() {
-        let draw =
-            |seed, replication, name: &str| RngStreams::new(seed, replication).get(name).bits();
+        let draw = |seed, replication, name: &str| RngStreams::new(seed, replication).get(name).bits();
         assert_eq!(draw(1, 0, "a"), draw(1, 0, "a"));
         assert_ne!(draw(1, 0, "a"), draw(2, 0, "a"));
         assert_ne!(draw(1, 0, "a"), draw(1, 1, "a"));
@@ -105,9 +104,6 @@ mod tests {
         for _ in 0..70_000 {
             counts[stream.below(7) as usize] += 1;
         }
-        assert!(
-            counts.iter().all(|&c| (9_500..10_500).contains(&c)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|&c| (9_500..10_500).contains(&c)), "{counts:?}");
     }
 }

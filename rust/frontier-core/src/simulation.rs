@@ -86,11 +86,7 @@ impl Simulation {
         let streams = RngStreams::new(plan.seed, plan.replication);
         let replicas = plan.cluster.replicas;
         let config = plan.scheduler.clone();
-        let timer = StepTimer::compile(
-            &plan.step_time,
-            config.max_num_batched_tokens,
-            config.max_num_seqs,
-        )?;
+        let timer = StepTimer::compile(&plan.step_time, config.max_num_batched_tokens, config.max_num_seqs)?;
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
@@ -98,12 +94,7 @@ impl Simulation {
             router: Router::new(plan.cluster.router.clone(), replicas, &streams),
             engines: (0..replicas)
                 .map(|id| {
-                    EngineCore::new(
-                        ReplicaId(id),
-                        &config,
-                        timer.windows(),
-                        plan.limits.livelock_steps,
-                    )
+                    EngineCore::new(ReplicaId(id), &config, timer.windows(), plan.limits.livelock_steps)
                 })
                 .collect(),
             schedule_pending: vec![false; replicas as usize],
@@ -243,11 +234,7 @@ impl Simulation {
                 self.issue_follower(now)?;
             }
         }
-        if self.workload.is_closed_loop() {
-            Ok(())
-        } else {
-            self.issue_next_open_loop()
-        }
+        if self.workload.is_closed_loop() { Ok(()) } else { self.issue_next_open_loop() }
     }
 
     fn admit(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
@@ -266,11 +253,7 @@ impl Simulation {
             segments: &self.segments,
             output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
         });
-        if self.engines[replica.index()].is_waiting() {
-            Ok(())
-        } else {
-            self.request_schedule(now, replica)
-        }
+        if self.engines[replica.index()].is_waiting() { Ok(()) } else { self.request_schedule(now, replica) }
     }
 
     /// Tells why a request can never be served, if so (vLLM answers such requests with an error).
@@ -281,11 +264,8 @@ impl Simulation {
         let total = u64::from(spec.prompt_tokens) + u64::from(spec.output_tokens);
         // The KV of the last token is never written.
         let blocks = (total - 1).div_ceil(u64::from(self.config.block_size));
-        let budget = self
-            .config
-            .max_num_scheduled_tokens
-            .unwrap_or(u32::MAX)
-            .min(self.config.max_num_batched_tokens);
+        let budget =
+            self.config.max_num_scheduled_tokens.unwrap_or(u32::MAX).min(self.config.max_num_batched_tokens);
         if total > u64::from(self.config.max_model_len) {
             RejectReason::ExceedsMaxModelLen
         } else if blocks > u64::from(self.config.num_blocks - 1) {
@@ -306,30 +286,24 @@ impl Simulation {
     }
 
     fn on_step_end(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
-        let mut context = EngineContext {
-            timer: &self.timer,
-            recorder: &mut self.recorder,
-            ended: &mut self.ended,
-        };
+        let mut context =
+            EngineContext { timer: &self.timer, recorder: &mut self.recorder, ended: &mut self.ended };
         self.engines[replica.index()].complete(now, &mut context)?;
         self.settle_ended(now)?;
+        if self.queue.is_alone_in_time() && !self.schedule_pending[replica.index()] {
+            // Nothing can come between, so the detour through the queue is saved.
+            return self.on_schedule(now, replica);
+        }
         self.request_schedule(now, replica)
     }
 
     fn on_schedule(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
         self.schedule_pending[replica.index()] = false;
         let engine = &mut self.engines[replica.index()];
-        let mut context = EngineContext {
-            timer: &self.timer,
-            recorder: &mut self.recorder,
-            ended: &mut self.ended,
-        };
+        let mut context =
+            EngineContext { timer: &self.timer, recorder: &mut self.recorder, ended: &mut self.ended };
         let wake = engine.run_until_blocked(now, &mut context)?;
-        if self
-            .limits
-            .max_steps
-            .is_some_and(|limit| engine.num_steps().0 >= limit)
-        {
+        if self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) {
             self.stopped = true;
         }
         self.settle_ended(now)?;
@@ -343,9 +317,7 @@ impl Simulation {
     fn settle_ended(&mut self, now: SimTime) -> Result<(), SimError> {
         for index in 0..self.ended.len() {
             let record = &self.recorder.requests[self.ended[index].index()];
-            let replica = record
-                .replica
-                .expect("Invariant: a request that ended was routed");
+            let replica = record.replica.expect("Invariant: a request that ended was routed");
             self.router.release(replica);
             self.outstanding -= 1;
             self.issue_follower(now)?;
@@ -368,9 +340,7 @@ impl Simulation {
         }
         self.sample_pending = true;
         let interval = self.sample_interval_ns;
-        let next = (now.0 / interval)
-            .checked_add(1)
-            .and_then(|n| n.checked_mul(interval));
+        let next = (now.0 / interval).checked_add(1).and_then(|n| n.checked_mul(interval));
         self.push(SimTime(next.ok_or(SimError::ClockOverflow)?), Event::Sample)
     }
 
@@ -381,18 +351,12 @@ impl Simulation {
             return Ok(());
         }
         self.sample_all(now);
-        if self.outstanding > 0 {
-            self.arm_sampling(now)
-        } else {
-            Ok(())
-        }
+        if self.outstanding > 0 { self.arm_sampling(now) } else { Ok(()) }
     }
 
     fn sample_all(&mut self, now: SimTime) {
         for (replica, engine) in self.engines.iter_mut().enumerate() {
-            self.recorder
-                .timeline
-                .push(now.0, replica as u32, engine.sample(now));
+            self.recorder.timeline.push(now.0, replica as u32, engine.sample(now));
         }
     }
 
@@ -405,10 +369,7 @@ impl Simulation {
             .iter()
             .enumerate()
             .flat_map(|(replica, engine)| {
-                engine
-                    .scheduler()
-                    .waiting()
-                    .map(move |slot| (replica, engine, slot))
+                engine.scheduler().waiting().map(move |slot| (replica, engine, slot))
             })
             .take(8)
             .map(|(replica, engine, slot)| {

@@ -102,10 +102,7 @@ mod tests {
     #[test]
     fn seconds_that_are_no_duration_are_refused() {
         for bad in [f64::NAN, -1e-9, f64::INFINITY, f64::NEG_INFINITY, 1e30] {
-            assert!(
-                SimDuration::from_seconds(bad).is_err(),
-                "{bad} was accepted"
-            );
+            assert!(SimDuration::from_seconds(bad).is_err(), "{bad} was accepted");
         }
     }
 

@@ -13,11 +13,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &SimError) -> PyErr {
         SimError::Invariant { .. } => "InvariantError",
         _ => "SimulationError",
     };
-    let raise = || {
-        py.import("frontier.errors")?
-            .getattr(class)?
-            .call1((error.to_string(),))
-    };
+    let raise = || py.import("frontier.errors")?.getattr(class)?.call1((error.to_string(),));
     match raise() {
         Ok(exception) => PyErr::from_value(exception),
         Err(import_error) => import_error,

@@ -23,10 +23,7 @@ mod _frontier {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
         module.add("PLAN_SCHEMA_VERSION", frontier_core::plan::SCHEMA_VERSION)?;
-        module.add(
-            "OUTPUT_STREAM_BASE",
-            frontier_core::workload::OUTPUT_STREAM_BASE,
-        )?;
+        module.add("OUTPUT_STREAM_BASE", frontier_core::workload::OUTPUT_STREAM_BASE)?;
         module.add(
             "ATTRIBUTION_CAUSES",
             frontier_core::metrics::Cause::ALL.map(frontier_core::metrics::Cause::name),

@@ -39,14 +39,10 @@ pub(crate) fn simulate<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let columns = trace.map(|trace| Arc::clone(&trace.get().columns));
     let core = |error: &SimError| to_python(py, error);
-    let mut simulation = py
-        .detach(|| start(plan_json, columns))
-        .map_err(|error| core(&error))?;
+    let mut simulation = py.detach(|| start(plan_json, columns)).map_err(|error| core(&error))?;
     let mut last_report = now();
     loop {
-        let done = py
-            .detach(|| run_for(&mut simulation, SIGNAL_INTERVAL))
-            .map_err(|error| core(&error))?;
+        let done = py.detach(|| run_for(&mut simulation, SIGNAL_INTERVAL)).map_err(|error| core(&error))?;
         py.check_signals()?;
         if let Some(progress) = progress
             && (done || last_report.elapsed() >= PROGRESS_INTERVAL)
@@ -58,9 +54,7 @@ pub(crate) fn simulate<'py>(
             break;
         }
     }
-    let (recorder, totals) = py
-        .detach(|| simulation.finish())
-        .map_err(|error| core(&error))?;
+    let (recorder, totals) = py.detach(|| simulation.finish()).map_err(|error| core(&error))?;
     raw_result(py, recorder, &totals)
 }
 
@@ -68,10 +62,7 @@ pub(crate) fn simulate<'py>(
 /// the exception that ended it. `progress` is called with (number done, number of plans).
 #[pyfunction]
 #[pyo3(signature = (plans_json, traces, threads, progress=None))]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "extracted arguments are owned"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
 pub(crate) fn simulate_many<'py>(
     py: Python<'py>,
     plans_json: Vec<String>,
@@ -80,17 +71,13 @@ pub(crate) fn simulate_many<'py>(
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
     if plans_json.len() != traces.len() {
-        return Err(PyValueError::new_err(
-            "simulate_many: give one trace (or None) per plan",
-        ));
+        return Err(PyValueError::new_err("simulate_many: give one trace (or None) per plan"));
     }
     if threads == 0 {
         return Err(PyValueError::new_err("threads: was 0, must be at least 1"));
     }
-    let columns: Vec<Option<Arc<TraceColumns>>> = traces
-        .iter()
-        .map(|trace| trace.as_ref().map(|trace| Arc::clone(&trace.get().columns)))
-        .collect();
+    let columns: Vec<Option<Arc<TraceColumns>>> =
+        traces.iter().map(|trace| trace.as_ref().map(|trace| Arc::clone(&trace.get().columns))).collect();
     let total = plans_json.len();
     let mut results: Vec<Option<Py<PyAny>>> = (0..total).map(|_| None).collect();
     let (next, cancelled) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -124,12 +111,7 @@ pub(crate) fn simulate_many<'py>(
             collected
         })
     })?;
-    PyList::new(
-        py,
-        results
-            .into_iter()
-            .map(|result| result.expect("Invariant: every plan was answered")),
-    )
+    PyList::new(py, results.into_iter().map(|result| result.expect("Invariant: every plan was answered")))
 }
 
 /// Receives results until all workers are gone, looking for signals in between.
@@ -164,10 +146,7 @@ fn collect(
 
 /// Returns what each operator of one step costs for a batch of (query tokens, context after) pairs.
 #[pyfunction]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "extracted arguments are owned"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
 pub(crate) fn step_breakdown<'py>(
     py: Python<'py>,
     plan_json: &str,
@@ -175,10 +154,7 @@ pub(crate) fn step_breakdown<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let evaluate = || {
         let plan = Plan::from_json(plan_json)?;
-        let (max_tokens, max_seqs) = (
-            plan.scheduler.max_num_batched_tokens,
-            plan.scheduler.max_num_seqs,
-        );
+        let (max_tokens, max_seqs) = (plan.scheduler.max_num_batched_tokens, plan.scheduler.max_num_seqs);
         let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs)?;
         let mut shape = BatchShape::new(timer.windows());
         for &(query_tokens, context_after, is_prefill) in &batch {

@@ -22,10 +22,7 @@ impl Trace {
     #[pyo3(signature = (arrival_ns, prompt_tokens, output_tokens, *, priority=None, session=None,
         segment_offsets=None, segment_stream=None, segment_start=None, segment_length=None, tie_rank=None))]
     #[expect(clippy::too_many_arguments, reason = "one keyword per column")]
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "extracted arguments are owned"
-    )]
+    #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
     fn new(
         py: Python<'_>,
         arrival_ns: PyReadonlyArray1<'_, i64>,
@@ -39,12 +36,7 @@ impl Trace {
         segment_length: Option<PyReadonlyArray1<'_, u32>>,
         tie_rank: Option<PyReadonlyArray1<'_, u32>>,
     ) -> PyResult<Self> {
-        let segments = match (
-            segment_offsets,
-            segment_stream,
-            segment_start,
-            segment_length,
-        ) {
+        let segments = match (segment_offsets, segment_stream, segment_start, segment_length) {
             (None, None, None, None) => None,
             (Some(offsets), Some(stream), Some(start), Some(length)) => Some(RawSegments {
                 offsets: copy(&offsets),
@@ -53,9 +45,7 @@ impl Trace {
                 length: copy(&length),
             }),
             _ => {
-                return Err(PyValueError::new_err(
-                    "segment_* columns: give all four or none",
-                ));
+                return Err(PyValueError::new_err("segment_* columns: give all four or none"));
             }
         };
         let raw = RawTrace {
@@ -67,12 +57,8 @@ impl Trace {
             segments,
             tie_rank: tie_rank.as_ref().map(copy),
         };
-        let columns = py
-            .detach(|| TraceColumns::new(raw))
-            .map_err(|error| to_python(py, &error))?;
-        Ok(Self {
-            columns: Arc::new(columns),
-        })
+        let columns = py.detach(|| TraceColumns::new(raw)).map_err(|error| to_python(py, &error))?;
+        Ok(Self { columns: Arc::new(columns) })
     }
 
     fn __len__(&self) -> usize {

@@ -91,17 +91,12 @@ impl Router {
         // Distinct from the first: drawn from the others, numbered past it.
         let step = 1 + self.stream.below(others) as u32;
         let second = ReplicaId((first.0 + step) % self.outstanding.len() as u32);
-        if self.outstanding[second.index()] < self.outstanding[first.index()] {
-            second
-        } else {
-            first
-        }
+        if self.outstanding[second.index()] < self.outstanding[first.index()] { second } else { first }
     }
 
     fn least_kv_use(&self, engines: &[EngineCore]) -> ReplicaId {
         let rank = |at: usize| (engines[at].kv_usage(), self.outstanding[at]);
-        let best =
-            (1..engines.len()).fold(0, |best, at| if rank(at) < rank(best) { at } else { best });
+        let best = (1..engines.len()).fold(0, |best, at| if rank(at) < rank(best) { at } else { best });
         ReplicaId::from_index(best)
     }
 
@@ -115,20 +110,14 @@ impl Router {
         let block_size = engines[0].scheduler().config().block_size;
         self.hasher.clear();
         // The last token is never served from the cache, so a full hit stops before it.
-        self.hasher
-            .extend(block_size, segments, 0, request.prompt_tokens - 1);
+        self.hasher.extend(block_size, segments, 0, request.prompt_tokens - 1);
         let hashes = self.hasher.hashes();
         let least = self.outstanding.iter().copied().min().unwrap_or(0);
         let best = (0..engines.len())
             .filter(|&at| self.outstanding[at] - least <= max_imbalance)
             // `max_by_key` keeps the last of equals, hence the reversed order of replicas.
             .rev()
-            .max_by_key(|&at| {
-                (
-                    engines[at].cached_prefix(hashes),
-                    std::cmp::Reverse(self.outstanding[at]),
-                )
-            });
+            .max_by_key(|&at| (engines[at].cached_prefix(hashes), std::cmp::Reverse(self.outstanding[at])));
         ReplicaId::from_index(best.expect("Invariant: the least loaded replica qualifies"))
     }
 

@@ -112,10 +112,7 @@ impl Attention {
         if prefill.0.num_seqs == 0 && decode.0.num_seqs == 0 {
             return Cost::default();
         }
-        let (prefill_s, decode_s) = (
-            self.prefill(prefill.0, prefill.1),
-            self.decode(decode.0, decode.1),
-        );
+        let (prefill_s, decode_s) = (self.prefill(prefill.0, prefill.1), self.decode(decode.0, decode.1));
         let pairs = (prefill.1.area + decode.1.area) as f64;
         let keys = (prefill.1.kv_read + decode.1.kv_read) as f64;
         let queries = (prefill.0.query_tokens + decode.0.query_tokens) as f64;
@@ -143,10 +140,7 @@ impl Attention {
         let longest_s = longest * BLOCK_ROWS * self.row_key_s;
         let bytes = work.kv_read as f64 * self.kv_bytes_per_token
             + group.query_tokens as f64 * self.query_bytes_per_token;
-        Demand {
-            compute_s: shared_s.max(longest_s),
-            memory_s: bytes / self.bandwidth_bytes_per_s,
-        }
+        Demand { compute_s: shared_s.max(longest_s), memory_s: bytes / self.bandwidth_bytes_per_s }
     }
 
     #[inline]
@@ -253,10 +247,7 @@ mod tests {
     #[test]
     fn a_window_clips_area_and_bytes() {
         let attention = llama(AttentionPhase::Both, Some(0));
-        let cost = attention.cost(&batch(
-            &[512],
-            &[(1, 100_000, false), (2_048, 50_000, true)],
-        ));
+        let cost = attention.cost(&batch(&[512], &[(1, 100_000, false), (2_048, 50_000, true)]));
         let pairs = 512.0 + 2_048.0 * 512.0;
         assert!((cost.flops / (pairs * 32.0 * 512.0) - 1.0).abs() < 1e-12);
         let keys = 512.0 + (512.0 + 2_047.0);
@@ -270,14 +261,8 @@ mod tests {
         let mixed = batch(&[], &requests);
         for (phase, index) in [(AttentionPhase::Prefill, 0), (AttentionPhase::Decode, 1)] {
             let attention = llama(phase, None);
-            assert_eq!(
-                attention.cost(&mixed),
-                attention.cost(&batch(&[], &requests[index..=index]))
-            );
-            assert_eq!(
-                attention.cost(&batch(&[], &requests[1 - index..=1 - index])),
-                Cost::default()
-            );
+            assert_eq!(attention.cost(&mixed), attention.cost(&batch(&[], &requests[index..=index])));
+            assert_eq!(attention.cost(&batch(&[], &requests[1 - index..=1 - index])), Cost::default());
         }
         // One kernel for both saves a launch and overlaps compute with memory.
         let apart = llama(AttentionPhase::Prefill, None).cost(&mixed).seconds()

@@ -81,16 +81,11 @@ impl AttentionWork {
     }
 
     fn add(&mut self, query_tokens: u32, context: u32, window: u32) {
-        let (query, context, window) = (
-            u64::from(query_tokens),
-            u64::from(context),
-            u64::from(window),
-        );
+        let (query, context, window) = (u64::from(query_tokens), u64::from(context), u64::from(window));
         let history = context.saturating_sub(query);
         // Queries that the window does not clip see history + 1, history + 2, ... keys.
         let unclipped = context.min(window).saturating_sub(history).min(query);
-        self.area +=
-            unclipped * history + unclipped * (unclipped + 1) / 2 + (query - unclipped) * window;
+        self.area += unclipped * history + unclipped * (unclipped + 1) / 2 + (query - unclipped) * window;
         let read = context.min(window + query.saturating_sub(1));
         self.kv_read += read;
         self.kv_tiles += read.div_ceil(u64::from(KV_TILE_TOKENS));
@@ -113,10 +108,7 @@ fn tile_keys(history: u64, context: u64, window: u64, tiles: u64) -> u64 {
     };
     let ends = last * history + tile * (last * tiles / 2) + context;
     let first_clipped = window.saturating_sub(history).div_ceil(tile);
-    let Some(clipped) = tiles
-        .checked_sub(first_clipped)
-        .filter(|&clipped| clipped > 0)
-    else {
+    let Some(clipped) = tiles.checked_sub(first_clipped).filter(|&clipped| clipped > 0) else {
         return ends;
     };
     let skipped_by_first = history + first_clipped * tile + 1 - window;
@@ -169,14 +161,8 @@ impl BatchShape {
     /// [`StepTimer::step`]: super::StepTimer::step
     #[inline]
     pub fn add(&mut self, query_tokens: u32, context_after: u32, is_prefill: bool) {
-        debug_assert!(
-            query_tokens >= 1,
-            "Invariant: a scheduled request computes a token"
-        );
-        debug_assert!(
-            context_after >= query_tokens,
-            "Invariant: new tokens are part of the context"
-        );
+        debug_assert!(query_tokens >= 1, "Invariant: a scheduled request computes a token");
+        debug_assert!(context_after >= query_tokens, "Invariant: new tokens are part of the context");
         let (group, work) = if is_prefill {
             (&mut self.prefill, &mut self.prefill_work)
         } else {

@@ -37,13 +37,7 @@ pub struct Collective {
 
 impl Collective {
     /// Returns the collective over `ranks` ranks whose result has `bytes_per_row` bytes per row.
-    pub fn new(
-        device: &Device,
-        link: &LinkSpec,
-        kind: Kind,
-        bytes_per_row: f64,
-        ranks: u32,
-    ) -> Self {
+    pub fn new(device: &Device, link: &LinkSpec, kind: Kind, bytes_per_row: f64, ranks: u32) -> Self {
         Self {
             kind,
             bytes_per_row,
@@ -88,13 +82,8 @@ impl Collective {
 
     fn all_gather_s(&self, payload: f64) -> f64 {
         let peers = f64::from(self.ranks - 1);
-        let messages = if self.ranks > MAX_DIRECT_RANKS {
-            peers
-        } else {
-            1.0
-        };
-        messages * self.latency_s
-            + (peers / f64::from(self.ranks)) * payload / self.link_bytes_per_s
+        let messages = if self.ranks > MAX_DIRECT_RANKS { peers } else { 1.0 };
+        messages * self.latency_s + (peers / f64::from(self.ranks)) * payload / self.link_bytes_per_s
     }
 }
 
@@ -105,52 +94,26 @@ mod tests {
 
     fn network_s(kind: Kind, ranks: u32, bytes: u32) -> f64 {
         let device = Device::new(&h100());
-        Collective::new(&device, &nvlink(), kind, 1.0, ranks)
-            .cost(bytes)
-            .network_s
+        Collective::new(&device, &nvlink(), kind, 1.0, ranks).cost(bytes).network_s
     }
 
     fn close(found: f64, expected: f64) {
-        assert!(
-            (found - expected).abs() <= 1e-12 * expected,
-            "{found} is not {expected}"
-        );
+        assert!((found - expected).abs() <= 1e-12 * expected, "{found} is not {expected}");
     }
 
     #[test]
     fn small_messages_go_in_one_shot_and_large_ones_in_two() {
-        let (latency, rate) = (
-            nvlink().latency_s,
-            nvlink().bandwidth_bytes_per_s * nvlink().efficiency,
-        );
-        close(
-            network_s(Kind::AllReduce, 8, 8_192),
-            latency + 7.0 * 8_192.0 / rate,
-        );
+        let (latency, rate) = (nvlink().latency_s, nvlink().bandwidth_bytes_per_s * nvlink().efficiency);
+        close(network_s(Kind::AllReduce, 8, 8_192), latency + 7.0 * 8_192.0 / rate);
         let bytes = 1 << 28;
-        close(
-            network_s(Kind::AllReduce, 8, bytes),
-            2.0 * latency + 1.75 * f64::from(bytes) / rate,
-        );
-        close(
-            network_s(Kind::AllReduce, 16, bytes),
-            30.0 * latency + 1.875 * f64::from(bytes) / rate,
-        );
+        close(network_s(Kind::AllReduce, 8, bytes), 2.0 * latency + 1.75 * f64::from(bytes) / rate);
+        close(network_s(Kind::AllReduce, 16, bytes), 30.0 * latency + 1.875 * f64::from(bytes) / rate);
     }
 
     #[test]
     fn an_all_gather_moves_what_a_rank_lacks() {
-        let (latency, rate) = (
-            nvlink().latency_s,
-            nvlink().bandwidth_bytes_per_s * nvlink().efficiency,
-        );
-        close(
-            network_s(Kind::AllGather, 4, 1 << 20),
-            latency + 0.75 * f64::from(1 << 20) / rate,
-        );
-        close(
-            network_s(Kind::AllGather, 16, 1 << 20),
-            15.0 * latency + 0.9375 * f64::from(1 << 20) / rate,
-        );
+        let (latency, rate) = (nvlink().latency_s, nvlink().bandwidth_bytes_per_s * nvlink().efficiency);
+        close(network_s(Kind::AllGather, 4, 1 << 20), latency + 0.75 * f64::from(1 << 20) / rate);
+        close(network_s(Kind::AllGather, 16, 1 << 20), 15.0 * latency + 0.9375 * f64::from(1 << 20) / rate);
     }
 }

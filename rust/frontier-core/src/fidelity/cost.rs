@@ -111,39 +111,12 @@ mod tests {
 
     #[test]
     fn the_slowest_resource_decides() {
-        let cost = Cost {
-            compute_s: 1.0,
-            memory_s: 3.0,
-            network_s: 2.0,
-            launch_s: 0.5,
-            ..Cost::default()
-        };
-        assert_eq!(
-            (cost.seconds().to_bits(), cost.bound()),
-            (3.5_f64.to_bits(), Bound::Memory)
-        );
+        let cost = Cost { compute_s: 1.0, memory_s: 3.0, network_s: 2.0, launch_s: 0.5, ..Cost::default() };
+        assert_eq!((cost.seconds().to_bits(), cost.bound()), (3.5_f64.to_bits(), Bound::Memory));
         let cases = [
-            (
-                Cost {
-                    compute_s: 4.0,
-                    ..cost
-                },
-                Bound::Compute,
-            ),
-            (
-                Cost {
-                    network_s: 4.0,
-                    ..cost
-                },
-                Bound::Network,
-            ),
-            (
-                Cost {
-                    launch_s: 4.0,
-                    ..cost
-                },
-                Bound::Launch,
-            ),
+            (Cost { compute_s: 4.0, ..cost }, Bound::Compute),
+            (Cost { network_s: 4.0, ..cost }, Bound::Network),
+            (Cost { launch_s: 4.0, ..cost }, Bound::Launch),
         ];
         for (cost, bound) in cases {
             assert_eq!(cost.bound(), bound);

@@ -29,8 +29,6 @@ impl Device {
 
     /// Returns the sustained rate of the whole GPU in FLOP/s, `None` where it has no units for `dtype`.
     pub fn flops_per_s(&self, dtype: Dtype) -> Option<f64> {
-        self.peak
-            .get(dtype)
-            .map(|peak| peak * self.compute_efficiency)
+        self.peak.get(dtype).map(|peak| peak * self.compute_efficiency)
     }
 }

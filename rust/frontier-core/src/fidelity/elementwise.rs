@@ -15,11 +15,7 @@ pub struct Elementwise {
 impl Elementwise {
     /// Returns the operator that reads and writes `bytes_per_row` together.
     pub fn new(device: &Device, bytes_per_row: f64) -> Self {
-        Self {
-            bytes_per_row,
-            bandwidth_bytes_per_s: device.bandwidth_bytes_per_s,
-            launch_s: device.launch_s,
-        }
+        Self { bytes_per_row, bandwidth_bytes_per_s: device.bandwidth_bytes_per_s, launch_s: device.launch_s }
     }
 
     /// Returns the cost of one run over `rows` rows.

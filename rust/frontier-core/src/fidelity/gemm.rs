@@ -105,11 +105,7 @@ pub struct GemmShape {
 impl Gemm {
     /// Returns the product of `shape` on `device`, whose sustained rate for its dtype is `flops_per_s`.
     pub fn new(device: &Device, flops_per_s: f64, shape: &GemmShape) -> Self {
-        let (k, n, batch) = (
-            f64::from(shape.k),
-            f64::from(shape.n),
-            f64::from(shape.batch),
-        );
+        let (k, n, batch) = (f64::from(shape.k), f64::from(shape.n), f64::from(shape.batch));
         let sm_flops_per_s = flops_per_s / f64::from(device.num_sms);
         let tiling = |&(rows, cols): &(u32, u32)| {
             let tiles = u64::from(shape.n.div_ceil(cols)) * u64::from(shape.batch);
@@ -172,10 +168,7 @@ impl Gemm {
         if tiles >= self.num_sms {
             return fastest;
         }
-        for split in SPLITS
-            .into_iter()
-            .take_while(|&split| split <= self.max_split)
-        {
+        for split in SPLITS.into_iter().take_while(|&split| split <= self.max_split) {
             let waves = (tiles * u64::from(split)).div_ceil(self.num_sms);
             let split = f64::from(split);
             let partial_s = split * (rows_of_tiles as f64 * tiling.partial_s);
@@ -198,13 +191,7 @@ mod tests {
     fn gemm_on(gpu: &GpuSpec, k: u32, n: u32, batch: u32) -> Gemm {
         let device = Device::new(gpu);
         let rate = device.flops_per_s(Dtype::Bf16).unwrap();
-        let shape = GemmShape {
-            k,
-            n,
-            batch,
-            weight_bytes: 2.0,
-            activation_bytes: 2.0,
-        };
+        let shape = GemmShape { k, n, batch, weight_bytes: 2.0, activation_bytes: 2.0 };
         Gemm::new(&device, rate, &shape)
     }
 
@@ -237,11 +224,7 @@ mod tests {
     fn one_row_past_a_full_wave_starts_another() {
         // 256 rows are 132 tiles of 256 x 128: exactly one wave.
         let gemm = gemm(8192, 132 * 128);
-        let (before, full, past) = (
-            gemm.compute_s(241),
-            gemm.compute_s(256),
-            gemm.compute_s(257),
-        );
+        let (before, full, past) = (gemm.compute_s(241), gemm.compute_s(256), gemm.compute_s(257));
         assert_eq!(before.to_bits(), full.to_bits());
         assert!(past > 1.3 * full, "{past} after {full}");
         let one_wave = 2.0 * 256.0 * 128.0 * 8192.0 / (0.8 * PEAK / 132.0);
@@ -253,19 +236,12 @@ mod tests {
         // 4 tiles at most would leave 128 of 132 SMs idle.
         let cost = gemm(16384, 256).cost(64);
         let unsplit = 2.0 * 64.0 * 64.0 * 16384.0 / (0.8 * PEAK / 132.0 * tile_efficiency(64, 64));
-        assert!(
-            cost.compute_s < 0.3 * unsplit,
-            "{} of {unsplit}",
-            cost.compute_s
-        );
+        assert!(cost.compute_s < 0.3 * unsplit, "{} of {unsplit}", cost.compute_s);
     }
 
     #[test]
     fn independent_products_share_the_machine() {
-        let (one, many) = (
-            gemm_on(&h100(), 512, 128, 1),
-            gemm_on(&h100(), 512, 128, 128),
-        );
+        let (one, many) = (gemm_on(&h100(), 512, 128, 1), gemm_on(&h100(), 512, 128, 128));
         let (one, many) = (one.cost(16), many.cost(16));
         assert!((many.bytes / one.bytes - 128.0).abs() < 1e-9);
         assert!((many.flops / one.flops - 128.0).abs() < 1e-9);

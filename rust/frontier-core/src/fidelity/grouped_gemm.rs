@@ -61,10 +61,7 @@ impl GroupedGemm {
         let sm_flops_per_s = flops_per_s / f64::from(device.num_sms);
         let block = |&rows: &u32| {
             let flops = 2.0 * f64::from(rows) * f64::from(TILE_COLS) * k;
-            (
-                f64::from(rows),
-                flops / (sm_flops_per_s * tile_efficiency(rows, TILE_COLS)),
-            )
+            (f64::from(rows), flops / (sm_flops_per_s * tile_efficiency(rows, TILE_COLS)))
         };
         Self {
             experts: f64::from(shape.experts),
@@ -90,8 +87,7 @@ impl GroupedGemm {
     pub fn cost(&self, rows: u32) -> Cost {
         let active = self.active_experts(rows);
         let visits = f64::from(rows) * self.top_k;
-        let bytes =
-            active * self.weight_bytes_per_expert + visits * self.activation_bytes_per_visit;
+        let bytes = active * self.weight_bytes_per_expert + visits * self.activation_bytes_per_visit;
         Cost {
             compute_s: self.compute_s(active, visits),
             memory_s: bytes / self.bandwidth_bytes_per_s,
@@ -139,14 +135,8 @@ mod tests {
     fn experts(experts: u32, top_k: f64) -> GroupedGemm {
         let device = Device::new(&h100());
         let rate = device.flops_per_s(Dtype::Bf16).unwrap();
-        let shape = ExpertShape {
-            experts,
-            top_k,
-            k: 2048,
-            n: 1536,
-            weight_bytes: 2.0,
-            activation_bytes: 2.0,
-        };
+        let shape =
+            ExpertShape { experts, top_k, k: 2048, n: 1536, weight_bytes: 2.0, activation_bytes: 2.0 };
         GroupedGemm::new(&device, rate, &shape)
     }
 
@@ -155,10 +145,7 @@ mod tests {
         for exponent in [0, 1, 2, 7, 64, 1000] {
             let product: f64 = (0..exponent).map(|_| 0.9375).product();
             let found = power(0.9375, exponent);
-            assert!(
-                (found - product).abs() <= 1e-12 * product,
-                "{exponent}: {found} is not {product}"
-            );
+            assert!((found - product).abs() <= 1e-12 * product, "{exponent}: {found} is not {product}");
         }
     }
 

@@ -52,14 +52,8 @@ mod tests {
         let mut batch = BatchShape::new(&[]);
         batch.add(2, 2, true);
         for spec in [
-            LinearSpec {
-                per_prefill_token_ns: u64::MAX,
-                ..SPEC
-            },
-            LinearSpec {
-                per_step_ns: u64::MAX,
-                ..SPEC
-            },
+            LinearSpec { per_prefill_token_ns: u64::MAX, ..SPEC },
+            LinearSpec { per_step_ns: u64::MAX, ..SPEC },
         ] {
             assert_eq!(linear_step(&spec, &batch), Err(SimError::ClockOverflow));
         }

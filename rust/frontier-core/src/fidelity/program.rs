@@ -79,10 +79,7 @@ impl RowGroup {
 
     #[inline]
     fn cost(&self, rows: u32) -> TotalCost {
-        self.table
-            .get(rows as usize)
-            .copied()
-            .unwrap_or_else(|| self.direct(rows))
+        self.table.get(rows as usize).copied().unwrap_or_else(|| self.direct(rows))
     }
 
     fn direct(&self, rows: u32) -> TotalCost {
@@ -116,28 +113,14 @@ impl Program {
         let (mut tokens, mut seqs, mut attention) = (Vec::new(), Vec::new(), Vec::new());
         for (position, operator) in spec.program.iter().enumerate() {
             let (name, count) = (operator.name().to_owned(), operator.count());
-            if let Some((rows, compiled)) =
-                row_operator(&device, spec.link.as_ref(), position, operator)?
-            {
+            if let Some((rows, compiled)) = row_operator(&device, spec.link.as_ref(), position, operator)? {
                 let group = match rows {
                     Rows::Tokens => &mut tokens,
                     Rows::Seqs => &mut seqs,
                 };
-                group.push(Placed {
-                    position,
-                    name,
-                    count,
-                    operator: compiled,
-                });
-            } else if let Some(operator) =
-                attention_operator(&device, &windows, position, operator)?
-            {
-                attention.push(Placed {
-                    position,
-                    name,
-                    count,
-                    operator,
-                });
+                group.push(Placed { position, name, count, operator: compiled });
+            } else if let Some(operator) = attention_operator(&device, &windows, position, operator)? {
+                attention.push(Placed { position, name, count, operator });
             }
         }
         Ok(Self {
@@ -179,31 +162,16 @@ impl Program {
     }
 
     /// Returns the share of every operator, in program order; FLOPs and bytes are those of `ranks` ranks.
-    pub fn breakdown(
-        &self,
-        batch: &BatchShape,
-        tokens: u32,
-        seqs: u32,
-        ranks: f64,
-    ) -> Vec<OperatorTime> {
+    pub fn breakdown(&self, batch: &BatchShape, tokens: u32, seqs: u32, ranks: f64) -> Vec<OperatorTime> {
         let mut rows = Vec::new();
         for (group, count) in [(&self.tokens, tokens), (&self.seqs, seqs)] {
             for placed in &group.operators {
-                let cost = if count == 0 {
-                    Cost::default()
-                } else {
-                    placed.operator.cost(count)
-                };
+                let cost = if count == 0 { Cost::default() } else { placed.operator.cost(count) };
                 rows.push((placed.position, &placed.name, placed.count, cost));
             }
         }
         for placed in &self.attention {
-            rows.push((
-                placed.position,
-                &placed.name,
-                placed.count,
-                placed.operator.cost(batch),
-            ));
+            rows.push((placed.position, &placed.name, placed.count, placed.operator.cost(batch)));
         }
         rows.sort_by_key(|row| row.0);
         let time = |(_, name, count, cost): (usize, &String, u32, Cost)| OperatorTime {
@@ -222,10 +190,7 @@ impl Program {
 fn windows(program: &[OperatorSpec]) -> Vec<u32> {
     let mut windows = Vec::new();
     for operator in program {
-        if let OperatorSpec::Attention {
-            window: Some(window),
-            ..
-        } = operator
+        if let OperatorSpec::Attention { window: Some(window), .. } = operator
             && !windows.contains(window)
         {
             windows.push(*window);
@@ -253,78 +218,27 @@ fn row_operator(
             path: "step_time.link".into(),
             message: format!("was absent, but step_time.program[{position}] communicates"),
         })?;
-        Ok(RowOperator::Collective(Collective::new(
-            device,
-            link,
-            kind,
-            bytes_per_row,
-            ranks,
-        )))
+        Ok(RowOperator::Collective(Collective::new(device, link, kind, bytes_per_row, ranks)))
     };
     Ok(Some(match *operator {
-        OperatorSpec::Gemm {
-            rows,
-            k,
-            n,
-            batch,
-            dtype,
-            weight_bytes,
-            activation_bytes,
-            ..
-        } => {
-            let shape = GemmShape {
-                k,
-                n,
-                batch,
-                weight_bytes,
-                activation_bytes,
-            };
-            (
-                rows,
-                RowOperator::Gemm(Gemm::new(device, rate(device, dtype, position)?, &shape)),
-            )
+        OperatorSpec::Gemm { rows, k, n, batch, dtype, weight_bytes, activation_bytes, .. } => {
+            let shape = GemmShape { k, n, batch, weight_bytes, activation_bytes };
+            (rows, RowOperator::Gemm(Gemm::new(device, rate(device, dtype, position)?, &shape)))
         }
-        OperatorSpec::GroupedGemm {
-            experts,
-            top_k,
-            k,
-            n,
-            dtype,
-            weight_bytes,
-            activation_bytes,
-            ..
-        } => {
-            let shape = ExpertShape {
-                experts,
-                top_k,
-                k,
-                n,
-                weight_bytes,
-                activation_bytes,
-            };
+        OperatorSpec::GroupedGemm { experts, top_k, k, n, dtype, weight_bytes, activation_bytes, .. } => {
+            let shape = ExpertShape { experts, top_k, k, n, weight_bytes, activation_bytes };
             let gemm = GroupedGemm::new(device, rate(device, dtype, position)?, &shape);
             (Rows::Tokens, RowOperator::GroupedGemm(gemm))
         }
-        OperatorSpec::Elementwise {
-            rows,
-            bytes_per_row,
-            ..
-        } => (
-            rows,
-            RowOperator::Elementwise(Elementwise::new(device, bytes_per_row)),
-        ),
-        OperatorSpec::AllReduce {
-            rows,
-            bytes_per_row,
-            ranks,
-            ..
-        } => (rows, collective(Kind::AllReduce, bytes_per_row, ranks)?),
-        OperatorSpec::AllGather {
-            rows,
-            bytes_per_row,
-            ranks,
-            ..
-        } => (rows, collective(Kind::AllGather, bytes_per_row, ranks)?),
+        OperatorSpec::Elementwise { rows, bytes_per_row, .. } => {
+            (rows, RowOperator::Elementwise(Elementwise::new(device, bytes_per_row)))
+        }
+        OperatorSpec::AllReduce { rows, bytes_per_row, ranks, .. } => {
+            (rows, collective(Kind::AllReduce, bytes_per_row, ranks)?)
+        }
+        OperatorSpec::AllGather { rows, bytes_per_row, ranks, .. } => {
+            (rows, collective(Kind::AllGather, bytes_per_row, ranks)?)
+        }
         OperatorSpec::Attention { .. } => return Ok(None),
     }))
 }
@@ -360,9 +274,5 @@ fn attention_operator(
         activation_bytes,
         window: window.and_then(|window| windows.iter().position(|&known| known == window)),
     };
-    Ok(Some(Attention::new(
-        device,
-        rate(device, dtype, position)?,
-        &shape,
-    )))
+    Ok(Some(Attention::new(device, rate(device, dtype, position)?, &shape)))
 }

@@ -57,11 +57,7 @@ impl StepTimer {
                 ranks: f64::from(roofline.gpus_per_replica),
             })),
         };
-        Ok(Self {
-            model,
-            max_tokens,
-            max_seqs,
-        })
+        Ok(Self { model, max_tokens, max_seqs })
     }
 
     /// Returns the name of the model, which labels every result: `linear` or `roofline`.
@@ -107,11 +103,7 @@ impl StepTimer {
         let (tokens, seqs) = self.admit(batch)?;
         Ok(match &self.model {
             Model::Linear(_) => Vec::new(),
-            Model::Roofline(roofline) => {
-                roofline
-                    .program
-                    .breakdown(batch, tokens, seqs, roofline.ranks)
-            }
+            Model::Roofline(roofline) => roofline.program.breakdown(batch, tokens, seqs, roofline.ranks),
         })
     }
 
@@ -148,19 +140,10 @@ impl Roofline {
     fn step(&self, batch: &BatchShape, tokens: u32, seqs: u32) -> Result<StepTime, SimError> {
         let gpu = self.program.cost(batch, tokens, seqs);
         let cpu_s = self.cpu.per_step_s + self.cpu.per_seq_s * f64::from(seqs);
-        let total_s = if self.cpu.overlapped {
-            gpu.seconds.max(cpu_s)
-        } else {
-            gpu.seconds + cpu_s
-        };
+        let total_s = if self.cpu.overlapped { gpu.seconds.max(cpu_s) } else { gpu.seconds + cpu_s };
         let total = SimDuration::from_seconds(total_s)?;
         // total_s is no less than gpu.seconds and rounding keeps order, so the difference is not negative.
         let cpu_exposed = total - SimDuration::from_seconds(gpu.seconds)?;
-        Ok(StepTime {
-            total,
-            cpu_exposed,
-            flops: gpu.flops * self.ranks,
-            bytes: gpu.bytes * self.ranks,
-        })
+        Ok(StepTime { total, cpu_exposed, flops: gpu.flops * self.ranks, bytes: gpu.bytes * self.ranks })
     }
 }

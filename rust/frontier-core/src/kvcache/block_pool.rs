@@ -93,10 +93,7 @@ impl BlockPool {
 
     /// Returns the length of the longest run of `hashes`, from the first, whose content is cached.
     pub fn cached_prefix(&self, hashes: &[BlockHash]) -> usize {
-        hashes
-            .iter()
-            .take_while(|hash| self.cached.contains_key(hash))
-            .count()
+        hashes.iter().take_while(|hash| self.cached.contains_key(hash)).count()
     }
 
     /// Tells whether nobody holds `block`.
@@ -147,18 +144,9 @@ impl BlockPool {
     /// Marks `block` as holding the content `hash`.
     #[inline]
     pub fn insert_cached(&mut self, block: BlockId, hash: BlockHash) {
-        debug_assert!(
-            self.caching,
-            "Invariant: hashes exist only with prefix caching"
-        );
-        debug_assert!(
-            self.blocks[block.index()].hash.is_none(),
-            "Invariant: a block is cached once"
-        );
-        let twins = self.cached.entry(hash).or_insert(Twins {
-            first: NIL,
-            last: NIL,
-        });
+        debug_assert!(self.caching, "Invariant: hashes exist only with prefix caching");
+        debug_assert!(self.blocks[block.index()].hash.is_none(), "Invariant: a block is cached once");
+        let twins = self.cached.entry(hash).or_insert(Twins { first: NIL, last: NIL });
         let before = twins.last;
         if before == NIL {
             twins.first = block.0;
@@ -182,10 +170,7 @@ impl BlockPool {
             return self.blocks.len() as u32 - 1;
         }
         let block = self.oldest;
-        assert!(
-            block != NIL,
-            "Invariant: no more blocks are taken than are free"
-        );
+        assert!(block != NIL, "Invariant: no more blocks are taken than are free");
         self.unlist(block);
         self.forget(block);
         block
@@ -208,10 +193,7 @@ impl BlockPool {
             self.cached.remove(&hash);
             return;
         }
-        let twins = self
-            .cached
-            .get_mut(&hash)
-            .expect("Invariant: a cached block is indexed");
+        let twins = self.cached.get_mut(&hash).expect("Invariant: a cached block is indexed");
         if before == NIL {
             twins.first = after;
         }
@@ -264,21 +246,14 @@ impl BlockPool {
         let (mut block, mut before) = (self.oldest, NIL);
         while block != NIL {
             let state = &self.blocks[block as usize];
-            if state.users != 0
-                || state.hash.is_none()
-                || state.older != before
-                || listed > self.num_blocks
-            {
+            if state.users != 0 || state.hash.is_none() || state.older != before || listed > self.num_blocks {
                 return broken(format!("block {block} is listed as reusable but is not"));
             }
             listed += 1;
             (before, block) = (block, state.newer);
         }
         if listed != self.num_listed || before != self.newest {
-            return broken(format!(
-                "{listed} blocks are listed, {} were counted",
-                self.num_listed
-            ));
+            return broken(format!("{listed} blocks are listed, {} were counted", self.num_listed));
         }
         if self
             .stack

@@ -43,10 +43,7 @@ impl PrefixHasher {
     }
 
     fn hash_next_block(&mut self, block_size: u32, prompt: &[Segment], output: u64) {
-        let mut state = self
-            .hashes
-            .last()
-            .map_or(0x5052_4546_4958, |parent| parent.0.get());
+        let mut state = self.hashes.last().map_or(0x5052_4546_4958, |parent| parent.0.get());
         let mut missing = block_size;
         while missing > 0 {
             // Maximal runs of consecutive positions describe a block's content uniquely.
@@ -61,16 +58,12 @@ impl PrefixHasher {
             state = mix(mix(state ^ stream) ^ (u64::from(start) << 32 | u64::from(len)));
             missing -= len;
             self.consumed += len;
-            if prompt
-                .get(self.segment)
-                .is_some_and(|segment| segment.len == self.consumed)
-            {
+            if prompt.get(self.segment).is_some_and(|segment| segment.len == self.consumed) {
                 self.segment += 1;
                 self.consumed = 0;
             }
         }
-        self.hashes
-            .push(BlockHash(NonZeroU64::new(state).unwrap_or(NonZeroU64::MIN)));
+        self.hashes.push(BlockHash(NonZeroU64::new(state).unwrap_or(NonZeroU64::MIN)));
     }
 }
 
@@ -78,16 +71,9 @@ impl PrefixHasher {
 mod tests {
     use super::*;
 
-    fn chain(
-        prompt: &[(u64, u32, u32)],
-        output: u64,
-        num_tokens: u32,
-        steps: &[u32],
-    ) -> Vec<BlockHash> {
-        let segments: Vec<Segment> = prompt
-            .iter()
-            .map(|&(stream, start, len)| Segment { stream, start, len })
-            .collect();
+    fn chain(prompt: &[(u64, u32, u32)], output: u64, num_tokens: u32, steps: &[u32]) -> Vec<BlockHash> {
+        let segments: Vec<Segment> =
+            prompt.iter().map(|&(stream, start, len)| Segment { stream, start, len }).collect();
         let mut hasher = PrefixHasher::default();
         for &known in steps {
             hasher.extend(4, &segments, output, known);
@@ -99,10 +85,7 @@ mod tests {
     #[test]
     fn equal_tokens_have_equal_hashes_however_they_are_grown() {
         let at_once = chain(&[(1, 0, 6), (2, 3, 3)], 9, 20, &[]);
-        assert_eq!(
-            at_once,
-            chain(&[(1, 0, 6), (2, 3, 3)], 9, 20, &[3, 5, 9, 10, 17])
-        );
+        assert_eq!(at_once, chain(&[(1, 0, 6), (2, 3, 3)], 9, 20, &[3, 5, 9, 10, 17]));
         assert_eq!(at_once.len(), 5);
     }
 

@@ -104,12 +104,7 @@ pub struct Ledger {
 impl Ledger {
     /// Opens the account of a request that arrives at `at`.
     pub fn open(at: SimTime) -> Self {
-        Self {
-            activity: Activity::Queue,
-            since: at,
-            meter: HostMeter::default(),
-            spent: [0; NUM_CAUSES],
-        }
+        Self { activity: Activity::Queue, since: at, meter: HostMeter::default(), spent: [0; NUM_CAUSES] }
     }
 
     /// Returns the ns spent per cause until the last [`Self::settle`].

@@ -41,11 +41,7 @@ pub struct DecisionLog {
 impl DecisionLog {
     /// Returns an empty log.
     pub fn new(spec: &DecisionLogSpec) -> Self {
-        Self {
-            block_ids: spec.block_ids,
-            shown_blocks: Vec::new(),
-            text: String::new(),
-        }
+        Self { block_ids: spec.block_ids, shown_blocks: Vec::new(), text: String::new() }
     }
 
     /// Returns the log and leaves it empty.
@@ -54,12 +50,7 @@ impl DecisionLog {
     }
 
     /// Returns the first part of the record of a batch, written when it is formed.
-    pub fn begin(
-        &mut self,
-        facts: &StepFacts,
-        scheduler: &VllmScheduler,
-        batch: &SchedulerOutput,
-    ) -> String {
+    pub fn begin(&mut self, facts: &StepFacts, scheduler: &VllmScheduler, batch: &SchedulerOutput) -> String {
         let id = |slot| scheduler.request(slot).id().0;
         let mut record = String::new();
         let _ = write!(
@@ -87,11 +78,8 @@ impl DecisionLog {
                 number(out, id(slot));
             });
         }
-        let mut admitted = batch
-            .scheduled
-            .iter()
-            .filter(|entry| entry.admission != Admission::Running)
-            .peekable();
+        let mut admitted =
+            batch.scheduled.iter().filter(|entry| entry.admission != Admission::Running).peekable();
         if admitted.peek().is_some() {
             record.push_str(",\"hit\":{");
             separated(&mut record, admitted, |out, entry| {
@@ -142,31 +130,17 @@ impl DecisionLog {
         self.text.push('\n');
     }
 
-    fn write_new_blocks(
-        &mut self,
-        record: &mut String,
-        scheduler: &VllmScheduler,
-        batch: &SchedulerOutput,
-    ) {
+    fn write_new_blocks(&mut self, record: &mut String, scheduler: &VllmScheduler, batch: &SchedulerOutput) {
         let mut first = true;
         for entry in &batch.scheduled {
             let request = scheduler.request(entry.slot);
             let blocks = request.blocks();
-            let before = if entry.admission == Admission::Running {
-                self.shown(request.id())
-            } else {
-                0
-            };
+            let before = if entry.admission == Admission::Running { self.shown(request.id()) } else { 0 };
             *self.shown_mut(request.id()) = blocks.len();
             if before >= blocks.len() {
                 continue;
             }
-            let _ = write!(
-                record,
-                "{}\"{}\":",
-                if first { ",\"blk\":{" } else { "," },
-                request.id().0
-            );
+            let _ = write!(record, "{}\"{}\":", if first { ",\"blk\":{" } else { "," }, request.id().0);
             list(record, blocks[before..].iter(), |out, block| {
                 number(out, block.0);
             });
@@ -193,11 +167,7 @@ fn number(out: &mut String, value: u32) {
     let _ = write!(out, "{value}");
 }
 
-fn separated<T>(
-    out: &mut String,
-    items: impl Iterator<Item = T>,
-    write_item: impl Fn(&mut String, T),
-) {
+fn separated<T>(out: &mut String, items: impl Iterator<Item = T>, write_item: impl Fn(&mut String, T)) {
     for (position, item) in items.enumerate() {
         if position > 0 {
             out.push(',');

@@ -236,11 +236,7 @@ impl Recorder {
             Some((_, last)) if *last + 1 == step => *last = step,
             run => {
                 if let Some((first_step, last_step)) = run.replace((step, step)) {
-                    self.runs.push(TokenRun {
-                        request: id,
-                        first_step,
-                        last_step,
-                    });
+                    self.runs.push(TokenRun { request: id, first_step, last_step });
                 }
             }
         }
@@ -284,20 +280,12 @@ impl Recorder {
 
     /// Returns the digest of all requests' lives, independent of the order in which replicas were handled.
     pub fn digest(&self) -> u64 {
-        self.requests
-            .iter()
-            .fold(0x6469_6765_7374, |digest, record| {
-                mix(digest ^ record.digest)
-            })
+        self.requests.iter().fold(0x6469_6765_7374, |digest, record| mix(digest ^ record.digest))
     }
 
     fn close_run(&mut self, id: RequestId) {
         if let Some((first_step, last_step)) = self.requests[id.index()].run.take() {
-            self.runs.push(TokenRun {
-                request: id,
-                first_step,
-                last_step,
-            });
+            self.runs.push(TokenRun { request: id, first_step, last_step });
         }
     }
 

@@ -17,10 +17,7 @@ pub enum Policy {
 /// Scheduler settings of one engine (vLLM `SchedulerConfig` and `CacheConfig`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "these are vLLM's own switches"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "these are vLLM's own switches")]
 pub struct SchedulerConfig {
     /// Tokens per KV block.
     pub block_size: u32,
@@ -61,10 +58,7 @@ impl SchedulerConfig {
     /// [`SimError::Plan`] naming the first offending field.
     pub fn check(&self) -> Result<(), SimError> {
         let refuse = |field: &str, message: String| {
-            Err(SimError::Plan {
-                path: format!("scheduler.{field}"),
-                message,
-            })
+            Err(SimError::Plan { path: format!("scheduler.{field}"), message })
         };
         for (field, value, least) in [
             ("block_size", self.block_size, 1),
@@ -72,16 +66,8 @@ impl SchedulerConfig {
             ("max_model_len", self.max_model_len, 2),
             ("max_num_batched_tokens", self.max_num_batched_tokens, 1),
             ("max_num_seqs", self.max_num_seqs, 1),
-            (
-                "max_num_scheduled_tokens",
-                self.max_num_scheduled_tokens.unwrap_or(1),
-                1,
-            ),
-            (
-                "max_num_active_seqs",
-                self.max_num_active_seqs.unwrap_or(1),
-                1,
-            ),
+            ("max_num_scheduled_tokens", self.max_num_scheduled_tokens.unwrap_or(1), 1),
+            ("max_num_active_seqs", self.max_num_active_seqs.unwrap_or(1), 1),
         ] {
             if value < least {
                 return refuse(field, format!("was {value}, must be at least {least}"));
@@ -89,10 +75,7 @@ impl SchedulerConfig {
         }
         // False for NaN, so NaN is refused as well.
         if !(self.watermark >= 0.0 && self.watermark < 1.0) {
-            return refuse(
-                "watermark",
-                format!("was {}, must be in [0, 1)", self.watermark),
-            );
+            return refuse("watermark", format!("was {}, must be in [0, 1)", self.watermark));
         }
         Ok(())
     }

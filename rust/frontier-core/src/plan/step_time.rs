@@ -117,14 +117,7 @@ pub enum Dtype {
 
 impl Dtype {
     /// All of them, widest first.
-    pub const ALL: [Self; 6] = [
-        Self::Fp32,
-        Self::Fp16,
-        Self::Bf16,
-        Self::Fp8,
-        Self::Int8,
-        Self::Fp4,
-    ];
+    pub const ALL: [Self; 6] = [Self::Fp32, Self::Fp16, Self::Bf16, Self::Fp8, Self::Int8, Self::Fp4];
 
     /// Returns the name in the plan document.
     pub const fn name(self) -> &'static str {

@@ -104,10 +104,7 @@ impl LiveRequest {
         let mut blocks = std::mem::take(&mut self.blocks);
         let mut hasher = std::mem::take(&mut self.hasher);
         let mut segments = std::mem::take(&mut self.segments);
-        debug_assert!(
-            blocks.is_empty(),
-            "Invariant: a finished request holds no blocks"
-        );
+        debug_assert!(blocks.is_empty(), "Invariant: a finished request holds no blocks");
         blocks.clear();
         hasher.clear();
         segments.clear();
@@ -198,11 +195,6 @@ impl LiveRequest {
     /// Hashes the blocks that are full by now.
     #[inline]
     pub(crate) fn rehash(&mut self, block_size: u32) {
-        self.hasher.extend(
-            block_size,
-            &self.segments,
-            self.output_stream,
-            self.num_tokens,
-        );
+        self.hasher.extend(block_size, &self.segments, self.output_stream, self.num_tokens);
     }
 }

@@ -15,10 +15,7 @@ pub(super) struct WaitingQueue {
 
 impl WaitingQueue {
     pub(super) fn new(policy: Policy) -> Self {
-        Self {
-            policy,
-            slots: VecDeque::new(),
-        }
+        Self { policy, slots: VecDeque::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -63,9 +60,7 @@ impl WaitingQueue {
 
     fn insert_in_order(&mut self, slot: Slot, requests: &[LiveRequest]) {
         let key = requests[slot.index()].priority_key();
-        let at = self
-            .slots
-            .partition_point(|other| requests[other.index()].priority_key() <= key);
+        let at = self.slots.partition_point(|other| requests[other.index()].priority_key() <= key);
         self.slots.insert(at, slot);
     }
 }

@@ -178,13 +178,10 @@ impl VllmScheduler {
             threshold => Some(threshold),
         };
         if config.long_prefill_token_threshold_adaptive {
-            chunk =
-                chunk.map(|threshold| threshold.max(config.max_num_batched_tokens / num_requests));
+            chunk = chunk.map(|threshold| threshold.max(config.max_num_batched_tokens / num_requests));
         }
         Budget {
-            tokens: config
-                .max_num_scheduled_tokens
-                .unwrap_or(config.max_num_batched_tokens),
+            tokens: config.max_num_scheduled_tokens.unwrap_or(config.max_num_batched_tokens),
             input: config.max_num_batched_tokens,
             chunk,
         }
@@ -199,14 +196,8 @@ impl VllmScheduler {
             let num_tokens = if end_is_certain(request) {
                 0
             } else {
-                let room = self
-                    .config
-                    .max_model_len
-                    .saturating_sub(request.num_computed + 1);
-                budget
-                    .clip_chunk(request.num_pending())
-                    .min(budget.left())
-                    .min(room)
+                let room = self.config.max_model_len.saturating_sub(request.num_computed + 1);
+                budget.clip_chunk(request.num_pending()).min(budget.left()).min(room)
             };
             if num_tokens == 0 {
                 position += 1;
@@ -217,12 +208,7 @@ impl VllmScheduler {
             }
             budget.take(num_tokens);
             let computed_before = self.requests[slot.index()].num_computed;
-            out.scheduled.push(scheduled(
-                slot,
-                Admission::Running,
-                computed_before,
-                num_tokens,
-            ));
+            out.scheduled.push(scheduled(slot, Admission::Running, computed_before, num_tokens));
             position += 1;
         }
     }
@@ -268,8 +254,7 @@ impl VllmScheduler {
                     let request = &self.requests[self.running[at].index()];
                     (request.priority, request.arrival)
                 };
-                let at =
-                    (1..=last).fold(0, |best, at| if rank(at) > rank(best) { at } else { best });
+                let at = (1..=last).fold(0, |best, at| if rank(at) > rank(best) { at } else { best });
                 (at, self.running[at])
             }
         }
@@ -292,10 +277,7 @@ impl VllmScheduler {
 
     /// Phase 2: admits waiting requests until the first that does not fit.
     fn admit_waiting(&mut self, budget: &mut Budget, out: &mut SchedulerOutput) {
-        let max_running = self
-            .config
-            .max_num_active_seqs
-            .unwrap_or(self.config.max_num_seqs) as usize;
+        let max_running = self.config.max_num_active_seqs.unwrap_or(self.config.max_num_seqs) as usize;
         let mut passed_over = Vec::new();
         while budget.left() > 0 && self.running.len() < max_running {
             let Some(slot) = self.waiting.front() else {
@@ -308,10 +290,7 @@ impl VllmScheduler {
                 passed_over.push(slot);
                 continue;
             }
-            debug_assert_eq!(
-                request.num_computed, 0,
-                "Invariant: a waiting request has nothing computed"
-            );
+            debug_assert_eq!(request.num_computed, 0, "Invariant: a waiting request has nothing computed");
             let computed = self.find_hits(slot);
             let request = &self.requests[slot.index()];
             let wanted = budget.clip_chunk(request.num_tokens - computed);
@@ -324,17 +303,12 @@ impl VllmScheduler {
             }
             self.waiting.pop_front();
             let request = &mut self.requests[slot.index()];
-            let admission = if request.num_preemptions == 0 {
-                Admission::New
-            } else {
-                Admission::Resumed
-            };
+            let admission = if request.num_preemptions == 0 { Admission::New } else { Admission::Resumed };
             request.status = Status::Running;
             request.num_computed = computed;
             self.running.push(slot);
             budget.take(num_tokens);
-            out.scheduled
-                .push(scheduled(slot, admission, computed, num_tokens));
+            out.scheduled.push(scheduled(slot, admission, computed, num_tokens));
         }
         for slot in passed_over.into_iter().rev() {
             self.waiting.put_back(slot, &self.requests);
@@ -351,20 +325,14 @@ impl VllmScheduler {
         let request = &self.requests[slot.index()];
         let most = ((request.num_tokens - 1) / self.config.block_size) as usize;
         let pool = &self.pool;
-        self.hits.extend(
-            request.hasher.hashes()[..most]
-                .iter()
-                .map_while(|&hash| pool.lookup(hash)),
-        );
+        self.hits.extend(request.hasher.hashes()[..most].iter().map_while(|&hash| pool.lookup(hash)));
         self.hits.len() as u32 * self.config.block_size
     }
 
     fn allocate_running(&mut self, slot: Slot, num_tokens: u32) -> bool {
         let request = &mut self.requests[slot.index()];
         let total = request.num_computed.min(self.config.max_model_len) + num_tokens;
-        let wanted = total
-            .min(self.config.max_model_len)
-            .div_ceil(self.config.block_size);
+        let wanted = total.min(self.config.max_model_len).div_ceil(self.config.block_size);
         let missing = wanted.saturating_sub(request.blocks.len() as u32);
         if missing > 0 {
             if missing > self.pool.num_free() {
@@ -372,12 +340,7 @@ impl VllmScheduler {
             }
             self.pool.allocate(missing, &mut request.blocks);
         }
-        cache_full_blocks(
-            &mut self.pool,
-            request,
-            total.min(request.num_tokens),
-            self.config.block_size,
-        );
+        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), self.config.block_size);
         true
     }
 
@@ -386,23 +349,12 @@ impl VllmScheduler {
     fn allocate_admitted(&mut self, slot: Slot, computed: u32, num_tokens: u32) -> bool {
         let config = &self.config;
         let request = &mut self.requests[slot.index()];
-        let watermark = if self.running.is_empty() {
-            0
-        } else {
-            self.watermark_blocks
-        };
+        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
         // A hit that nobody holds sits among the free blocks, so reviving it costs one.
-        let revived = self
-            .hits
-            .iter()
-            .filter(|&&block| self.pool.is_free(block))
-            .count() as u32;
+        let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u32;
         let held = self.hits.len() as u32;
         let fits = |tokens: u32| {
-            let fresh = tokens
-                .min(config.max_model_len)
-                .div_ceil(config.block_size)
-                .saturating_sub(held);
+            let fresh = tokens.min(config.max_model_len).div_ceil(config.block_size).saturating_sub(held);
             fresh + revived + watermark <= self.pool.num_free()
         };
         if config.scheduler_reserve_full_isl && !fits(request.num_tokens) {
@@ -418,14 +370,8 @@ impl VllmScheduler {
         request.blocks.extend_from_slice(&self.hits);
         request.num_cached_blocks = held;
         let wanted = total.min(config.max_model_len).div_ceil(config.block_size);
-        self.pool
-            .allocate(wanted.saturating_sub(held), &mut request.blocks);
-        cache_full_blocks(
-            &mut self.pool,
-            request,
-            total.min(request.num_tokens),
-            config.block_size,
-        );
+        self.pool.allocate(wanted.saturating_sub(held), &mut request.blocks);
+        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), config.block_size);
         true
     }
 
@@ -522,28 +468,17 @@ impl VllmScheduler {
     /// # Errors
     /// [`SimError::Invariant`] naming the first law that does not hold.
     pub fn check_integrity(&self) -> Result<(), SimError> {
-        let held = self
-            .requests
-            .iter()
-            .map(|request| request.blocks.len() as u64)
-            .sum();
+        let held = self.requests.iter().map(|request| request.blocks.len() as u64).sum();
         self.pool.check_integrity(held)?;
-        let wrong = |slot: &Slot, expected: &[Status]| {
-            !expected.contains(&self.requests[slot.index()].status)
-        };
-        if let Some(slot) = self
-            .running
-            .iter()
-            .find(|slot| wrong(slot, &[Status::Running]))
-        {
+        let wrong =
+            |slot: &Slot, expected: &[Status]| !expected.contains(&self.requests[slot.index()].status);
+        if let Some(slot) = self.running.iter().find(|slot| wrong(slot, &[Status::Running])) {
             return Err(SimError::Invariant {
                 what: format!("slot {} is in RUNNING but does not run", slot.0),
             });
         }
-        if let Some(slot) = self
-            .waiting
-            .iter()
-            .find(|slot| wrong(slot, &[Status::Waiting, Status::Preempted]))
+        if let Some(slot) =
+            self.waiting.iter().find(|slot| wrong(slot, &[Status::Waiting, Status::Preempted]))
         {
             return Err(SimError::Invariant {
                 what: format!("slot {} is in WAITING but does not wait", slot.0),
@@ -554,32 +489,19 @@ impl VllmScheduler {
 }
 
 fn scheduled(slot: Slot, admission: Admission, computed_before: u32, num_tokens: u32) -> Scheduled {
-    Scheduled {
-        slot,
-        admission,
-        computed_before,
-        num_tokens,
-        samples: false,
-        recomputes: false,
-    }
+    Scheduled { slot, admission, computed_before, num_tokens, samples: false, recomputes: false }
 }
 
 /// With output in flight, tells whether that output is the request's last: then there is nothing to add.
 fn end_is_certain(request: &LiveRequest) -> bool {
     request.num_placeholders > 0
-        && request.num_computed + 2 - request.num_placeholders
-            >= request.prompt_tokens + request.max_tokens
+        && request.num_computed + 2 - request.num_placeholders >= request.prompt_tokens + request.max_tokens
 }
 
 /// Enters the full blocks among the first `num_tokens` tokens into the cache index. A block can be hit from
 /// the moment it is allocated, even while it is being computed.
 #[inline]
-fn cache_full_blocks(
-    pool: &mut BlockPool,
-    request: &mut LiveRequest,
-    num_tokens: u32,
-    block_size: u32,
-) {
+fn cache_full_blocks(pool: &mut BlockPool, request: &mut LiveRequest, num_tokens: u32, block_size: u32) {
     if !pool.caching() {
         return;
     }

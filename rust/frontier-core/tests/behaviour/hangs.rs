@@ -31,9 +31,6 @@ fn endless_preemption_is_reported_as_a_livelock() {
             assert_eq!(name, "endless preemption");
             assert!(detail.contains("scheduler_reserve_full_isl"), "{detail}");
         }
-        other => panic!(
-            "expected a livelock, got {:?}",
-            other.map(|(_, totals)| totals)
-        ),
+        other => panic!("expected a livelock, got {:?}", other.map(|(_, totals)| totals)),
     }
 }

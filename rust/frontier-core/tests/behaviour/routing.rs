@@ -22,44 +22,19 @@ fn counts(recorder: &Recorder, replicas: usize) -> Vec<usize> {
 }
 
 fn poisson(count: u32) -> Value {
-    synthetic(
-        &json!({"kind": "poisson", "rate_per_s": 400.0}),
-        count,
-        64,
-        16,
-    )
+    synthetic(&json!({"kind": "poisson", "rate_per_s": 400.0}), count, 64, 16)
 }
 
 #[test]
 fn round_robin_takes_turns() {
-    let (recorder, _) = run(&on_replicas(
-        3,
-        &json!({"policy": "round_robin"}),
-        &poisson(30),
-    ))
-    .unwrap();
-    assert!(
-        recorder
-            .requests
-            .iter()
-            .enumerate()
-            .all(|(i, r)| r.replica.unwrap().index() == i % 3)
-    );
+    let (recorder, _) = run(&on_replicas(3, &json!({"policy": "round_robin"}), &poisson(30))).unwrap();
+    assert!(recorder.requests.iter().enumerate().all(|(i, r)| r.replica.unwrap().index() == i % 3));
 }
 
 #[test]
 fn random_is_uniform() {
-    let (recorder, _) = run(&on_replicas(
-        4,
-        &json!({"policy": "random"}),
-        &poisson(4000),
-    ))
-    .unwrap();
-    assert!(
-        counts(&recorder, 4)
-            .iter()
-            .all(|&n| (900..1100).contains(&n))
-    );
+    let (recorder, _) = run(&on_replicas(4, &json!({"policy": "random"}), &poisson(4000))).unwrap();
+    assert!(counts(&recorder, 4).iter().all(|&n| (900..1100).contains(&n)));
 }
 
 #[test]
@@ -69,19 +44,13 @@ fn load_aware_policies_wait_less_than_random() {
         // Two slots of 16.6 ms each per replica: a load of 0.83.
         plan["scheduler"]["max_num_seqs"] = json!(2);
         let (recorder, _) = run(&plan).unwrap();
-        let waits = recorder
-            .requests
-            .iter()
-            .map(|r| r.scheduled.unwrap().0 - r.spec.arrival.0);
+        let waits = recorder.requests.iter().map(|r| r.scheduled.unwrap().0 - r.spec.arrival.0);
         waits.sum::<u64>() / 4000
     };
     let random = mean_wait("random");
     for policy in ["least_outstanding", "power_of_two", "least_kv_use"] {
         let wait = mean_wait(policy);
-        assert!(
-            2 * wait < random,
-            "{policy}: {wait} ns, random: {random} ns"
-        );
+        assert!(2 * wait < random, "{policy}: {wait} ns, random: {random} ns");
     }
 }
 
@@ -89,12 +58,7 @@ fn load_aware_policies_wait_less_than_random() {
 fn a_session_stays_on_its_replica() {
     let mut workload = poisson(300);
     workload["sessions"] = json!(20);
-    let (recorder, _) = run(&on_replicas(
-        4,
-        &json!({"policy": "session_sticky"}),
-        &workload,
-    ))
-    .unwrap();
+    let (recorder, _) = run(&on_replicas(4, &json!({"policy": "session_sticky"}), &workload)).unwrap();
     let mut home = [None; 20];
     for record in &recorder.requests {
         let session = record.spec.session.unwrap().index();
@@ -115,9 +79,7 @@ fn prefix_aware_routing_follows_the_cache_until_it_costs_too_much() {
             output_tokens: vec![4; rows as usize],
             segments: Some(RawSegments {
                 offsets: (0..=u64::from(rows)).map(|row| row * 2).collect(),
-                stream: (0..rows)
-                    .flat_map(|row| [stream(row), 100 + u64::from(row)])
-                    .collect(),
+                stream: (0..rows).flat_map(|row| [stream(row), 100 + u64::from(row)]).collect(),
                 start: vec![0; 2 * rows as usize],
                 length: (0..rows).flat_map(|_| [256, 4]).collect(),
             }),
@@ -129,21 +91,13 @@ fn prefix_aware_routing_follows_the_cache_until_it_costs_too_much() {
     let aware = json!({"policy": "prefix_aware", "max_imbalance": 4});
     let (recorder, _) = run_with(&on_replicas(2, &aware, &workload), trace()).unwrap();
     // Only the first request of each prefix misses.
-    let misses: Vec<u32> = recorder
-        .requests
-        .iter()
-        .filter(|r| r.cached_tokens == 0)
-        .map(|r| r.spec.id.0)
-        .collect();
+    let misses: Vec<u32> =
+        recorder.requests.iter().filter(|r| r.cached_tokens == 0).map(|r| r.spec.id.0).collect();
     assert_eq!(misses, [0, 2]);
     let burst = json!({"kind": "trace", "arrivals": {"kind": "burst"}, "num_requests": null});
     let strict = json!({"policy": "prefix_aware", "max_imbalance": 0});
     let (recorder, _) = run_with(&on_replicas(2, &strict, &burst), trace()).unwrap();
-    assert_eq!(
-        counts(&recorder, 2),
-        [6, 6],
-        "no imbalance allowed: the cache must not matter"
-    );
+    assert_eq!(counts(&recorder, 2), [6, 6], "no imbalance allowed: the cache must not matter");
 }
 
 #[test]

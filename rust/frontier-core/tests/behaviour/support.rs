@@ -33,21 +33,11 @@ pub(crate) fn plan(workload: &Value) -> Value {
 
 /// Returns a workload of `count` requests in a burst.
 pub(crate) fn burst(count: u32, prompt_tokens: u32, output_tokens: u32) -> Value {
-    synthetic(
-        &json!({"kind": "burst"}),
-        count,
-        prompt_tokens,
-        output_tokens,
-    )
+    synthetic(&json!({"kind": "burst"}), count, prompt_tokens, output_tokens)
 }
 
 /// Returns a workload of equal requests.
-pub(crate) fn synthetic(
-    arrivals: &Value,
-    count: u32,
-    prompt_tokens: u32,
-    output_tokens: u32,
-) -> Value {
+pub(crate) fn synthetic(arrivals: &Value, count: u32, prompt_tokens: u32, output_tokens: u32) -> Value {
     json!({
         "kind": "synthetic", "arrivals": arrivals, "num_requests": count, "duration_ns": null,
         "prompt_tokens": {"kind": "fixed", "tokens": prompt_tokens},

@@ -32,11 +32,7 @@ impl RooflineSpec {
         self.cpu.check()?;
         at_least("step_time", "gpus_per_replica", self.gpus_per_replica, 1)?;
         if self.program.is_empty() {
-            return refuse(
-                "step_time",
-                "program",
-                "was empty, must hold at least one operator".into(),
-            );
+            return refuse("step_time", "program", "was empty, must hold at least one operator".into());
         }
         for (index, operator) in self.program.iter().enumerate() {
             self.check_operator(&format!("step_time.program[{index}]"), operator)?;
@@ -50,15 +46,7 @@ impl RooflineSpec {
         }
         at_least(path, "count", operator.count(), 1)?;
         match *operator {
-            OperatorSpec::Gemm {
-                k,
-                n,
-                batch,
-                dtype,
-                weight_bytes,
-                activation_bytes,
-                ..
-            } => {
+            OperatorSpec::Gemm { k, n, batch, dtype, weight_bytes, activation_bytes, .. } => {
                 within(path, "k", k, MAX_DIMENSION)?;
                 within(path, "n", n, MAX_DIMENSION)?;
                 within(path, "batch", batch, MAX_BATCH)?;
@@ -67,14 +55,7 @@ impl RooflineSpec {
                 positive(path, "activation_bytes", activation_bytes)
             }
             OperatorSpec::GroupedGemm {
-                experts,
-                top_k,
-                k,
-                n,
-                dtype,
-                weight_bytes,
-                activation_bytes,
-                ..
+                experts, top_k, k, n, dtype, weight_bytes, activation_bytes, ..
             } => {
                 within(path, "experts", experts, MAX_BATCH)?;
                 let experts = f64::from(experts);
@@ -93,19 +74,9 @@ impl RooflineSpec {
                 positive(path, "activation_bytes", activation_bytes)
             }
             OperatorSpec::Attention { .. } => self.check_attention(path, operator),
-            OperatorSpec::Elementwise { bytes_per_row, .. } => {
-                positive(path, "bytes_per_row", bytes_per_row)
-            }
-            OperatorSpec::AllReduce {
-                bytes_per_row,
-                ranks,
-                ..
-            }
-            | OperatorSpec::AllGather {
-                bytes_per_row,
-                ranks,
-                ..
-            } => {
+            OperatorSpec::Elementwise { bytes_per_row, .. } => positive(path, "bytes_per_row", bytes_per_row),
+            OperatorSpec::AllReduce { bytes_per_row, ranks, .. }
+            | OperatorSpec::AllGather { bytes_per_row, ranks, .. } => {
                 positive(path, "bytes_per_row", bytes_per_row)?;
                 self.check_ranks(path, ranks)
             }
@@ -127,12 +98,8 @@ impl RooflineSpec {
         else {
             return Ok(());
         };
-        for (field, value) in [
-            ("heads", heads),
-            ("kv_heads", kv_heads),
-            ("qk_dim", qk_dim),
-            ("v_dim", v_dim),
-        ] {
+        for (field, value) in [("heads", heads), ("kv_heads", kv_heads), ("qk_dim", qk_dim), ("v_dim", v_dim)]
+        {
             within(path, field, value, MAX_BATCH)?;
         }
         if heads % kv_heads != 0 {
@@ -152,16 +119,9 @@ impl RooflineSpec {
         if peaks.get(dtype).is_some() {
             return Ok(());
         }
-        let known: Vec<_> = Dtype::ALL
-            .into_iter()
-            .filter(|&dtype| peaks.get(dtype).is_some())
-            .map(Dtype::name)
-            .collect();
-        let known = if known.is_empty() {
-            "none".to_owned()
-        } else {
-            known.join(", ")
-        };
+        let known: Vec<_> =
+            Dtype::ALL.into_iter().filter(|&dtype| peaks.get(dtype).is_some()).map(Dtype::name).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         let message = format!(
             "was {}, but step_time.gpu.peak_flops_per_s has no rate for it (it has {known})",
             dtype.name()
@@ -172,10 +132,8 @@ impl RooflineSpec {
     fn check_ranks(&self, path: &str, ranks: u32) -> Result<(), SimError> {
         at_least(path, "ranks", ranks, 2)?;
         if ranks > self.gpus_per_replica {
-            let message = format!(
-                "was {ranks}, must not exceed gpus_per_replica ({})",
-                self.gpus_per_replica
-            );
+            let message =
+                format!("was {ranks}, must not exceed gpus_per_replica ({})", self.gpus_per_replica);
             return refuse(path, "ranks", message);
         }
         if self.link.is_none() {
@@ -195,11 +153,7 @@ impl GpuSpec {
                 positive("step_time.gpu.peak_flops_per_s", dtype.name(), peak)?;
             }
         }
-        positive(
-            path,
-            "memory_bandwidth_bytes_per_s",
-            self.memory_bandwidth_bytes_per_s,
-        )?;
+        positive(path, "memory_bandwidth_bytes_per_s", self.memory_bandwidth_bytes_per_s)?;
         share(path, "compute_efficiency", self.compute_efficiency)?;
         share(path, "memory_efficiency", self.memory_efficiency)?;
         not_negative(path, "kernel_launch_s", self.kernel_launch_s)
@@ -223,19 +177,12 @@ impl CpuSpec {
 }
 
 fn refuse(path: &str, field: &str, message: String) -> Result<(), SimError> {
-    Err(SimError::Plan {
-        path: format!("{path}.{field}"),
-        message,
-    })
+    Err(SimError::Plan { path: format!("{path}.{field}"), message })
 }
 
 fn at_least(path: &str, field: &str, value: u32, least: u32) -> Result<(), SimError> {
     if value < least {
-        return refuse(
-            path,
-            field,
-            format!("was {value}, must be at least {least}"),
-        );
+        return refuse(path, field, format!("was {value}, must be at least {least}"));
     }
     Ok(())
 }
@@ -251,22 +198,14 @@ fn positive(path: &str, field: &str, value: f64) -> Result<(), SimError> {
     if value > 0.0 && value.is_finite() {
         return Ok(());
     }
-    refuse(
-        path,
-        field,
-        format!("was {value}, must be positive and finite"),
-    )
+    refuse(path, field, format!("was {value}, must be positive and finite"))
 }
 
 fn not_negative(path: &str, field: &str, value: f64) -> Result<(), SimError> {
     if value >= 0.0 && value.is_finite() {
         return Ok(());
     }
-    refuse(
-        path,
-        field,
-        format!("was {value}, must be finite and not negative"),
-    )
+    refuse(path, field, format!("was {value}, must be finite and not negative"))
 }
 
 fn share(path: &str, field: &str, value: f64) -> Result<(), SimError> {
