@@ -273,3 +273,112 @@ impl BlockPool {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod property_tests {
+    use std::collections::BTreeMap;
+    use std::num::NonZeroU64;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The pool as vLLM describes it: one queue in reuse order, searched from end to end.
+    struct NaivePool {
+        free: Vec<u32>,
+        users: BTreeMap<u32, u32>,
+        content: BTreeMap<u32, u64>,
+        inserted: Vec<u32>,
+    }
+
+    impl NaivePool {
+        fn new(num_blocks: u32) -> Self {
+            let free = (1..num_blocks).collect();
+            Self { free, users: BTreeMap::new(), content: BTreeMap::new(), inserted: Vec::new() }
+        }
+
+        fn lookup(&self, content: u64) -> Option<u32> {
+            self.inserted.iter().copied().find(|block| self.content.get(block) == Some(&content))
+        }
+
+        fn take(&mut self) -> u32 {
+            let block = self.free.remove(0);
+            self.content.remove(&block);
+            self.inserted.retain(|&other| other != block);
+            self.users.insert(block, 1);
+            block
+        }
+
+        fn touch(&mut self, block: u32) {
+            self.free.retain(|&other| other != block);
+            *self.users.entry(block).or_insert(0) += 1;
+        }
+
+        fn release(&mut self, blocks: &[u32]) {
+            let mut unhashed = Vec::new();
+            for &block in blocks.iter().rev() {
+                let users = self.users.get_mut(&block).expect("in use");
+                *users -= 1;
+                if *users == 0 {
+                    if self.content.contains_key(&block) {
+                        self.free.push(block);
+                    } else {
+                        unhashed.push(block);
+                    }
+                }
+            }
+            self.free.splice(0..0, unhashed);
+        }
+    }
+
+    fn hash(content: u64) -> BlockHash {
+        BlockHash::for_test(NonZeroU64::new(content + 1).expect("positive"))
+    }
+
+    proptest! {
+        #[test]
+        fn prop_the_pool_equals_a_naive_queue(ops in prop::collection::vec((0_u8..4, 0_u64..12), 1..300)) {
+            let mut pool = BlockPool::new(12, true);
+            let mut naive = NaivePool::new(12);
+            let mut tables: Vec<Vec<BlockId>> = Vec::new();
+            for (op, value) in ops {
+                match op {
+                    0 => {
+                        let count = (value as u32 % 4).min(pool.num_free());
+                        let mut table = Vec::new();
+                        pool.allocate(count, &mut table);
+                        let expected: Vec<BlockId> = (0..count).map(|_| BlockId(naive.take())).collect();
+                        prop_assert_eq!(&table, &expected);
+                        tables.push(table);
+                    }
+                    1 => {
+                        prop_assert_eq!(pool.lookup(hash(value)).map(|block| block.0), naive.lookup(value));
+                        if let Some(block) = pool.lookup(hash(value)) {
+                            pool.touch(block);
+                            naive.touch(block.0);
+                            tables.push(vec![block]);
+                        }
+                    }
+                    2 => {
+                        let new = tables.iter().flatten().copied().find(|block| !naive.content.contains_key(&block.0));
+                        if let Some(block) = new {
+                            pool.insert_cached(block, hash(value));
+                            naive.content.insert(block.0, value);
+                            naive.inserted.push(block.0);
+                        }
+                    }
+                    _ => {
+                        if !tables.is_empty() {
+                            let table = tables.swap_remove(value as usize % tables.len());
+                            pool.release(&table);
+                            naive.release(&table.iter().map(|block| block.0).collect::<Vec<_>>());
+                        }
+                    }
+                }
+                prop_assert_eq!(pool.num_free() as usize, naive.free.len());
+                let held = tables.iter().map(|table| table.len() as u64).sum();
+                prop_assert!(pool.check_integrity(held).is_ok());
+            }
+        }
+    }
+}

@@ -10,6 +10,13 @@ use crate::workload::Segment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockHash(NonZeroU64);
 
+#[cfg(test)]
+impl BlockHash {
+    pub(crate) fn for_test(value: NonZeroU64) -> Self {
+        Self(value)
+    }
+}
+
 /// Hash chain of one request, grown as its tokens become known.
 #[derive(Clone, Debug, Default)]
 pub struct PrefixHasher {

@@ -3,4 +3,5 @@
 mod colocated;
 mod hangs;
 mod routing;
+mod scheduler_laws;
 mod support;
