@@ -124,7 +124,7 @@ pub enum LengthSpec {
         max: u32,
     },
     /// Lognormal with the given mean and coefficient of variation of the *untruncated* law, redrawn until the
-    /// rounded draw is inside `min ..= max`. Refused if fewer than 1 % of the draws would be.
+    /// rounded draw (0 counts as 1) is inside `min ..= max`. Refused if fewer than 1 % of the draws would be.
     Lognormal {
         /// Mean in tokens.
         mean: f64,
