@@ -358,7 +358,7 @@ impl EngineCore {
             let request = self.scheduler.request(entry.slot);
             let id = request.id();
             if entry.admission != Admission::Running {
-                if entry.admission == Admission::New {
+                if entry.admission == Admission::New && self.scheduler.pool().caching() {
                     self.prefix_lookup_tokens += u64::from(request.prompt_tokens());
                     self.prefix_hit_tokens += u64::from(entry.computed_before);
                 }
