@@ -80,9 +80,7 @@ fn truncated_lognormal(
 ) -> Result<u32, SimError> {
     let range = f64::from(min)..=f64::from(max);
     for _ in 0..MAX_TRIES {
-        let length = libm::exp(mu + sigma * standard_normal(stream))
-            .round_ties_even()
-            .max(1.0);
+        let length = libm::exp(mu + sigma * standard_normal(stream)).round_ties_even().max(1.0);
         if range.contains(&length) {
             return Ok(length as u32);
         }

@@ -1,5 +1,7 @@
 //! Behaviour of whole simulations, one file per behaviour.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod colocated;
 mod hangs;
 mod routing;

@@ -236,11 +236,7 @@ fn check_acceptance(path: &str, (mu, sigma): (f64, f64), min: u32, max: u32) -> 
         }
     };
     // A draw that rounds to 0 counts as 1.
-    let from_min = if min > 1 {
-        above(f64::from(min) - 0.5)
-    } else {
-        1.0
-    };
+    let from_min = if min > 1 { above(f64::from(min) - 0.5) } else { 1.0 };
     let acceptance = from_min - above(f64::from(max) + 0.5);
     if acceptance < MIN_ACCEPTANCE {
         return refuse(

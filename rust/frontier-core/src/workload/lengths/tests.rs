@@ -64,15 +64,9 @@ fn narrow_lognormal_bounds_redraw_instead_of_clamping() {
 
 #[test]
 fn a_lognormal_from_one_token_counts_draws_below_as_one() {
-    let draws = draws(&LengthSpec::Lognormal {
-        mean: 1.0,
-        cv: 2.0,
-        min: 1,
-        max: 100_000,
-    });
+    let draws = draws(&LengthSpec::Lognormal { mean: 1.0, cv: 2.0, min: 1, max: 100_000 });
     let (mu, sigma) = lognormal_parameters(1.0, 2.0);
-    let expected =
-        1.0 - libm::erfc((libm::log(1.5) - mu) / (sigma * std::f64::consts::SQRT_2)) / 2.0;
+    let expected = 1.0 - libm::erfc((libm::log(1.5) - mu) / (sigma * std::f64::consts::SQRT_2)) / 2.0;
     let share = draws.iter().filter(|&&x| x == 1).count() as f64 / DRAWS as f64;
     assert!((share - expected).abs() < 0.006, "{share}, not {expected}");
 }
