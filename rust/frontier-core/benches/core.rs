@@ -52,10 +52,10 @@ fn block_pool(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One scheduler step (schedule and update) of 256 decoding requests: paid every engine step.
+/// A hundred scheduler steps (schedule and update) of 256 decoding requests: paid every engine step.
 fn scheduler_step(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("scheduler step");
-    group.throughput(Throughput::Elements(256));
+    let mut group = criterion.benchmark_group("100 scheduler steps");
+    group.throughput(Throughput::Elements(100));
     for (name, asynchronous) in [("256 decodes", false), ("256 decodes, async", true)] {
         group.bench_function(name, |bencher| {
             bencher.iter_batched_ref(
