@@ -75,7 +75,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         **synthetic(max_priority=2, shared_prefix=MANY_PREFIXES),
         "engine": {
             "scheduling_policy": "priority",
-            "num_gpu_blocks_override": 1500,
+            "num_gpu_blocks_override": 1000,
             "max_num_batched_tokens": 1024,
             "max_model_len": 8192,
         },

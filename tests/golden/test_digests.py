@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import digests
-import frontier
 import pytest
+
+import frontier
 
 GOLDEN = json.loads(Path(__file__).with_name("digests.json").read_text())
 

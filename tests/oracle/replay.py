@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ref_sched import DEFAULTS
+
 from frontier import _frontier
 from frontier.errors import FrontierError
-from ref_sched import DEFAULTS
 
 COLUMNS = ("request_id", "arrival_ns", "prompt", "output_len", "priority")
 LABELS = ("name", "model")  # say where a case comes from; the scheduler never sees them
