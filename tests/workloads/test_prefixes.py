@@ -1,5 +1,7 @@
 """Segments say the same about shared content as the block hashes they come from."""
 
+from itertools import pairwise
+
 import numpy as np
 from frontier.workloads.prefixes import segments_of_hashes
 from hypothesis import given
@@ -22,7 +24,7 @@ def _rows(segments):
     parts = zip(segments.stream.tolist(), segments.start.tolist(), segments.length.tolist(), strict=True)
     parts = list(parts)
     offsets = segments.offsets.tolist()
-    return [parts[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [parts[a:b] for a, b in pairwise(offsets)]
 
 
 def _tokens(row):
@@ -93,7 +95,7 @@ def test_two_prompts_agree_token_by_token_as_their_hashes_do(case):
         expected += [(f"rest of {number}", i) for i in range(tokens - len(expected))]
         spelled.append((got, expected))
         assert all(length > 0 for _, _, length in row)
-        joined = [(a, b) for a, b in zip(row, row[1:], strict=False) if a[0] == b[0] and a[1] + a[2] == b[1]]
+        joined = [(a, b) for a, b in pairwise(row) if a[0] == b[0] and a[1] + a[2] == b[1]]
         assert not joined, "adjacent segments that continue each other are merged"
     for got, expected in spelled:
         for other_got, other_expected in spelled:

@@ -171,24 +171,16 @@ class _Loader:
         for problem in rows.problems:
             if not failed[problem.row]:
                 first_problem.setdefault(problem.row, problem)
-        if first_problem and self._on_bad_row == "error":
-            problem = first_problem[min(first_problem)]
-            raise WorkloadError(
-                f"{problem.message} (on_bad_row='skip' leaves such rows out)",
-                file=self._name,
-                line=int(rows.lines[problem.row]),
-                column=problem.column,
-                value=problem.value,
-            )
         usable = ~failed
         usable[list(first_problem)] = False
+        end = len(rows)
         if self._max_requests is not None:
             # Rows after the last one wanted are not looked at.
-            end = int(np.searchsorted(np.cumsum(usable), self._max_requests - self._kept)) + 1
+            end = min(end, int(np.searchsorted(np.cumsum(usable), self._max_requests - self._kept)) + 1)
             usable[end:] = False
-        else:
-            end = len(rows)
-        self._rows_read += min(end, len(rows))
+        if first_problem and self._on_bad_row == "error" and min(first_problem) < end:
+            raise self._bad_row(rows, first_problem[min(first_problem)])
+        self._rows_read += end
         self._skipped.update(
             f"{problem.column}: {problem.reason}" if problem.column else problem.reason
             for row, problem in first_problem.items()
@@ -198,6 +190,15 @@ class _Loader:
             self._skipped[FAILED] += count
         self._kept += int(usable.sum())
         self._pieces.append(_take(rows, usable))
+
+    def _bad_row(self, rows: Rows, problem: Problem) -> WorkloadError:
+        return WorkloadError(
+            f"{problem.message} (on_bad_row='skip' leaves such rows out)",
+            file=self._name,
+            line=int(rows.lines[problem.row]),
+            column=problem.column,
+            value=problem.value,
+        )
 
     def finish(self, on_unsorted: Unsorted) -> LoadedTrace:
         """Return the trace."""

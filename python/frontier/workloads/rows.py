@@ -49,6 +49,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {"": NO_SESSION, str(NO_SESSION): NO_SESSION}
+        self._count = 0
 
     def of_name(self, name: object) -> int:
         """Return the session called `name` (text or a whole number); none for None and empty text."""
@@ -58,7 +59,9 @@ class Sessions:
             raise BadValueError(
                 "not a name", f"was {show_value(name)}, must be text, a whole number or nothing"
             )
-        return self._codes.setdefault(str(name).strip(), len(self._codes) - 2)
+        code = self._codes.setdefault(str(name).strip(), self._count)
+        self._count += code == self._count
+        return code
 
     def of_chat(self, chat: object, parent: object) -> int:
         """Return the session of a chat that follows `parent` (-1 or None for none), which may be unknown."""
