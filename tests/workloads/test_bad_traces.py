@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 
 import polars as pl
 import pytest
@@ -46,7 +47,7 @@ def refused(path, **options):
         (",5,5", "arrived_at", "", "is missing"),
         ("1.0,5", None, "1.0,5", "has 2 fields, must have 3 as the header has: '1.0,5'"),
         ("1.0,5,5,5", None, "1.0,5,5,5", "has 4 fields, must have 3"),
-        ('1.0,"5,5', None, '1.0,"5,5', "a quote that is not closed on its line"),
+        ('1.0,"5,5', None, '1.0,"5,5', "quotes must be closed on their line"),
     ],
 )
 def test_a_bad_row_stops_the_load(write, row, column, value, part):
@@ -253,3 +254,69 @@ def test_a_hash_count_that_disagrees_with_the_length_is_a_bad_row(write):
     assert "has 3 hashes, must have 2: 40 prompt tokens in blocks of 16" in str(error)
     skipped = load_trace(path, on_bad_row="skip").report.rows_skipped
     assert skipped == {"block_hash_ids_16: count disagrees with length": 1}
+
+
+@pytest.mark.parametrize(
+    ("role", "values", "part"),
+    [
+        ("arrival_ns", [[1], [2]], "holds List(Int64), must hold numbers, dates or text"),
+        ("arrival_ns", [True, False], "holds Boolean, must hold numbers, dates or text"),
+        ("prompt_tokens", [{"a": 1}, {"a": 2}], "must hold numbers or text"),
+        ("output_tokens", [b"1", b"2"], "holds Binary, must hold numbers or text"),
+        ("priority", [[1], [2]], "must hold numbers or text"),
+        ("session", [0.5, 1.5], "holds Float64, must hold whole numbers or text"),
+    ],
+)
+def test_parquet_columns_of_other_types_are_refused(tmp_path, role, values, part):
+    columns = {"arrival_ns": [0, 1], "prompt_tokens": [1, 1], "output_tokens": [1, 1], role: values}
+    path = tmp_path / "t.parquet"
+    pl.DataFrame(columns).write_parquet(path)
+    error = refused(path)
+    assert (error.file, error.column) == (str(path), role)
+    assert part in str(error)
+
+
+_FRAGMENTS = [
+    "NaN", "-1", "0", "1e999", '"', "\r", "\x00", "|", "||", ",", "\n\n", "[", "}", "null", '""', " ",
+    "9" * 40, "9" * 5000, "٣", "\ufeff", "1.5", "-", "inf", ":", "\u2028", "\x85", "é",
+]  # fmt: skip
+_SOUND = {
+    "t.csv": HEADER + GOOD + "1.5,20,3\n2.25,7,1\n",
+    "u.csv": "arrival_s,num_prompt_tokens,num_output_tokens,block_hash_ids_16\n0,33,1,1|2\n1,16,2,1\n",
+    "v.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n",
+    "t.jsonl": '{"timestamp": 27, "input_length": 1024, "output_length": 52, "hash_ids": [46, 47]}\n'
+    '{"timestamp": 30, "input_length": 1025, "output_length": 26, "hash_ids": [46, 47, 48]}\n',
+}
+
+
+def loaded(path, **options):
+    """Return the trace, None if it is refused."""
+    try:
+        return load_trace(path, **options)
+    except WorkloadError:
+        return None
+
+
+@pytest.mark.parametrize("name", _SOUND)
+def test_mutated_traces_load_or_are_refused(write, name):
+    draw = random.Random(name)
+    outcomes = set()
+    for _ in range(150):
+        text = _SOUND[name]
+        for _ in range(draw.randint(1, 3)):
+            begin = draw.randrange(len(text) + 1)
+            end = begin + draw.choice([0, 0, 1, 3, 12])
+            text = text[:begin] + draw.choice(["", *_FRAGMENTS]) + text[end:]
+        path = write(text or "x", name)
+        for options in (
+            {},
+            {"on_bad_row": "skip", "on_unsorted": "sort", "chunk_bytes": draw.choice([1, 9, 99])},
+        ):
+            trace = loaded(path, **options)
+            outcomes.add(trace is not None)
+            if trace is not None:
+                assert trace.prompt_tokens.min() >= 1
+                assert trace.output_tokens.min() >= 1
+                assert trace.arrival_ns[0] == 0
+                assert len(trace) == trace.report.rows_read - sum(trace.report.rows_skipped.values())
+    assert outcomes == {True, False}

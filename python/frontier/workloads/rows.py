@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from frontier.errors import show_value
+from frontier.errors import WorkloadError, show_value
 from frontier.workloads import columns, values
 from frontier.workloads.columns import Problem
 from frontier.workloads.formats import Format, Role
@@ -77,7 +77,9 @@ class Sessions:
         names = cells.cast(pl.String).fill_null("").str.strip_chars()
         distinct = names.unique(maintain_order=True)
         codes = pl.Series([self.of_name(name) for name in distinct.to_list()], dtype=pl.UInt32)
-        return names.replace_strict(distinct, codes, return_dtype=pl.UInt32).to_numpy()
+        numbers = names.replace_strict(distinct, codes, return_dtype=pl.UInt32)
+        # Of no rows at all polars makes a column of objects.
+        return numbers.to_numpy().astype(np.uint32)
 
 
 def rows_of_csv(first_line: int, text: str, header: Sequence[str], fmt: Format, sessions: Sessions) -> Rows:
@@ -127,6 +129,15 @@ def rows_of_table(
         bad = {problem.row for problem in output.problems}
         rows.failed = (output.values == 0) & ~np.isin(np.arange(len(rows)), list(bad))
     return rows
+
+
+def check_types(schema: Mapping[str, pl.DataType], fmt: Format, file: str) -> None:
+    """Raise `WorkloadError` if a column of a typed file cannot have its role."""
+    roles: list[tuple[Role, str | None]] = list(fmt.columns.items())
+    roles += [("session", name) for name in fmt.chats or ()]
+    for role, name in roles:
+        if name is not None and (allowed := columns.type_allowed(role, schema[name])) is not None:
+            raise WorkloadError(f"holds {schema[name]}, must hold {allowed}", file=file, column=name)
 
 
 def rows_of_json(first_line: int, text: str, fmt: Format, sessions: Sessions) -> Rows:
@@ -309,10 +320,12 @@ def _quoted_cells(lines: list[str], width: int) -> tuple[list[pl.Series], list[P
     for row, line in enumerate(lines):
         try:
             fields = next(csv.reader([line], strict=True))
-        except csv.Error:
+        except csv.Error as error:
             fields = []
-            message = f"was {show_value(line)}, which has a quote that is not closed on its line"
-            problems.append(Problem(row, None, line, "unclosed quote", message))
+            message = (
+                f"was {show_value(line)}, which is no CSV ({error}); quotes must be closed on their line"
+            )
+            problems.append(Problem(row, None, line, "not CSV", message))
         else:
             if len(fields) != width:
                 problems.append(_ragged(row, len(fields), width, line))
