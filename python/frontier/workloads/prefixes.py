@@ -28,7 +28,7 @@ class Prefixes:
         self._pieces: list[Segments] = []
         self._num_streams = 0
         self._num_rests = 0
-        # Of each hash seen, in ascending order: its stream, its place there, whether another one continues it.
+        # Of each hash seen, in ascending order: its stream, its place there, whether another continues it.
         self._hashes = np.zeros(0, np.uint64)
         self._stream = np.zeros(0, np.int64)
         self._place = np.zeros(0, np.int64)
