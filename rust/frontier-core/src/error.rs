@@ -23,17 +23,21 @@ pub enum SimError {
         /// What is wrong, where, and what is allowed.
         message: String,
     },
-    /// Simulated time left the range of 64-bit nanoseconds.
-    #[error("simulated time went past 2^64 - 1 ns")]
+    /// Simulated time left the range of nanoseconds in 63 bits.
+    #[error("simulated time went past 2^63 - 1 ns (292 years)")]
     ClockOverflow,
     /// A computed duration is not a length of time.
-    #[error("a duration of {seconds} s is not a length of time (it must be finite, not negative, and under 292 years)")]
+    #[error(
+        "a duration of {seconds} s is not a length of time (it must be finite, not negative, and under 292 years)"
+    )]
     InvalidDuration {
         /// The offending value.
         seconds: f64,
     },
     /// No event is left, yet requests are unfinished.
-    #[error("deadlock at {time_ns} ns: {unfinished} requests are unfinished and nothing will ever happen; {waiting_for}")]
+    #[error(
+        "deadlock at {time_ns} ns: {unfinished} requests are unfinished and nothing will ever happen; {waiting_for}"
+    )]
     Deadlock {
         /// Simulated time of the last event.
         time_ns: u64,

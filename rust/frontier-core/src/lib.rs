@@ -1,14 +1,37 @@
 //! The frontier simulator core: a deterministic discrete-event simulation of large-language-model serving.
 //!
+//! A [`plan::Plan`] (one JSON document) and the columns of a trace go in; a [`simulation::Simulation`] moves
+//! requests through arrival, routing, batching, execution and completion; the columns of a
+//! [`metrics::Recorder`] come out. Dependencies point inwards: a room knows only rooms listed above it.
+//!
 //! | room | holds |
 //! |---|---|
 //! | [`ids`], [`time`], [`rng`], [`error`] | typed indices, integer nanoseconds, named random streams, errors |
 //! | [`plan`] | the document that a run is made of |
-//! | [`workload`] | requests before they reach a cluster: arrival processes, lengths, traces, prompt content |
+//! | [`kernel`] | the clock and the event queue; knows no serving word |
+//! | [`workload`] | arrivals, lengths, traces: requests before they reach a cluster |
+//! | [`fidelity`] | how long a batch takes; knows no request, queue or policy |
+//! | [`kvcache`] | blocks, prefix identity; knows no time |
+//! | [`scheduler`] | batch formation: data in, data out; knows no time |
+//! | [`metrics`] | what a run leaves behind |
+//! | [`engine`] | one engine: its scheduler, its batches in flight, the time they take |
+//! | [`cluster`] | routing over replicas |
+//! | [`event`], [`simulation`] | the closed set of events, and the loop that handles them |
 
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod engine;
 pub mod error;
+pub mod event;
+pub mod fidelity;
 pub mod ids;
+pub mod kernel;
+pub mod kvcache;
+pub mod metrics;
 pub mod plan;
 pub mod rng;
+pub mod scheduler;
+pub mod simulation;
 pub mod time;
 pub mod workload;

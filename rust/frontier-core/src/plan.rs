@@ -127,7 +127,10 @@ impl Plan {
     fn check(&self) -> Result<(), SimError> {
         let refuse = |path: &str, message: String| Err(SimError::Plan { path: path.into(), message });
         if self.schema_version != SCHEMA_VERSION {
-            return refuse("schema_version", format!("was {}, this build reads {SCHEMA_VERSION}", self.schema_version));
+            return refuse(
+                "schema_version",
+                format!("was {}, this build reads {SCHEMA_VERSION}", self.schema_version),
+            );
         }
         if self.cluster.replicas == 0 {
             return refuse("cluster.replicas", "was 0, must be at least 1".into());
@@ -135,6 +138,7 @@ impl Plan {
         if self.output.timeline_interval_ns == 0 {
             return refuse("output.timeline_interval_ns", "was 0, must be at least 1".into());
         }
-        self.scheduler.check()
+        self.scheduler.check()?;
+        self.step_time.check()
     }
 }

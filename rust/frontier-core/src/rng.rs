@@ -24,13 +24,13 @@ impl RngStreams {
 
     /// Returns the stream called `name`. The same name gives the same draws.
     pub fn get(&self, name: &str) -> Stream {
-        let mut h = mix(self.seed ^ 0x6672_6f6e_7469_6572);
-        h = mix(h ^ self.replication);
+        let mut state = mix(self.seed ^ 0x6672_6f6e_7469_6572);
+        state = mix(state ^ self.replication);
         for byte in name.bytes() {
-            h = mix(h ^ u64::from(byte));
+            state = mix(state ^ u64::from(byte));
         }
-        let (a, b, c, d) = (mix(h ^ 1), mix(h ^ 2), mix(h ^ 3), mix(h ^ 4));
-        Stream(Pcg64::new(join(a, b), join(c, d)))
+        let word = |index: u64| mix(state ^ index);
+        Stream(Pcg64::new(join(word(1), word(2)), join(word(3), word(4))))
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn streams_depend_on_seed_replication_and_name_alone() {
-        let draw = |seed, rep, name: &str| RngStreams::new(seed, rep).get(name).bits();
+        let draw = |seed, replication, name: &str| RngStreams::new(seed, replication).get(name).bits();
         assert_eq!(draw(1, 0, "a"), draw(1, 0, "a"));
         assert_ne!(draw(1, 0, "a"), draw(2, 0, "a"));
         assert_ne!(draw(1, 0, "a"), draw(1, 1, "a"));

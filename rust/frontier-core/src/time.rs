@@ -17,16 +17,17 @@ pub struct SimDuration(pub u64);
 impl SimTime {
     /// The start of the simulation.
     pub const ZERO: Self = Self(0);
-    /// Later than every event.
-    pub const MAX: Self = Self(u64::MAX);
+    /// The end of simulated time, 292 years from the start: times fit a signed column.
+    pub const MAX: Self = Self(i64::MAX as u64);
 
     /// Returns `self + duration`.
     ///
     /// # Errors
-    /// [`SimError::ClockOverflow`] past 2^64 - 1 ns (584 years).
+    /// [`SimError::ClockOverflow`] past [`Self::MAX`].
     #[inline]
     pub fn after(self, duration: SimDuration) -> Result<Self, SimError> {
-        self.0.checked_add(duration.0).map(Self).ok_or(SimError::ClockOverflow)
+        let time = self.0.checked_add(duration.0).map(Self);
+        time.filter(|&time| time <= Self::MAX).ok_or(SimError::ClockOverflow)
     }
 
     /// Returns the time since `earlier`, zero if `earlier` is later.
@@ -47,8 +48,8 @@ impl SimDuration {
     #[inline]
     pub fn from_seconds(seconds: f64) -> Result<Self, SimError> {
         let ns = (seconds * 1e9).round_ties_even();
-        // The comparison is false for NaN, so NaN is refused as well.
-        if ns >= 0.0 && ns < 9.223_372_036_854_775e18 {
+        // A range contains no NaN, so NaN is refused as well.
+        if (0.0..9.223_372_036_854_775e18).contains(&ns) {
             Ok(Self(ns as u64))
         } else {
             Err(SimError::InvalidDuration { seconds })
@@ -107,6 +108,8 @@ mod tests {
 
     #[test]
     fn the_clock_does_not_wrap() {
-        assert!(SimTime(u64::MAX).after(SimDuration(1)).is_err());
+        assert!(SimTime::MAX.after(SimDuration(1)).is_err());
+        assert!(SimTime::MAX.after(SimDuration(u64::MAX)).is_err());
+        assert_eq!(SimTime(1).after(SimDuration(2)), Ok(SimTime(3)));
     }
 }

@@ -93,10 +93,7 @@ enum Timing {
     /// A process that does not depend on how requests fare.
     Open(Arrivals),
     /// Clients that wait for their last request; `initial` of them have not sent any.
-    Closed {
-        initial: u32,
-        think_time: SimDuration,
-    },
+    Closed { initial: u32, think_time: SimDuration },
 }
 
 impl Workload {
@@ -111,20 +108,12 @@ impl Workload {
     ) -> Result<Self, SimError> {
         spec.check()?;
         match (spec, trace) {
-            (
-                WorkloadSpec::Trace {
-                    arrivals,
-                    num_requests,
-                },
-                Some(trace),
-            ) => {
+            (WorkloadSpec::Trace { arrivals, num_requests }, Some(trace)) => {
                 check_passes(&trace, arrivals.is_some(), *num_requests)?;
                 Ok(Self {
                     num_requests: Some(num_requests.unwrap_or(trace.len() as u64)),
                     source: Source::Trace(trace),
-                    timing: arrivals
-                        .as_ref()
-                        .map_or(Timing::Trace, |spec| Timing::new(spec, streams)),
+                    timing: arrivals.as_ref().map_or(Timing::Trace, |spec| Timing::new(spec, streams)),
                     issued: 0,
                     last_arrival: None,
                 })
@@ -136,15 +125,19 @@ impl Workload {
                 num_requests: spec.num_requests,
                 last_arrival: spec.duration_ns.map(SimTime),
             }),
-            (WorkloadSpec::Trace { .. }, None) => refuse(
-                "workload.kind",
-                "is \"trace\", but no trace was handed over with the plan".into(),
-            ),
+            (WorkloadSpec::Trace { .. }, None) => {
+                refuse("workload.kind", "is \"trace\", but no trace was handed over with the plan".into())
+            }
             (WorkloadSpec::Synthetic(_), Some(_)) => refuse(
                 "workload.kind",
                 "is \"synthetic\", but a trace was handed over, which it does not use".into(),
             ),
         }
+    }
+
+    /// Tells whether requests follow the completion of others.
+    pub fn is_closed_loop(&self) -> bool {
+        matches!(self.timing, Timing::Closed { .. })
     }
 
     /// Returns how many requests will be issued, if that is known beforehand.
@@ -153,8 +146,7 @@ impl Workload {
             Timing::Open(arrivals) => arrivals.is_endless(),
             Timing::Trace | Timing::Closed { .. } => true,
         };
-        self.num_requests
-            .filter(|_| endless && self.last_arrival.is_none())
+        self.num_requests.filter(|_| endless && self.last_arrival.is_none())
     }
 
     /// Returns the next request that does not depend on how others fare, in order of arrival, or `None` once there
@@ -211,11 +203,7 @@ impl Workload {
     /// # Panics
     /// If the request was not issued by this workload.
     pub fn prompt_segments(&self, request: RequestId, out: &mut Vec<Segment>) {
-        assert!(
-            u64::from(request.0) < self.issued,
-            "Invariant: request {} was issued",
-            request.0
-        );
+        assert!(u64::from(request.0) < self.issued, "Invariant: request {} was issued", request.0);
         match &self.source {
             Source::Trace(trace) => trace_segments(trace, request, out),
             Source::Synthetic(synthetic) => synthetic.prompt_segments(request, out),
@@ -240,10 +228,7 @@ impl Workload {
             // Later arrivals are later still in an open process; in a closed loop, as completions come in order.
             return Ok(self.close());
         }
-        let id = u32::try_from(self.issued)
-            .ok()
-            .filter(|&id| id != u32::MAX)
-            .map(RequestId);
+        let id = u32::try_from(self.issued).ok().filter(|&id| id != u32::MAX).map(RequestId);
         let id = id.ok_or_else(|| SimError::Input {
             what: "workload".into(),
             message: format!(
@@ -264,34 +249,20 @@ impl Timing {
     fn new(spec: &ArrivalSpec, streams: &RngStreams) -> Self {
         match (Arrivals::new(spec, streams.get("workload.arrivals")), spec) {
             (Some(arrivals), _) => Self::Open(arrivals),
-            (
-                None,
-                ArrivalSpec::ClosedLoop {
-                    concurrency,
-                    think_time_ns,
-                },
-            ) => Self::Closed {
-                initial: *concurrency,
-                think_time: SimDuration(*think_time_ns),
-            },
+            (None, ArrivalSpec::ClosedLoop { concurrency, think_time_ns }) => {
+                Self::Closed { initial: *concurrency, think_time: SimDuration(*think_time_ns) }
+            }
             (None, _) => unreachable!("Invariant: only a closed loop is no arrival process"),
         }
     }
 }
 
 fn refuse<T>(path: &str, message: String) -> Result<T, SimError> {
-    Err(SimError::Plan {
-        path: path.into(),
-        message,
-    })
+    Err(SimError::Plan { path: path.into(), message })
 }
 
 /// Refuses more requests than rows without arrivals of their own, and tie ranks that do not fit 32 bits.
-fn check_passes(
-    trace: &TraceColumns,
-    has_arrivals: bool,
-    num_requests: Option<u64>,
-) -> Result<(), SimError> {
+fn check_passes(trace: &TraceColumns, has_arrivals: bool, num_requests: Option<u64>) -> Result<(), SimError> {
     let rows = trace.len() as u64;
     let requests = num_requests.unwrap_or(rows);
     if requests > rows && !has_arrivals {
@@ -316,11 +287,7 @@ fn check_passes(
 
 fn trace_request(trace: &TraceColumns, id: RequestId, arrival: Option<SimTime>) -> RequestSpec {
     let (pass, row) = (id.index() / trace.len(), id.index() % trace.len());
-    let pass_rank = if pass == 0 {
-        0
-    } else {
-        pass as u64 * trace.tie_stride()
-    };
+    let pass_rank = if pass == 0 { 0 } else { pass as u64 * trace.tie_stride() };
     let row = trace.row(row);
     RequestSpec {
         id,
@@ -338,24 +305,13 @@ fn trace_segments(trace: &TraceColumns, id: RequestId, out: &mut Vec<Segment>) {
     let segments = trace.segments(row);
     if segments.is_empty() {
         let len = trace.row(row).prompt_tokens;
-        out.push(Segment {
-            stream: UNIQUE_STREAM_BASE + u64::from(id.0),
-            start: 0,
-            len,
-        });
+        out.push(Segment { stream: UNIQUE_STREAM_BASE + u64::from(id.0), start: 0, len });
         return;
     }
     let shift = (pass * trace.len()) as u64;
     out.extend(segments.iter().map(|&segment| {
-        let own = if segment.stream >= OUTPUT_STREAM_BASE {
-            shift
-        } else {
-            0
-        };
-        Segment {
-            stream: segment.stream + own,
-            ..segment
-        }
+        let own = if segment.stream >= OUTPUT_STREAM_BASE { shift } else { 0 };
+        Segment { stream: segment.stream + own, ..segment }
     }));
 }
 

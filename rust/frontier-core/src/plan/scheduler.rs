@@ -17,6 +17,7 @@ pub enum Policy {
 /// Scheduler settings of one engine (vLLM `SchedulerConfig` and `CacheConfig`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "these are vLLM's own switches")]
 pub struct SchedulerConfig {
     /// Tokens per KV block.
     pub block_size: u32,

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+mod check;
+
 /// The step-time model of a replica.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -12,8 +14,8 @@ pub enum StepTimeSpec {
     Roofline(RooflineSpec),
 }
 
-/// `per_step + per_prefill_token * prefill_tokens + per_decode_token * decode_tokens + per_seq * num_seqs
-/// + per_kv_token * kv_tokens`, all in ns.
+/// A constant, plus a rate times each of prefill tokens, decode tokens, scheduled requests and context tokens;
+/// all in ns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinearSpec {
@@ -81,6 +83,20 @@ pub struct PeakFlops {
     pub fp4: Option<f64>,
 }
 
+impl PeakFlops {
+    /// Returns the dense peak for `dtype` in FLOP/s, `None` where the GPU has no such units.
+    pub const fn get(&self, dtype: Dtype) -> Option<f64> {
+        match dtype {
+            Dtype::Fp32 => self.fp32,
+            Dtype::Fp16 => self.fp16,
+            Dtype::Bf16 => self.bf16,
+            Dtype::Fp8 => self.fp8,
+            Dtype::Int8 => self.int8,
+            Dtype::Fp4 => self.fp4,
+        }
+    }
+}
+
 /// Data types of arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +113,23 @@ pub enum Dtype {
     Int8,
     /// 4-bit float.
     Fp4,
+}
+
+impl Dtype {
+    /// All of them, widest first.
+    pub const ALL: [Self; 6] = [Self::Fp32, Self::Fp16, Self::Bf16, Self::Fp8, Self::Int8, Self::Fp4];
+
+    /// Returns the name in the plan document.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+            Self::Int8 => "int8",
+            Self::Fp4 => "fp4",
+        }
+    }
 }
 
 /// A link between ranks of one replica.
@@ -179,7 +212,7 @@ pub enum OperatorSpec {
         count: u32,
         /// Experts on this rank.
         experts: u32,
-        /// Routed experts per token that live on this rank, on average (top_k x local share).
+        /// Routed experts per token that live on this rank, on average (`top_k` x local share).
         top_k: f64,
         /// Inner dimension.
         k: u32,
@@ -202,6 +235,9 @@ pub enum OperatorSpec {
         phase: AttentionPhase,
         /// Query heads on this rank.
         heads: u32,
+        /// Heads of keys and values on this rank that one kernel block streams on its own; divides `heads`.
+        /// 1 for absorbed MLA, where all query heads read one latent.
+        kv_heads: u32,
         /// Width of a query-key product.
         qk_dim: u32,
         /// Width of a value.
@@ -252,4 +288,30 @@ pub enum OperatorSpec {
         /// Ranks that take part, at least 2.
         ranks: u32,
     },
+}
+
+impl OperatorSpec {
+    /// Returns the operator's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Gemm { name, .. }
+            | Self::GroupedGemm { name, .. }
+            | Self::Attention { name, .. }
+            | Self::Elementwise { name, .. }
+            | Self::AllReduce { name, .. }
+            | Self::AllGather { name, .. } => name,
+        }
+    }
+
+    /// Returns how often the operator runs per step.
+    pub const fn count(&self) -> u32 {
+        match self {
+            Self::Gemm { count, .. }
+            | Self::GroupedGemm { count, .. }
+            | Self::Attention { count, .. }
+            | Self::Elementwise { count, .. }
+            | Self::AllReduce { count, .. }
+            | Self::AllGather { count, .. } => *count,
+        }
+    }
 }

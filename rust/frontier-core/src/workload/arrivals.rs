@@ -27,27 +27,19 @@ impl Arrivals {
     /// Returns the process of a checked specification, or `None` for a closed loop, which is none.
     pub(super) fn new(spec: &ArrivalSpec, stream: Stream) -> Option<Self> {
         let process = match spec {
-            ArrivalSpec::Poisson { rate_per_s } => Process::Poisson {
-                mean_gap_s: 1.0 / rate_per_s,
-            },
+            ArrivalSpec::Poisson { rate_per_s } => Process::Poisson { mean_gap_s: 1.0 / rate_per_s },
             ArrivalSpec::Gamma { rate_per_s, cv } => {
                 let variance = cv * cv;
                 Process::Gamma(Gamma::new(1.0 / variance, variance / rate_per_s))
             }
-            ArrivalSpec::Constant { rate_per_s } => Process::Constant {
-                gap_s: 1.0 / rate_per_s,
-            },
+            ArrivalSpec::Constant { rate_per_s } => Process::Constant { gap_s: 1.0 / rate_per_s },
             ArrivalSpec::Burst => Process::Burst,
             ArrivalSpec::Piecewise { segments, repeat } => {
                 Process::Piecewise(Piecewise::new(segments, *repeat))
             }
             ArrivalSpec::ClosedLoop { .. } => return None,
         };
-        Some(Self {
-            process,
-            stream,
-            clock: Clock::default(),
-        })
+        Some(Self { process, stream, clock: Clock::default() })
     }
 
     /// Tells whether the process goes on for ever.
@@ -63,11 +55,7 @@ impl Arrivals {
     /// # Errors
     /// [`SimError::ClockOverflow`] past the end of simulated time.
     pub(super) fn next(&mut self) -> Result<Option<SimTime>, SimError> {
-        let Self {
-            process,
-            stream,
-            clock,
-        } = self;
+        let Self { process, stream, clock } = self;
         match process {
             Process::Poisson { mean_gap_s } => clock.advance(exponential(stream) * *mean_gap_s)?,
             Process::Gamma(law) => clock.advance(law.draw(stream))?,
@@ -147,8 +135,7 @@ impl Piecewise {
                 }
                 return Ok(rate_per_s > 0.0);
             }
-            let remaining_s =
-                (self.current_end.since(clock.time).as_seconds() - clock.carry_s).max(0.0);
+            let remaining_s = (self.current_end.since(clock.time).as_seconds() - clock.carry_s).max(0.0);
             let mass = remaining_s * rate_per_s;
             if left < mass {
                 clock.advance(left / rate_per_s)?;
@@ -157,9 +144,8 @@ impl Piecewise {
             left -= mass;
             clock.move_to(self.current_end);
             self.current = (self.current + 1) % self.segments.len();
-            self.current_end = self
-                .current_end
-                .after(SimDuration(self.segments[self.current].duration_ns))?;
+            self.current_end =
+                self.current_end.after(SimDuration(self.segments[self.current].duration_ns))?;
         }
     }
 
@@ -170,11 +156,7 @@ impl Piecewise {
         }
         let cycles = (exposure / self.cycle_mass).floor();
         // The cast saturates, and 2^64 - 1 cycles of at least 1 ns overflow the clock or nearly so.
-        let skip = SimDuration(
-            (cycles as u64)
-                .checked_mul(self.cycle.0)
-                .ok_or(SimError::ClockOverflow)?,
-        );
+        let skip = SimDuration((cycles as u64).checked_mul(self.cycle.0).ok_or(SimError::ClockOverflow)?);
         clock.time = clock.time.after(skip)?;
         self.current_end = self.current_end.after(skip)?;
         Ok((exposure - cycles * self.cycle_mass).max(0.0))

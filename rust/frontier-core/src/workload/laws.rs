@@ -35,12 +35,7 @@ impl Gamma {
     pub(super) fn new(shape: f64, scale: f64) -> Self {
         let boost = (shape < 1.0).then(|| 1.0 / shape);
         let d = if boost.is_some() { shape + 1.0 } else { shape } - 1.0 / 3.0;
-        Self {
-            d,
-            c: 1.0 / (9.0 * d).sqrt(),
-            scale,
-            boost,
-        }
+        Self { d, c: 1.0 / (9.0 * d).sqrt(), scale, boost }
     }
 
     /// Returns a draw.
@@ -82,13 +77,7 @@ pub(super) struct Zipf {
 impl Zipf {
     /// Returns the law over `n` ranks (at least 1); exponent 0 is uniform.
     pub(super) fn new(n: u64, exponent: f64) -> Self {
-        let mut law = Self {
-            n,
-            exponent,
-            area_first: 0.0,
-            area_all: 0.0,
-            shortcut: 0.0,
-        };
+        let mut law = Self { n, exponent, area_first: 0.0, area_all: 0.0, shortcut: 0.0 };
         law.area_first = law.area(1.5) - 1.0;
         law.area_all = law.area(n as f64 + 0.5);
         law.shortcut = 2.0 - law.inverse_area(law.area(2.5) - law.weight(2.0));
@@ -118,21 +107,13 @@ impl Zipf {
     fn area(&self, x: f64) -> f64 {
         let log = libm::log(x);
         let power = (1.0 - self.exponent) * log;
-        if power.abs() > 1e-8 {
-            libm::expm1(power) / power * log
-        } else {
-            log * (1.0 + 0.5 * power)
-        }
+        if power.abs() > 1e-8 { libm::expm1(power) / power * log } else { log * (1.0 + 0.5 * power) }
     }
 
     fn inverse_area(&self, area: f64) -> f64 {
         // Rounding may take the argument below the domain of log1p.
         let t = (area * (1.0 - self.exponent)).max(-1.0);
-        let factor = if t.abs() > 1e-8 {
-            libm::log1p(t) / t
-        } else {
-            1.0 - 0.5 * t
-        };
+        let factor = if t.abs() > 1e-8 { libm::log1p(t) / t } else { 1.0 - 0.5 * t };
         libm::exp(factor * area)
     }
 }
@@ -147,10 +128,7 @@ mod tests {
         let n = draws.len() as f64;
         let average = draws.iter().sum::<f64>() / n;
         let bound = 5.0 * std / n.sqrt();
-        assert!(
-            (average - mean).abs() < bound,
-            "mean was {average}, not {mean} +- {bound}"
-        );
+        assert!((average - mean).abs() < bound, "mean was {average}, not {mean} +- {bound}");
     }
 
     fn stream(name: &str) -> Stream {
@@ -170,12 +148,8 @@ mod tests {
     fn normal_has_its_first_four_moments() {
         let mut s = stream("normal");
         let draws: Vec<f64> = (0..200_000).map(|_| standard_normal(&mut s)).collect();
-        let power = |p: usize| -> Vec<f64> {
-            draws
-                .iter()
-                .map(|&x| [x].repeat(p).iter().product())
-                .collect()
-        };
+        let power =
+            |p: usize| -> Vec<f64> { draws.iter().map(|&x| [x].repeat(p).iter().product()).collect() };
         assert_mean(&draws, 0.0, 1.0);
         assert_mean(&power(2), 1.0, 2_f64.sqrt());
         assert_mean(&power(3), 0.0, 15_f64.sqrt());
@@ -191,15 +165,8 @@ mod tests {
             assert!(draws.iter().all(|&x| x >= 0.0 && x.is_finite()));
             assert_mean(&draws, 3.0 * shape, 3.0 * shape.sqrt());
             // Fourth central moment of gamma: (3 shape^2 + 6 shape) scale^4.
-            let squares: Vec<f64> = draws
-                .iter()
-                .map(|x| (x - 3.0 * shape) * (x - 3.0 * shape))
-                .collect();
-            assert_mean(
-                &squares,
-                9.0 * shape,
-                9.0 * (2.0 * shape * shape + 6.0 * shape).sqrt(),
-            );
+            let squares: Vec<f64> = draws.iter().map(|x| (x - 3.0 * shape) * (x - 3.0 * shape)).collect();
+            assert_mean(&squares, 9.0 * shape, 9.0 * (2.0 * shape * shape + 6.0 * shape).sqrt());
         }
     }
 
@@ -229,15 +196,9 @@ mod tests {
 
     #[test]
     fn zipf_stays_in_range_at_the_extremes() {
-        for (n, exponent) in [
-            (1, 0.0),
-            (1, 1.0),
-            (1, 100.0),
-            (2, 100.0),
-            (1 << 32, 1e-9),
-            (1 << 32, 1.0),
-            (1 << 32, 100.0),
-        ] {
+        for (n, exponent) in
+            [(1, 0.0), (1, 1.0), (1, 100.0), (2, 100.0), (1 << 32, 1e-9), (1 << 32, 1.0), (1 << 32, 100.0)]
+        {
             let law = Zipf::new(n, exponent);
             let mut s = stream("extremes");
             for _ in 0..2_000 {

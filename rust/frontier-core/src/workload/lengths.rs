@@ -12,25 +12,10 @@ const MAX_TRIES: u32 = 10_000;
 #[derive(Clone, Debug)]
 pub(super) enum Lengths {
     Fixed(u32),
-    Uniform {
-        min: u32,
-        count: u64,
-    },
-    Lognormal {
-        mu: f64,
-        sigma: f64,
-        min: u32,
-        max: u32,
-    },
-    Zipf {
-        law: Zipf,
-        min: u32,
-    },
-    Histogram {
-        edges: Vec<f64>,
-        cumulative: Vec<f64>,
-        last: usize,
-    },
+    Uniform { min: u32, count: u64 },
+    Lognormal { mu: f64, sigma: f64, min: u32, max: u32 },
+    Zipf { law: Zipf, min: u32 },
+    Histogram { edges: Vec<f64>, cumulative: Vec<f64>, last: usize },
 }
 
 impl Lengths {
@@ -38,27 +23,15 @@ impl Lengths {
     pub(super) fn new(spec: &LengthSpec) -> Self {
         match *spec {
             LengthSpec::Fixed { tokens } => Self::Fixed(tokens),
-            LengthSpec::Uniform { min, max } => Self::Uniform {
-                min,
-                count: u64::from(max - min) + 1,
-            },
+            LengthSpec::Uniform { min, max } => Self::Uniform { min, count: u64::from(max - min) + 1 },
             LengthSpec::Lognormal { mean, cv, min, max } => {
                 let (mu, sigma) = lognormal_parameters(mean, cv);
-                Self::Lognormal {
-                    mu,
-                    sigma,
-                    min,
-                    max,
-                }
+                Self::Lognormal { mu, sigma, min, max }
             }
-            LengthSpec::Zipf { exponent, min, max } => Self::Zipf {
-                law: Zipf::new(u64::from(max - min) + 1, exponent),
-                min,
-            },
-            LengthSpec::Histogram {
-                ref edges,
-                ref weights,
-            } => Self::histogram(edges, weights),
+            LengthSpec::Zipf { exponent, min, max } => {
+                Self::Zipf { law: Zipf::new(u64::from(max - min) + 1, exponent), min }
+            }
+            LengthSpec::Histogram { ref edges, ref weights } => Self::histogram(edges, weights),
         }
     }
 
@@ -71,10 +44,7 @@ impl Lengths {
         Self::Histogram {
             cumulative: cumulative.collect(),
             edges: edges.to_vec(),
-            last: weights
-                .iter()
-                .rposition(|&weight| weight > 0.0)
-                .unwrap_or(0),
+            last: weights.iter().rposition(|&weight| weight > 0.0).unwrap_or(0),
         }
     }
 
@@ -86,18 +56,11 @@ impl Lengths {
         Ok(match self {
             Self::Fixed(tokens) => *tokens,
             Self::Uniform { min, count } => min + stream.below(*count) as u32,
-            Self::Lognormal {
-                mu,
-                sigma,
-                min,
-                max,
-            } => return truncated_lognormal(*mu, *sigma, *min, *max, stream),
+            Self::Lognormal { mu, sigma, min, max } => {
+                return truncated_lognormal(*mu, *sigma, *min, *max, stream);
+            }
             Self::Zipf { law, min } => min + law.draw(stream) as u32,
-            Self::Histogram {
-                edges,
-                cumulative,
-                last,
-            } => {
+            Self::Histogram { edges, cumulative, last } => {
                 let target = stream.unit() * cumulative[*last];
                 // Bins of weight 0 end where they begin and are stepped over.
                 let bin = cumulative.partition_point(|&sum| sum <= target).min(*last);
@@ -117,9 +80,7 @@ fn truncated_lognormal(
 ) -> Result<u32, SimError> {
     let range = f64::from(min)..=f64::from(max);
     for _ in 0..MAX_TRIES {
-        let length = libm::exp(mu + sigma * standard_normal(stream))
-            .round_ties_even()
-            .max(1.0);
+        let length = libm::exp(mu + sigma * standard_normal(stream)).round_ties_even().max(1.0);
         if range.contains(&length) {
             return Ok(length as u32);
         }

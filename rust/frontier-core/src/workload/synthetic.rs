@@ -40,10 +40,7 @@ impl Synthetic {
             session_stream: streams.get("workload.session"),
             max_priority: spec.max_priority,
             priority_stream: streams.get("workload.priority"),
-            prefixes: spec
-                .shared_prefix
-                .as_ref()
-                .map(|prefix| Prefixes::new(prefix, *streams)),
+            prefixes: spec.shared_prefix.as_ref().map(|prefix| Prefixes::new(prefix, *streams)),
             prompt_tokens: Vec::new(),
         }
     }
@@ -52,16 +49,8 @@ impl Synthetic {
     ///
     /// # Errors
     /// As of a length draw.
-    pub(super) fn draw(
-        &mut self,
-        id: RequestId,
-        arrival: SimTime,
-    ) -> Result<RequestSpec, SimError> {
-        debug_assert_eq!(
-            id.index(),
-            self.prompt_tokens.len(),
-            "Invariant: ids count up"
-        );
+    pub(super) fn draw(&mut self, id: RequestId, arrival: SimTime) -> Result<RequestSpec, SimError> {
+        debug_assert_eq!(id.index(), self.prompt_tokens.len(), "Invariant: ids count up");
         let own_tokens = self.prompt_lengths.draw(&mut self.prompt_stream)?;
         let output_tokens = self.output_lengths.draw(&mut self.output_stream)?;
         let prefix_tokens = match &mut self.prefixes {
@@ -78,9 +67,7 @@ impl Synthetic {
             prompt_tokens,
             output_tokens,
             priority: self.priority_stream.below(u64::from(self.max_priority) + 1) as i32,
-            session: self
-                .sessions
-                .map(|count| SessionId(session_stream.below(u64::from(count)) as u32)),
+            session: self.sessions.map(|count| SessionId(session_stream.below(u64::from(count)) as u32)),
             tie_rank: id.0,
         })
     }
@@ -91,19 +78,11 @@ impl Synthetic {
         if let Some(prefixes) = &self.prefixes {
             let (prefix, tokens) = prefixes.drawn[id.index()];
             if prefix != NO_PREFIX {
-                out.push(Segment {
-                    stream: u64::from(prefix),
-                    start: 0,
-                    len: tokens,
-                });
+                out.push(Segment { stream: u64::from(prefix), start: 0, len: tokens });
                 own_tokens -= tokens;
             }
         }
-        out.push(Segment {
-            stream: UNIQUE_STREAM_BASE + u64::from(id.0),
-            start: 0,
-            len: own_tokens,
-        });
+        out.push(Segment { stream: UNIQUE_STREAM_BASE + u64::from(id.0), start: 0, len: own_tokens });
     }
 }
 
@@ -138,14 +117,7 @@ impl Prefixes {
         // Both draws are made for every request: another share leaves the others' choices as they were.
         let prefix = self.popularity.draw(&mut self.choice_stream) as u32;
         let entry = if self.share_stream.unit() < self.share {
-            (
-                prefix,
-                self.lengths.draw(
-                    &mut self
-                        .streams
-                        .get(&format!("workload.prefix_tokens.{prefix}")),
-                )?,
-            )
+            (prefix, self.lengths.draw(&mut self.streams.get(&format!("workload.prefix_tokens.{prefix}")))?)
         } else {
             (NO_PREFIX, 0)
         };

@@ -84,32 +84,17 @@ impl TraceColumns {
             return refuse("has no requests, must have at least one".into());
         }
         if u32::try_from(rows).is_err() {
-            return refuse(format!(
-                "has {rows} requests, must have at most {}",
-                u32::MAX
-            ));
+            return refuse(format!("has {rows} requests, must have at most {}", u32::MAX));
         }
         check_length("prompt_tokens", raw.prompt_tokens.len(), rows)?;
         check_length("output_tokens", raw.output_tokens.len(), rows)?;
-        check_length(
-            "priority",
-            raw.priority.as_ref().map_or(rows, Vec::len),
-            rows,
-        )?;
+        check_length("priority", raw.priority.as_ref().map_or(rows, Vec::len), rows)?;
         check_length("session", raw.session.as_ref().map_or(rows, Vec::len), rows)?;
-        check_length(
-            "tie_rank",
-            raw.tie_rank.as_ref().map_or(rows, Vec::len),
-            rows,
-        )?;
+        check_length("tie_rank", raw.tie_rank.as_ref().map_or(rows, Vec::len), rows)?;
         check_arrivals(&raw.arrival_ns)?;
         check_tokens(&raw.prompt_tokens, &raw.output_tokens)?;
         let prompts = match raw.segments {
-            Some(segments) => Some(Prompts::new(
-                &segments,
-                &raw.prompt_tokens,
-                &raw.output_tokens,
-            )?),
+            Some(segments) => Some(Prompts::new(&segments, &raw.prompt_tokens, &raw.output_tokens)?),
             None => None,
         };
         Ok(Self {
@@ -142,10 +127,7 @@ impl TraceColumns {
                 .map(|column| column[row])
                 .filter(|&s| s != NO_SESSION)
                 .map(SessionId),
-            tie_rank: self
-                .tie_rank
-                .as_ref()
-                .map_or(row as u32, |column| column[row]),
+            tie_rank: self.tie_rank.as_ref().map_or(row as u32, |column| column[row]),
         }
     }
 
@@ -158,28 +140,18 @@ impl TraceColumns {
 
     /// Returns one more than the largest tie rank of a row.
     pub(super) fn tie_stride(&self) -> u64 {
-        let largest = self
-            .tie_rank
-            .as_ref()
-            .and_then(|column| column.iter().copied().max());
+        let largest = self.tie_rank.as_ref().and_then(|column| column.iter().copied().max());
         largest.map_or(self.len() as u64, |rank| u64::from(rank) + 1)
     }
 }
 
 impl Prompts {
-    fn new(
-        raw: &RawSegments,
-        prompt_tokens: &[u32],
-        output_tokens: &[u32],
-    ) -> Result<Self, SimError> {
+    fn new(raw: &RawSegments, prompt_tokens: &[u32], output_tokens: &[u32]) -> Result<Self, SimError> {
         let total = raw.stream.len();
         check_length("segment_start", raw.start.len(), total)?;
         check_length("segment_length", raw.length.len(), total)?;
         check_offsets(&raw.offsets, prompt_tokens.len(), total)?;
-        let mut prompts = Self {
-            offsets: Vec::with_capacity(raw.offsets.len()),
-            segments: Vec::new(),
-        };
+        let mut prompts = Self { offsets: Vec::with_capacity(raw.offsets.len()), segments: Vec::new() };
         prompts.offsets.push(0);
         for (row, &prompt) in prompt_tokens.iter().enumerate() {
             prompts.add_row(raw, row, prompt, output_tokens)?;
@@ -199,11 +171,7 @@ impl Prompts {
         let first = self.segments.len();
         let mut sum = 0_u64;
         for i in range.clone() {
-            let segment = Segment {
-                stream: raw.stream[i],
-                start: raw.start[i],
-                len: raw.length[i],
-            };
+            let segment = Segment { stream: raw.stream[i], start: raw.start[i], len: raw.length[i] };
             check_segment(segment, i, row, output_tokens)?;
             sum += u64::from(segment.len);
             push_merged(&mut self.segments, first, segment);
@@ -234,22 +202,13 @@ fn push_merged(segments: &mut Vec<Segment>, first: usize, segment: Segment) {
 }
 
 fn refuse<T>(message: String) -> Result<T, SimError> {
-    Err(SimError::Input {
-        what: "trace".into(),
-        message,
-    })
+    Err(SimError::Input { what: "trace".into(), message })
 }
 
 fn check_length(column: &str, length: usize, expected: usize) -> Result<(), SimError> {
     if length != expected {
-        let other = if column.starts_with("segment_") {
-            "segment_stream"
-        } else {
-            "arrival_ns"
-        };
-        return refuse(format!(
-            "column {column}: has {length} entries, must have {expected} as {other} has"
-        ));
+        let other = if column.starts_with("segment_") { "segment_stream" } else { "arrival_ns" };
+        return refuse(format!("column {column}: has {length} entries, must have {expected} as {other} has"));
     }
     Ok(())
 }
@@ -258,9 +217,7 @@ fn check_arrivals(arrival_ns: &[i64]) -> Result<(), SimError> {
     let mut last = 0;
     for (row, &arrival) in arrival_ns.iter().enumerate() {
         if arrival < 0 {
-            return refuse(format!(
-                "column arrival_ns, row {row}: was {arrival}, must not be negative"
-            ));
+            return refuse(format!("column arrival_ns, row {row}: was {arrival}, must not be negative"));
         }
         if arrival < last {
             return refuse(format!(
@@ -277,9 +234,7 @@ fn check_tokens(prompt_tokens: &[u32], output_tokens: &[u32]) -> Result<(), SimE
     for (row, (&prompt, &output)) in prompt_tokens.iter().zip(output_tokens).enumerate() {
         for (column, value) in [("prompt_tokens", prompt), ("output_tokens", output)] {
             if value == 0 {
-                return refuse(format!(
-                    "column {column}, row {row}: was 0, must be at least 1"
-                ));
+                return refuse(format!("column {column}, row {row}: was 0, must be at least 1"));
             }
         }
         if prompt.checked_add(output).is_none() {
@@ -296,11 +251,8 @@ fn check_tokens(prompt_tokens: &[u32], output_tokens: &[u32]) -> Result<(), SimE
 
 fn check_offsets(offsets: &[u64], rows: usize, total: usize) -> Result<(), SimError> {
     if offsets.len() != rows + 1 {
-        let message = format!(
-            "has {} entries, must have {} (one more than requests)",
-            offsets.len(),
-            rows + 1
-        );
+        let message =
+            format!("has {} entries, must have {} (one more than requests)", offsets.len(), rows + 1);
         return refuse(format!("column segment_offsets: {message}"));
     }
     let mut last = 0;
@@ -323,12 +275,7 @@ fn check_offsets(offsets: &[u64], rows: usize, total: usize) -> Result<(), SimEr
     Ok(())
 }
 
-fn check_segment(
-    segment: Segment,
-    index: usize,
-    row: usize,
-    output_tokens: &[u32],
-) -> Result<(), SimError> {
+fn check_segment(segment: Segment, index: usize, row: usize, output_tokens: &[u32]) -> Result<(), SimError> {
     let Segment { stream, start, len } = segment;
     let end = u64::from(start) + u64::from(len);
     if end > u64::from(u32::MAX) {

@@ -17,14 +17,9 @@ impl WorkloadSpec {
     /// [`SimError::Plan`] naming the first offending field.
     pub fn check(&self) -> Result<(), SimError> {
         match self {
-            Self::Trace {
-                arrivals,
-                num_requests,
-            } => {
+            Self::Trace { arrivals, num_requests } => {
                 check_num_requests(*num_requests)?;
-                arrivals
-                    .as_ref()
-                    .map_or(Ok(()), |arrivals| arrivals.check("workload.arrivals"))
+                arrivals.as_ref().map_or(Ok(()), |arrivals| arrivals.check("workload.arrivals"))
             }
             Self::Synthetic(spec) => spec.check(),
         }
@@ -46,8 +41,7 @@ impl SyntheticSpec {
             }
             (None, Some(_)) if self.arrivals == ArrivalSpec::Burst => {
                 let message =
-                    "is not set, but burst arrivals (all at time 0) end only after num_requests"
-                        .into();
+                    "is not set, but burst arrivals (all at time 0) end only after num_requests".into();
                 return refuse("workload.num_requests", message);
             }
             _ => {}
@@ -59,10 +53,7 @@ impl SyntheticSpec {
             prefix.check()?;
         }
         if self.sessions == Some(0) {
-            return refuse(
-                "workload.sessions",
-                "was 0, must be at least 1 (or null for no sessions)".into(),
-            );
+            return refuse("workload.sessions", "was 0, must be at least 1 (or null for no sessions)".into());
         }
         if i32::try_from(self.max_priority).is_err() {
             return refuse(
@@ -75,10 +66,7 @@ impl SyntheticSpec {
 
     /// A request's prompt and output together are counted in 32 bits.
     fn check_total_tokens(&self) -> Result<(), SimError> {
-        let prefix = self
-            .shared_prefix
-            .as_ref()
-            .map_or(0, |prefix| u64::from(prefix.tokens.max_tokens()));
+        let prefix = self.shared_prefix.as_ref().map_or(0, |prefix| u64::from(prefix.tokens.max_tokens()));
         let prompt = u64::from(self.prompt_tokens.max_tokens());
         let output = u64::from(self.output_tokens.max_tokens());
         let total = prefix + prompt + output;
@@ -109,9 +97,7 @@ impl SharedPrefixSpec {
 impl ArrivalSpec {
     fn check(&self, path: &str) -> Result<(), SimError> {
         match self {
-            Self::Poisson { rate_per_s } | Self::Constant { rate_per_s } => {
-                check_rate(path, *rate_per_s)
-            }
+            Self::Poisson { rate_per_s } | Self::Constant { rate_per_s } => check_rate(path, *rate_per_s),
             Self::Gamma { rate_per_s, cv } => {
                 check_rate(path, *rate_per_s)?;
                 within(path, "cv", *cv, 1e-4, 1e3)
@@ -128,13 +114,11 @@ impl LengthSpec {
     pub fn max_tokens(&self) -> u32 {
         match self {
             Self::Fixed { tokens } => *tokens,
-            Self::Uniform { max, .. } | Self::Lognormal { max, .. } | Self::Zipf { max, .. } => {
-                *max
-            }
+            Self::Uniform { max, .. } | Self::Lognormal { max, .. } | Self::Zipf { max, .. } => *max,
             // The cast saturates; the check of the edges keeps them inside 32 bits.
-            Self::Histogram { edges, .. } => edges
-                .last()
-                .map_or(1, |edge| edge.round_ties_even().max(1.0) as u32),
+            Self::Histogram { edges, .. } => {
+                edges.last().map_or(1, |edge| edge.round_ties_even().max(1.0) as u32)
+            }
         }
     }
 
@@ -164,28 +148,21 @@ pub(crate) fn lognormal_parameters(mean: f64, cv: f64) -> (f64, f64) {
 }
 
 fn refuse(path: &str, message: String) -> Result<(), SimError> {
-    Err(SimError::Plan {
-        path: path.into(),
-        message,
-    })
+    Err(SimError::Plan { path: path.into(), message })
 }
 
 fn check_num_requests(num_requests: Option<u64>) -> Result<(), SimError> {
     match num_requests {
-        Some(n) if n == 0 || n > MAX_REQUESTS => refuse(
-            "workload.num_requests",
-            format!("was {n}, must be in 1 ..= {MAX_REQUESTS}"),
-        ),
+        Some(n) if n == 0 || n > MAX_REQUESTS => {
+            refuse("workload.num_requests", format!("was {n}, must be in 1 ..= {MAX_REQUESTS}"))
+        }
         _ => Ok(()),
     }
 }
 
 fn at_least_one(path: &str, field: &str, value: u32) -> Result<(), SimError> {
     if value == 0 {
-        return refuse(
-            &format!("{path}.{field}"),
-            "was 0, must be at least 1".into(),
-        );
+        return refuse(&format!("{path}.{field}"), "was 0, must be at least 1".into());
     }
     Ok(())
 }
@@ -195,10 +172,7 @@ fn within(path: &str, field: &str, value: f64, low: f64, high: f64) -> Result<()
     if (low..=high).contains(&value) {
         return Ok(());
     }
-    refuse(
-        &format!("{path}.{field}"),
-        format!("was {value}, must be in {low} ..= {high:e}"),
-    )
+    refuse(&format!("{path}.{field}"), format!("was {value}, must be in {low} ..= {high:e}"))
 }
 
 /// Refuses what is not over 0 or is over `high`, and NaN.
@@ -206,10 +180,7 @@ fn positive(path: &str, field: &str, value: f64, high: f64) -> Result<(), SimErr
     if value > 0.0 && value <= high {
         return Ok(());
     }
-    refuse(
-        &format!("{path}.{field}"),
-        format!("was {value}, must be over 0 and at most {high:e}"),
-    )
+    refuse(&format!("{path}.{field}"), format!("was {value}, must be over 0 and at most {high:e}"))
 }
 
 fn check_rate(path: &str, rate_per_s: f64) -> Result<(), SimError> {
@@ -217,10 +188,7 @@ fn check_rate(path: &str, rate_per_s: f64) -> Result<(), SimError> {
         return Ok(());
     }
     let (low, high) = (RATES_PER_S.start(), RATES_PER_S.end());
-    refuse(
-        &format!("{path}.rate_per_s"),
-        format!("was {rate_per_s}, must be in {low:e} ..= {high:e}"),
-    )
+    refuse(&format!("{path}.rate_per_s"), format!("was {rate_per_s}, must be in {low:e} ..= {high:e}"))
 }
 
 fn check_segments(path: &str, segments: &[RateSegment]) -> Result<(), SimError> {
@@ -228,16 +196,11 @@ fn check_segments(path: &str, segments: &[RateSegment]) -> Result<(), SimError> 
     for (i, segment) in segments.iter().enumerate() {
         let path = format!("{path}.segments[{i}]");
         if segment.duration_ns == 0 {
-            return refuse(
-                &format!("{path}.duration_ns"),
-                "was 0, must be at least 1".into(),
-            );
+            return refuse(&format!("{path}.duration_ns"), "was 0, must be at least 1".into());
         }
         let Some(end) = length_ns.checked_add(segment.duration_ns) else {
-            let message = format!(
-                "was {}, which takes the sum of all durations past 2^64 - 1 ns",
-                segment.duration_ns
-            );
+            let message =
+                format!("was {}, which takes the sum of all durations past 2^64 - 1 ns", segment.duration_ns);
             return refuse(&format!("{path}.duration_ns"), message);
         };
         length_ns = end;
@@ -246,11 +209,7 @@ fn check_segments(path: &str, segments: &[RateSegment]) -> Result<(), SimError> 
         }
     }
     if segments.iter().all(|segment| segment.rate_per_s == 0.0) {
-        let what = if segments.is_empty() {
-            "is empty"
-        } else {
-            "has only rates of 0"
-        };
+        let what = if segments.is_empty() { "is empty" } else { "has only rates of 0" };
         return refuse(
             &format!("{path}.segments"),
             format!("{what}, must have a segment with a rate over 0"),
@@ -262,20 +221,12 @@ fn check_segments(path: &str, segments: &[RateSegment]) -> Result<(), SimError> 
 fn check_bounds(path: &str, min: u32, max: u32) -> Result<(), SimError> {
     at_least_one(path, "min", min)?;
     if max < min {
-        return refuse(
-            &format!("{path}.max"),
-            format!("was {max}, must be at least min, which is {min}"),
-        );
+        return refuse(&format!("{path}.max"), format!("was {max}, must be at least min, which is {min}"));
     }
     Ok(())
 }
 
-fn check_acceptance(
-    path: &str,
-    (mu, sigma): (f64, f64),
-    min: u32,
-    max: u32,
-) -> Result<(), SimError> {
+fn check_acceptance(path: &str, (mu, sigma): (f64, f64), min: u32, max: u32) -> Result<(), SimError> {
     let above = |tokens: f64| {
         let log = libm::log(tokens);
         if sigma > 0.0 {
@@ -285,11 +236,7 @@ fn check_acceptance(
         }
     };
     // A draw that rounds to 0 counts as 1.
-    let from_min = if min > 1 {
-        above(f64::from(min) - 0.5)
-    } else {
-        1.0
-    };
+    let from_min = if min > 1 { above(f64::from(min) - 0.5) } else { 1.0 };
     let acceptance = from_min - above(f64::from(max) + 0.5);
     if acceptance < MIN_ACCEPTANCE {
         return refuse(
@@ -317,28 +264,17 @@ fn check_histogram(path: &str, edges: &[f64], weights: &[f64]) -> Result<(), Sim
     for (i, &edge) in edges.iter().enumerate() {
         let rises = edge > least || (i == 0 && edge >= 0.0);
         if !(rises && edge <= f64::from(u32::MAX)) {
-            let message = format!(
-                "was {edge}, must be over the edge before, not negative, and at most {}",
-                u32::MAX
-            );
+            let message =
+                format!("was {edge}, must be over the edge before, not negative, and at most {}", u32::MAX);
             return refuse(&format!("{path}.edges[{i}]"), message);
         }
         least = edge;
     }
     for (i, &weight) in weights.iter().enumerate() {
-        within(
-            path,
-            &format!("weights[{i}]"),
-            weight,
-            0.0,
-            1e300 / weights.len() as f64,
-        )?;
+        within(path, &format!("weights[{i}]"), weight, 0.0, 1e300 / weights.len() as f64)?;
     }
     if weights.iter().all(|&weight| weight == 0.0) {
-        return refuse(
-            &format!("{path}.weights"),
-            "are all 0, at least one must be over 0".into(),
-        );
+        return refuse(&format!("{path}.weights"), "are all 0, at least one must be over 0".into());
     }
     Ok(())
 }

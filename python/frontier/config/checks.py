@@ -1,0 +1,103 @@
+"""Problems between sections, and fields without effect: a field changes the simulation or is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from frontier.config.engine import Engine
+from frontier.config.locate import is_path
+from frontier.config.sections import Cluster, Objectives
+from frontier.config.workload import Workload
+from frontier.errors import Issue, nearest_name, show_value
+
+Known = Callable[..., bool]
+"""Tells whether all the dotted paths named are usable."""
+
+
+def engine_issues(engine: Engine, known: Known) -> list[Issue]:
+    """Return the problems within the engine section that need neither model nor GPU."""
+    issues: list[Issue] = []
+    linear = engine.step_time.linear
+    if not known("engine.step_time"):
+        return issues
+    if linear is not None and engine.cpu_overhead is not None and known("engine.cpu_overhead"):
+        message = (
+            "has no effect with a linear step time, whose per_step covers the host; remove one of the two"
+        )
+        issues.append(Issue("engine.cpu_overhead", engine.cpu_overhead.model_dump(), message))
+    if linear is not None and not any(getattr(linear, name) for name in type(linear).model_fields):
+        message = "all constants are 0, so time would stand still; at least one must be over 0"
+        issues.append(Issue("engine.step_time.linear", linear.model_dump(), message))
+    return issues
+
+
+def cluster_issues(
+    cluster: Cluster, engine: Engine | None, workload: Workload | None, known: Known
+) -> list[Issue]:
+    """Return the problems of routing with the engine's settings and the workload."""
+    issues: list[Issue] = []
+    router = cluster.router
+    if not known("cluster.router"):
+        return issues
+    if router.max_imbalance is not None and router.policy != "prefix_aware":
+        message = f"has no effect with policy {router.policy}, only with prefix_aware; remove it"
+        issues.append(Issue("cluster.router.max_imbalance", router.max_imbalance, message))
+    cached = engine is None or engine.enable_prefix_caching or not known("engine.enable_prefix_caching")
+    if router.policy == "prefix_aware" and not cached:
+        message = "was 'prefix_aware', needs engine.enable_prefix_caching: without it no prefix is cached"
+        issues.append(Issue("cluster.router.policy", router.policy, message))
+    synthetic = workload.synthetic if workload is not None else None
+    sessions_known = known("workload.synthetic.sessions", "workload.synthetic")
+    if router.policy == "session_sticky" and synthetic and synthetic.sessions is None and sessions_known:
+        message = "was 'session_sticky', needs workload.synthetic.sessions: the requests have no sessions"
+        issues.append(Issue("cluster.router.policy", router.policy, message))
+    return issues
+
+
+def objective_issues(objectives: Objectives, known: Known) -> list[Issue]:
+    """Return the problems of the metrics' window."""
+    window = objectives.window
+    shares = (window.warmup.share or 0.0) + (window.cooldown.share or 0.0)
+    if shares >= 1 and known("objectives.window"):
+        message = f"warmup and cooldown take {shares:.0%} of the run, must leave some of it"
+        return [Issue("objectives.window", show_value(window.model_dump(mode="json")), message)]
+    return []
+
+
+def workload_issues(workload: Workload) -> list[Issue]:
+    """Return what is wrong with the place of a trace; its rows are read when the scenario is lowered."""
+    trace = workload.trace
+    if trace is None:
+        return []
+    at, shown = "workload.trace.path", show_value(trace.path)
+    if not is_path(trace.path):
+        from frontier.workloads import builtin_traces  # noqa: PLC0415 - imports polars
+
+        names = builtin_traces()
+        if trace.path in names:
+            return []
+        message = f"was {shown}, not the name of a built-in trace; a file is written './{trace.path}'"
+        return [Issue(at, trace.path, message, names, nearest_name(trace.path, names))]
+    path = Path(trace.path)
+    try:
+        if path.is_file():
+            return []
+        message = "is a directory, must be a file" if path.is_dir() else "no such file"
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+    return [Issue(at, trace.path, f"was {shown}, {message}")]
+
+
+def workload_warnings(workload: Workload, max_model_len: int) -> list[str]:
+    """Return what is odd about synthetic lengths under the engine's longest context."""
+    synthetic = workload.synthetic
+    if synthetic is None:
+        return []
+    least = synthetic.prompt_tokens.bounds()[0] + synthetic.output_tokens.bounds()[0]
+    if least > max_model_len:
+        return [
+            f"workload.synthetic: every request has at least {least} tokens of prompt and output, more than"
+            f" max_model_len ({max_model_len}); all will be rejected"
+        ]
+    return []

@@ -1,0 +1,62 @@
+"""Which texts in a scenario are paths, and where relative ones start."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+_SUFFIX: Final = re.compile(r"\.(json|ya?ml|csv|tsv|jsonl|ndjson|txt|parquet|gz|zst)\Z", re.IGNORECASE)
+
+
+def is_path(text: str) -> bool:
+    """Return whether a text names a file rather than a preset: it has a slash or a file suffix."""
+    return "/" in text or "\\" in text or text.startswith((".", "~")) or bool(_SUFFIX.search(text))
+
+
+def anchor_paths(plain: Mapping[str, Any], base_dir: Path) -> dict[str, Any]:
+    """Return a copy of a scenario's plain mapping with relative paths made absolute from `base_dir`.
+
+    Texts that are no paths (preset names, names of built-in traces) stay as they are.
+    """
+    result: dict[str, Any] = copy.deepcopy(dict(plain))
+    for location, is_name in _PATH_FIELDS:
+        _anchor(result, location, base_dir.resolve(), is_name)
+    return result
+
+
+def _may_be_hub_name(text: str) -> bool:
+    """Return whether a text is written like a name on the Hugging Face hub: `organisation/model`."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text)) and not _SUFFIX.search(text)
+
+
+def _never(text: str) -> bool:
+    return False
+
+
+_PATH_FIELDS: Final[tuple[tuple[tuple[str, ...], Callable[[str], bool]], ...]] = (
+    (("model",), _may_be_hub_name),
+    (("model", "config"), _may_be_hub_name),
+    (("hardware",), _never),
+    (("hardware", "gpu"), _never),
+    (("workload", "trace"), _never),
+    (("workload", "trace", "path"), _never),
+)
+
+
+def _anchor(
+    plain: dict[str, Any], location: tuple[str, ...], base_dir: Path, is_name: Callable[[str], bool]
+) -> None:
+    container: Any = plain
+    for part in location[:-1]:
+        container = container.get(part) if isinstance(container, dict) else None
+    if not isinstance(container, dict):
+        return
+    text = container.get(location[-1])
+    if not isinstance(text, str) or not is_path(text):
+        return
+    path = base_dir / Path(text).expanduser()
+    if not is_name(text) or path.exists():
+        container[location[-1]] = str(path)

@@ -1,0 +1,132 @@
+"""Dotted paths into a scenario, such as `cluster.replicas` or `arrivals.piecewise.segments.0.rate`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from frontier.config.base import BASE_KEY, Choice, Section, section_of
+from frontier.config.document import parse_value
+from frontier.config.issues import dotted, unknown_field
+from frontier.errors import ConfigError, Issue, show_value
+
+
+def split_assignments(assignments: Iterable[str]) -> list[tuple[str, Any]]:
+    """Read `path=value` texts, each value as YAML.
+
+    Raises:
+        ConfigError: a text has no '=' or its value is no YAML; all such texts together.
+    """
+    changes: list[tuple[str, Any]] = []
+    issues: list[Issue] = []
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            issues.append(Issue("", text, f"was {show_value(text)}, must be path=value"))
+            continue
+        try:
+            changes.append((path.strip(), parse_value(value)))
+        except ConfigError as error:
+            issues += [Issue(path.strip(), value, issue.message) for issue in error.issues]
+    if issues:
+        raise ConfigError(issues)
+    return changes
+
+
+def changed(
+    plain: Mapping[str, Any], changes: Iterable[tuple[str, Any]], root: type[BaseModel]
+) -> dict[str, Any]:
+    """Return a deep copy of a scenario's plain mapping with the values at the given paths replaced.
+
+    Short forms on the way are written out (`hardware: h100` has a `gpu`). Setting a field of one alternative
+    of a choice removes the alternatives that the changes do not name.
+
+    Raises:
+        ConfigError: a path leads to no field; all such paths together.
+    """
+    result: dict[str, Any] = copy.deepcopy(dict(plain))
+    issues: list[Issue] = []
+    named: set[tuple[str, ...]] = set()
+    listed = list(changes)
+    for path, _ in listed:
+        parts = tuple(path.split("."))
+        named |= {parts[: end + 1] for end in range(len(parts))}
+    for path, value in listed:
+        issue = _set(result, tuple(path.split(".")), copy.deepcopy(value), root, named)
+        if issue is not None:
+            issues.append(issue)
+    if issues:
+        raise ConfigError(issues)
+    return result
+
+
+def _set(
+    plain: dict[str, Any],
+    parts: tuple[str, ...],
+    value: Any,
+    root: type[BaseModel],
+    named: set[tuple[str, ...]],
+) -> Issue | None:
+    """Set one value in place; return the issue where the path leads to no field."""
+    owner: type[BaseModel] | None = root
+    container: Any = plain
+    for depth, part in enumerate(parts):
+        here = parts[: depth + 1]
+        last = depth == len(parts) - 1
+        if isinstance(container, list):
+            if not part.isdecimal() or int(part) >= len(container):
+                return Issue(
+                    dotted(here), value, f"is no entry of a list of {len(container)}, counted from 0"
+                )
+            key: Any = int(part)
+        else:
+            key = part
+            if owner is not None:
+                if part not in owner.model_fields:
+                    return unknown_field(owner, here, value, root)
+                if issubclass(owner, Choice):
+                    _drop_others(container, owner, here, named)
+        if last:
+            container[key] = value
+            return None
+        if owner is not None and not isinstance(container, list):
+            owner = section_of(owner, part)
+            if owner is None and part not in _FREE_FORM:
+                return Issue(
+                    dotted(parts), value, f"leads below '{dotted(here)}', which has no fields of its own"
+                )
+        container[key] = _open(container.get(key) if isinstance(key, str) else container[key], owner, part)
+        container = container[key]
+        if not isinstance(container, dict | list):
+            return Issue(
+                dotted(parts), value, f"leads below '{dotted(here)}', which is {show_value(container)}"
+            )
+    return None
+
+
+_FREE_FORM = ("model", "gpu", "columns")
+"""Fields that may hold a mapping with keys of its own."""
+
+
+def _drop_others(
+    container: dict[str, Any], owner: type[Choice], here: tuple[str, ...], named: set[tuple[str, ...]]
+) -> None:
+    for other in owner.alternatives():
+        if other != here[-1] and (*here[:-1], other) not in named:
+            container.pop(other, None)
+
+
+def _open(current: Any, owner: type[BaseModel] | None, part: str) -> Any:
+    """Return the container to descend into: what is there, written out, or a new mapping."""
+    if isinstance(current, list):
+        return current
+    if owner is not None and issubclass(owner, Section):
+        current = owner.expand(current)
+    if current is None:
+        return {}
+    if part == "model" and isinstance(current, str):
+        return {BASE_KEY: current}
+    return dict(current) if isinstance(current, Mapping) else current

@@ -1,0 +1,307 @@
+"""What follows from a scenario: the model, the GPU, the engine's effective limits and its memory plan.
+
+Everything is examined as far as possible even where parts are broken, so that one report names all problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from frontier.config import checks
+from frontier.config.engine import Engine
+from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
+from frontier.config.sections import Cluster, Hardware, Objectives
+from frontier.config.workload import Workload
+from frontier.errors import ConfigError, Issue, show_value
+
+if TYPE_CHECKING:
+    from frontier.hardware import GpuSpec
+    from frontier.memory import MemoryPlan
+    from frontier.models import ModelSpec, Operator
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Facts that a scenario implies.
+
+    Attributes:
+        model: the model, with the engine's dtype.
+        gpu: the GPU of every rank.
+        max_model_len: longest prompt + output, in tokens.
+        max_num_batched_tokens: token budget of a step.
+        max_num_seqs: most running requests of a replica.
+        block_size: tokens per KV block.
+        num_blocks: KV blocks of a replica, the null block included.
+        memory: how the GPU's memory is spent, and why that many blocks.
+        gpus_per_replica: GPUs of one replica.
+        gpus_total: GPUs of all replicas.
+        price_per_hour: US dollars per GPU and hour, None where no price is known.
+        program: operators of one step on one rank.
+        warnings: what a reader of the results should know.
+    """
+
+    model: ModelSpec
+    gpu: GpuSpec
+    max_model_len: int
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    block_size: int
+    num_blocks: int
+    memory: MemoryPlan
+    gpus_per_replica: int
+    gpus_total: int
+    price_per_hour: float | None
+    program: tuple[Operator, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def peak_flops_per_s(self) -> float | None:
+        """Dense peak of one GPU in the type that most of a token's products are computed in, FLOP/s."""
+        work: dict[str, float] = {}
+        for operator in self.program:
+            plan = operator.to_plan()
+            if plan["op"] in ("gemm", "grouped_gemm"):
+                times = plan["count"] * plan.get("batch", 1) * plan.get("top_k", 1)
+                work[plan["dtype"]] = work.get(plan["dtype"], 0.0) + times * plan["k"] * plan["n"]
+        if not work:
+            return None
+        peak: float | None = self.gpu.peak_flops_per_s.to_plan()[max(work, key=lambda dtype: work[dtype])]
+        return peak
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The usable sections of a scenario, None where one is not, and the paths that are broken."""
+
+    model: str | dict[str, Any] | None
+    hardware: Hardware | None
+    engine: Engine | None
+    cluster: Cluster | None
+    workload: Workload | None
+    objectives: Objectives | None
+    broken: frozenset[str]
+
+    @classmethod
+    def of(cls, sections: Mapping[str, Any], broken: frozenset[str]) -> Parts:
+        """Take the parts from sections by name."""
+        names = ("model", "hardware", "engine", "cluster", "workload", "objectives")
+        return cls(**{name: sections.get(name) for name in names}, broken=broken)
+
+    def known(self, *paths: str) -> bool:
+        """Return whether none of the paths is broken, nor anything above or below it."""
+        return not any(_overlap(path, bad) for path in paths for bad in self.broken)
+
+
+def examine(parts: Parts) -> tuple[list[Issue], Resolved | None]:
+    """Check the sections together; return the problems found and, if there are none, the facts."""
+    issues: list[Issue] = []
+    spec = _load_model(parts, issues)
+    gpu = _load_gpu(parts, issues)
+    engine = parts.engine
+    if engine is not None:
+        issues += checks.engine_issues(engine, parts.known)
+    if parts.cluster is not None:
+        issues += checks.cluster_issues(parts.cluster, engine, parts.workload, parts.known)
+    if parts.workload is not None:
+        issues += checks.workload_issues(parts.workload)
+    if parts.objectives is not None:
+        issues += checks.objective_issues(parts.objectives, parts.known)
+    if engine is None:
+        return issues, None
+    limits = _limits(parts, engine, spec, gpu)
+    issues += limit_issues(
+        engine,
+        limits,
+        lambda field: parts.known(f"engine.{field}"),
+        model_max_len=spec.max_model_len if spec is not None else None,
+    )
+    program = _program(parts, engine, spec, gpu, issues)
+    if spec is None or gpu is None or limits is None or program is None:
+        return issues, None
+    planned = _memory(parts, engine, spec=spec, gpu=gpu, limits=limits, issues=issues)
+    if issues or planned is None or parts.broken:
+        return issues, None
+    memory, max_model_len = planned
+    limits = replace(limits, max_model_len=max_model_len)
+    return [], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program)
+
+
+def _load_model(parts: Parts, issues: list[Issue]) -> ModelSpec | None:
+    from frontier.config.model_source import load_model_section  # noqa: PLC0415 - keeps `import frontier` light
+
+    if parts.model is None:
+        return None
+    try:
+        spec = load_model_section(parts.model)
+    except ConfigError as error:
+        issues += error.issues
+        return None
+    engine = parts.engine
+    if engine is None or engine.dtype == "auto":
+        return spec
+    return replace(spec, dtype="float16" if engine.dtype in ("half", "float16") else "bfloat16")
+
+
+def _load_gpu(parts: Parts, issues: list[Issue]) -> GpuSpec | None:
+    from frontier.hardware import load_gpu  # noqa: PLC0415 - keeps `import frontier` light
+
+    if parts.hardware is None:
+        return None
+    source = parts.hardware.gpu
+    try:
+        return load_gpu(source)
+    except ConfigError as error:
+        for issue in error.issues:
+            if issue.path in ("", "hardware.gpu"):
+                message, path = issue.message, "hardware.gpu"
+            elif isinstance(source, dict):
+                message, path = issue.message, f"hardware.gpu.{issue.path}"
+            else:
+                message, path = f"{issue.path} of {error.source}: {issue.message}", "hardware.gpu"
+            issues.append(Issue(path, issue.value, message, issue.allowed, issue.nearest))
+        return None
+
+
+def _limits(parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec | None) -> Limits | None:
+    """Return the effective limits, None where something they depend on is not known."""
+    fields = ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "enable_chunked_prefill")
+    if spec is None or gpu is None or not parts.known(*(f"engine.{field}" for field in fields)):
+        return None
+    return effective_limits(
+        engine, model_max_len=spec.max_model_len, gpu_name=gpu.name, memory_bytes=gpu.memory_bytes
+    )
+
+
+def _program(
+    parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec | None, issues: list[Issue]
+) -> tuple[Operator, ...] | None:
+    """Return the operators of a step, None where the model cannot run so."""
+    from frontier.models import operator_program  # noqa: PLC0415
+    from frontier.models.program import required_dtypes  # noqa: PLC0415
+
+    tp = engine.tensor_parallel_size
+    if spec is None or not parts.known(
+        "engine.tensor_parallel_size", "engine.dtype", "engine.kv_cache_dtype"
+    ):
+        return None
+    count = len(issues)
+    try:
+        program = operator_program(
+            spec, tensor_parallel_size=tp, weight_dtype="auto", kv_cache_dtype=engine.kv_cache_dtype
+        )
+    except ConfigError as error:
+        issues += error.issues
+        program = []
+    if gpu is None:
+        return None
+    try:
+        gpu.link(tp)
+    except ConfigError as error:
+        issues += error.issues
+    if engine.step_time.linear is None:
+        for dtype in gpu.unsupported_dtypes(required_dtypes(program)):
+            message = (
+                f"was {show_value(parts.model)}, computes in {dtype}, for which {gpu.name} has no peak rate"
+            )
+            issues.append(Issue("model", parts.model, message))
+    return tuple(program) if len(issues) == count else None
+
+
+def _block_size(engine: Engine, spec: ModelSpec, gpu: GpuSpec) -> int:
+    """Return the tokens per block: the user's, else what vLLM 0.32's attention backend prefers.
+
+    16, but for latent attention 32 on Blackwell (FlashInfer MLA), and 64 with a sparse indexer (FlashMLA).
+    """
+    if engine.block_size is not None:
+        return engine.block_size
+    kinds = {group.attention.kind for group in spec.layers}
+    if "mla_sparse" in kinds:
+        return 64
+    blackwell = (gpu.compute_capability or "").startswith("10.")
+    return 32 if "mla" in kinds and blackwell else 16
+
+
+def _memory(
+    parts: Parts, engine: Engine, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits, issues: list[Issue]
+) -> tuple[MemoryPlan, int] | None:
+    """Return the memory plan and the longest context, None where the engine would not start."""
+    from frontier.memory import plan_kv_cache  # noqa: PLC0415
+
+    needed = ("gpu_memory_utilization", "block_size", "num_gpu_blocks_override")
+    if not parts.known(*(f"engine.{field}" for field in needed)):
+        return None
+
+    def plan(max_model_len: int) -> MemoryPlan:
+        return plan_kv_cache(
+            spec,
+            gpu,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            block_size=_block_size(engine, spec, gpu),
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            max_num_batched_tokens=limits.max_num_batched_tokens,
+            max_num_seqs=limits.max_num_seqs,
+            max_model_len=max_model_len,
+            kv_cache_dtype=engine.kv_cache_dtype,
+            num_gpu_blocks_override=engine.num_gpu_blocks_override,
+            weight_dtype="auto",
+        )
+
+    length = limits.max_model_len
+    memory = plan(length)
+    if engine.max_model_len == "auto" and memory.issues:
+        length = _longest(lambda tokens: not plan(tokens).issues, most=length)
+        memory = plan(length)
+    issues += memory.issues
+    return None if memory.issues else (memory, length)
+
+
+def _longest(fits: Callable[[int], bool], *, most: int) -> int:
+    """Return the largest length below `most` that fits, by bisection; 2 if none does."""
+    low, high = 2, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _facts(
+    parts: Parts,
+    limits: Limits,
+    *,
+    spec: ModelSpec,
+    gpu: GpuSpec,
+    memory: MemoryPlan,
+    program: tuple[Operator, ...],
+) -> Resolved:
+    engine, cluster, hardware, workload = parts.engine, parts.cluster, parts.hardware, parts.workload
+    assert engine is not None
+    assert cluster is not None
+    assert hardware is not None
+    assert workload is not None
+    warnings = [
+        *limit_warnings(engine, limits),
+        *memory.warnings,
+        *checks.workload_warnings(workload, limits.max_model_len),
+    ]
+    price = hardware.price_per_hour
+    return Resolved(
+        model=spec,
+        gpu=gpu,
+        max_model_len=limits.max_model_len,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_num_seqs=limits.max_num_seqs,
+        block_size=_block_size(engine, spec, gpu),
+        num_blocks=memory.num_gpu_blocks,
+        memory=memory,
+        gpus_per_replica=engine.tensor_parallel_size,
+        gpus_total=engine.tensor_parallel_size * cluster.replicas,
+        price_per_hour=gpu.price_per_hour_usd if price is None else price,
+        program=program,
+        warnings=tuple(warnings),
+    )
+
+
+def _overlap(path: str, other: str) -> bool:
+    return path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")

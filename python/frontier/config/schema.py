@@ -1,0 +1,33 @@
+"""The published JSON Schema of a scenario document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class _Generator(GenerateJsonSchema):
+    """Writes defaults as a document would (`1ms`), and leaves out those that mean "not given"."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        json_schema = super().default_schema(schema)
+        default = schema.get("default")
+        if default is None:
+            json_schema.pop("default", None)
+        elif isinstance(default, BaseModel):
+            json_schema["default"] = default.model_dump(mode="json", exclude_none=True)
+        else:
+            write: Any = schema["schema"].get("serialization", {})
+            if write.get("type") == "function-plain":
+                json_schema["default"] = write["function"](default)
+        return json_schema
+
+
+def schema_of(model: type[BaseModel], *, title: str) -> dict[str, Any]:
+    """Return the JSON Schema of the documents that `model` reads."""
+    return {"$schema": DIALECT, **model.model_json_schema(schema_generator=_Generator), "title": title}

@@ -1,0 +1,150 @@
+"""What a GPU and its links can do: the facts from which step times and memory are computed.
+
+Constants of the first version, the same for every preset unless its file says otherwise:
+
+- `compute_efficiency` 0.80: an H200 sustains about 790 of 989 TFLOP/s on large dense bf16 products.
+- `memory_efficiency` 0.88: streaming kernels sustain 85 to 90 % of the HBM data-sheet bandwidth.
+- `kernel_launch` 2 us: from one kernel's end to the next one's start inside a CUDA graph.
+- `link_efficiency` 0.80 and an NVLink latency of 4 us per message: NCCL ring all-reduces of 8 to 32 MiB over
+  four H200 fit 450 GB/s x 0.8 and a floor of 24 us for their six messages. 5 us for AMD, 10 us for PCIe:
+  assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from frontier.errors import ConfigError, Issue
+
+DEFAULT_COMPUTE_EFFICIENCY = 0.80
+DEFAULT_MEMORY_EFFICIENCY = 0.88
+DEFAULT_LINK_EFFICIENCY = 0.80
+DEFAULT_KERNEL_LAUNCH_NS = 2_000
+DEFAULT_NVLINK_LATENCY_NS = 4_000
+DEFAULT_PCIE_LATENCY_NS = 10_000
+DEFAULT_NIC_LATENCY_NS = 5_000
+
+_NS_PER_S = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakFlops:
+    """Dense peak rates in FLOP/s (never the sparse ones); None where the GPU has no such units."""
+
+    fp32: float | None = None
+    fp16: float | None = None
+    bf16: float | None = None
+    fp8: float | None = None
+    int8: float | None = None
+    fp4: float | None = None
+
+    def to_plan(self) -> dict[str, float | None]:
+        """Return the plan's `PeakFlops`."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """A link between the ranks of one replica: bandwidth per GPU and direction, latency of one message."""
+
+    kind: str
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    efficiency: float
+
+    def to_plan(self) -> dict[str, float]:
+        """Return the plan's `LinkSpec`."""
+        return {
+            "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s,
+            "latency_s": self.latency_s,
+            "efficiency": self.efficiency,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSpec:
+    """A GPU in its usual server.
+
+    Attributes:
+        name: preset name or the name in the file.
+        num_sms: streaming multiprocessors (NVIDIA) or compute units (AMD).
+        peak_flops_per_s: dense peak rates.
+        memory_bytes: memory as `cudaMemGetInfo` reports it (less than on the box), from which vLLM computes.
+        memory_bandwidth_bytes_per_s: data-sheet bandwidth.
+        compute_efficiency: share of the peak that a large matrix product sustains.
+        memory_efficiency: share of the bandwidth that a streaming kernel sustains.
+        kernel_launch_ns: from one kernel's end to the next one's start.
+        nvlink_bandwidth_bytes_per_s: NVLink or Infinity Fabric, per GPU and direction; None without
+            all-to-all links.
+        nvlink_latency_ns: of one message over it.
+        pcie_bandwidth_bytes_per_s: PCI Express, per direction.
+        pcie_latency_ns: of one message over it.
+        nic_bandwidth_bytes_per_s: network, per GPU and direction, in the usual server; None if there is none.
+        nic_latency_ns: of one message over it.
+        link_efficiency: share of a link's bandwidth that a large collective sustains.
+        gpus_per_node: GPUs that share NVLink or one host.
+        compute_capability: as in `9.0`; None for other vendors.
+        price_per_hour_usd: list price of one GPU; None where no public list price was found.
+        price_source: who lists it and when.
+        source: where the figures come from.
+    """
+
+    name: str
+    num_sms: int
+    peak_flops_per_s: PeakFlops
+    memory_bytes: int
+    memory_bandwidth_bytes_per_s: float
+    pcie_bandwidth_bytes_per_s: float
+    compute_efficiency: float = DEFAULT_COMPUTE_EFFICIENCY
+    memory_efficiency: float = DEFAULT_MEMORY_EFFICIENCY
+    kernel_launch_ns: int = DEFAULT_KERNEL_LAUNCH_NS
+    nvlink_bandwidth_bytes_per_s: float | None = None
+    nvlink_latency_ns: int = DEFAULT_NVLINK_LATENCY_NS
+    pcie_latency_ns: int = DEFAULT_PCIE_LATENCY_NS
+    nic_bandwidth_bytes_per_s: float | None = None
+    nic_latency_ns: int = DEFAULT_NIC_LATENCY_NS
+    link_efficiency: float = DEFAULT_LINK_EFFICIENCY
+    gpus_per_node: int = 1
+    compute_capability: str | None = None
+    price_per_hour_usd: float | None = None
+    price_source: str | None = None
+    source: str | None = None
+
+    def to_plan(self) -> dict[str, Any]:
+        """Return the plan's `GpuSpec` (rust/frontier-core/src/plan/step_time.rs)."""
+        return {
+            "num_sms": self.num_sms,
+            "peak_flops_per_s": self.peak_flops_per_s.to_plan(),
+            "memory_bandwidth_bytes_per_s": self.memory_bandwidth_bytes_per_s,
+            "compute_efficiency": self.compute_efficiency,
+            "memory_efficiency": self.memory_efficiency,
+            "kernel_launch_s": self.kernel_launch_ns / _NS_PER_S,
+        }
+
+    def link(self, tensor_parallel_size: int) -> LinkSpec | None:
+        """Return the link that tensor-parallel collectives cross: NVLink, else PCIe; None for one rank.
+
+        Raises:
+            ConfigError: more ranks than one node has GPUs; tensor parallelism across nodes is not modelled.
+        """
+        if tensor_parallel_size == 1:
+            return None
+        if tensor_parallel_size > self.gpus_per_node:
+            message = (
+                f"was {tensor_parallel_size}, but a node has {self.gpus_per_node} {self.name}; "
+                "tensor parallelism across nodes is not modelled"
+            )
+            allowed = (f"1 to {self.gpus_per_node}",)
+            raise ConfigError(Issue("engine.tensor_parallel_size", tensor_parallel_size, message, allowed))
+        if self.nvlink_bandwidth_bytes_per_s is not None:
+            kind, bandwidth, latency_ns = "nvlink", self.nvlink_bandwidth_bytes_per_s, self.nvlink_latency_ns
+        else:
+            kind, bandwidth, latency_ns = "pcie", self.pcie_bandwidth_bytes_per_s, self.pcie_latency_ns
+        return LinkSpec(kind, bandwidth, latency_ns / _NS_PER_S, self.link_efficiency)
+
+    def unsupported_dtypes(self, dtypes: Iterable[str]) -> list[str]:
+        """Return those of `dtypes` (plan names, as in `fp8`) that this GPU has no units for."""
+        peaks = self.peak_flops_per_s.to_plan()
+        return [dtype for dtype in dtypes if peaks.get(dtype) is None]

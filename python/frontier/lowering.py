@@ -1,0 +1,223 @@
+"""From a scenario to the plan that the simulator runs.
+
+The plan is one JSON document without presets, units or defaults (its schema: `rust/frontier-core/src/plan`);
+the columns of a trace go beside it. Equal scenarios lower to equal text, so the text identifies a run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from frontier.config import Resolved, Scenario
+from frontier.config.arrivals import Arrivals
+from frontier.config.engine import DEFAULT_CPU_PER_SEQ_NS, DEFAULT_CPU_PER_STEP_NS, Engine
+from frontier.config.lengths import Length
+from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
+from frontier.config.workload import Synthetic, Workload
+from frontier.errors import ConfigError, Issue
+from frontier.trace_columns import trace_columns
+
+if TYPE_CHECKING:
+    from frontier import _frontier
+    from frontier.workloads import LoadedTrace
+
+SCHEMA_VERSION: Final = 1
+"""Version of the plan's schema that this module writes."""
+
+LIVELOCK_STEPS: Final = 100_000
+"""Steps of a replica without progress after which a run is given up as a livelock."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A scenario made ready to run.
+
+    Attributes:
+        plan: the plan as plain values.
+        plan_json: the same as canonical JSON text: sorted keys, no spaces.
+        columns: the rows of the trace, None for a synthetic workload.
+        resolved: the facts that the scenario implies.
+        warnings: what a reader of the results should know.
+    """
+
+    plan: dict[str, Any]
+    plan_json: str
+    columns: LoadedTrace | None
+    resolved: Resolved
+    warnings: tuple[str, ...]
+
+    @cached_property
+    def trace(self) -> _frontier.Trace | None:
+        """The trace as the simulator takes it, None for a synthetic workload."""
+        return None if self.columns is None else self.columns.to_trace()
+
+
+def lower(scenario: Scenario) -> Lowered:
+    """Lower a scenario; loads its trace, if it has one.
+
+    Scenarios with the same trace settings share the loaded columns as long as any of them is in use.
+
+    Raises:
+        WorkloadError: the trace cannot be read or has no requests.
+        ConfigError: the scenario does not suit the trace.
+    """
+    resolved = scenario.resolve()
+    warnings = list(resolved.warnings)
+    columns = None
+    if scenario.workload.trace is not None:
+        columns = trace_columns(scenario.workload.trace, seed=scenario.seed, replication=scenario.replication)
+        warnings += _trace_warnings(scenario, columns)
+    plan = {
+        "schema_version": SCHEMA_VERSION,
+        "seed": scenario.seed,
+        "replication": scenario.replication,
+        "cluster": {"replicas": scenario.cluster.replicas, "router": _router(scenario.cluster.router)},
+        "scheduler": _scheduler(scenario.engine, resolved),
+        "step_time": _step_time(scenario.engine, resolved),
+        "workload": _workload(scenario.workload),
+        "output": {
+            "steps": scenario.output.steps,
+            "timeline_interval_ns": scenario.output.timeline_interval,
+            "decision_log": None,
+        },
+        "limits": {"max_steps": None, "refuse_oversized": True, "livelock_steps": LIVELOCK_STEPS},
+    }
+    text = json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return Lowered(plan, text, columns, resolved, tuple(warnings))
+
+
+def _trace_warnings(scenario: Scenario, columns: LoadedTrace) -> list[str]:
+    """Return what is odd about a trace under the scenario's settings.
+
+    Raises:
+        ConfigError: the router needs what the trace does not have.
+    """
+    policy = scenario.cluster.router.policy
+    if policy == "session_sticky" and columns.session is None:
+        message = "was 'session_sticky', but the trace has no sessions; name workload.trace.columns.session"
+        raise ConfigError(Issue("cluster.router.policy", policy, message))
+    warnings = []
+    skipped = sum(columns.report.rows_skipped.values())
+    if skipped:
+        warnings.append(str(columns.report))
+    if policy == "prefix_aware" and columns.segment_offsets is None:
+        warnings.append("cluster.router: prefix_aware, but no prompts of the trace share content")
+    return warnings
+
+
+def _router(router: Router) -> dict[str, Any]:
+    if router.policy != "prefix_aware":
+        return {"policy": router.policy}
+    given = router.max_imbalance
+    return {"policy": router.policy, "max_imbalance": DEFAULT_MAX_IMBALANCE if given is None else given}
+
+
+def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
+    return {
+        "block_size": resolved.block_size,
+        "num_blocks": resolved.num_blocks,
+        "max_model_len": resolved.max_model_len,
+        "max_num_batched_tokens": resolved.max_num_batched_tokens,
+        "max_num_scheduled_tokens": engine.max_num_scheduled_tokens,
+        "max_num_seqs": resolved.max_num_seqs,
+        "max_num_active_seqs": engine.max_num_active_seqs,
+        "long_prefill_token_threshold": engine.long_prefill_token_threshold,
+        "long_prefill_token_threshold_adaptive": engine.long_prefill_token_threshold_adaptive,
+        "enable_chunked_prefill": engine.enable_chunked_prefill,
+        "enable_prefix_caching": engine.enable_prefix_caching,
+        "policy": engine.scheduling_policy,
+        "scheduler_reserve_full_isl": engine.scheduler_reserve_full_isl,
+        "watermark": engine.watermark,
+        "async_scheduling": engine.async_scheduling,
+    }
+
+
+def _step_time(engine: Engine, resolved: Resolved) -> dict[str, Any]:
+    linear = engine.step_time.linear
+    if linear is not None:
+        constants = {f"{name}_ns": getattr(linear, name) for name in type(linear).model_fields}
+        return {"kind": "linear", **constants}
+    overhead = engine.cpu_overhead
+    per_step_ns = overhead.per_step if overhead else DEFAULT_CPU_PER_STEP_NS
+    per_seq_ns = overhead.per_seq if overhead else DEFAULT_CPU_PER_SEQ_NS
+    link = resolved.gpu.link(resolved.gpus_per_replica)
+    return {
+        "kind": "roofline",
+        "gpu": resolved.gpu.to_plan(),
+        "link": link.to_plan() if link is not None else None,
+        "cpu": {
+            "per_step_s": per_step_ns / 1e9,
+            "per_seq_s": per_seq_ns / 1e9,
+            "overlapped": engine.async_scheduling,
+        },
+        "program": [operator.to_plan() for operator in resolved.program],
+        "gpus_per_replica": resolved.gpus_per_replica,
+    }
+
+
+def _workload(workload: Workload) -> dict[str, Any]:
+    trace = workload.trace
+    if trace is not None:
+        arrivals = _arrivals(trace.arrivals) if trace.arrivals is not None else None
+        return {"kind": "trace", "arrivals": arrivals, "num_requests": trace.num_requests}
+    assert workload.synthetic is not None
+    return _synthetic(workload.synthetic)
+
+
+def _synthetic(synthetic: Synthetic) -> dict[str, Any]:
+    prefix = synthetic.shared_prefix
+    shared = None
+    if prefix is not None:
+        shared = {
+            "count": prefix.count,
+            "tokens": _length(prefix.tokens),
+            "zipf_exponent": prefix.zipf_exponent,
+            "share": prefix.share,
+        }
+    return {
+        "kind": "synthetic",
+        "arrivals": _arrivals(synthetic.arrivals),
+        "num_requests": synthetic.num_requests,
+        "duration_ns": synthetic.duration,
+        "prompt_tokens": _length(synthetic.prompt_tokens),
+        "output_tokens": _length(synthetic.output_tokens),
+        "shared_prefix": shared,
+        "sessions": synthetic.sessions,
+        "max_priority": synthetic.max_priority,
+    }
+
+
+def _arrivals(arrivals: Arrivals) -> dict[str, Any]:
+    if arrivals.poisson is not None:
+        return {"kind": "poisson", "rate_per_s": arrivals.poisson.rate}
+    if arrivals.gamma is not None:
+        return {"kind": "gamma", "rate_per_s": arrivals.gamma.rate, "cv": arrivals.gamma.cv}
+    if arrivals.constant is not None:
+        return {"kind": "constant", "rate_per_s": arrivals.constant.rate}
+    if arrivals.piecewise is not None:
+        segments = [{"duration_ns": s.duration, "rate_per_s": s.rate} for s in arrivals.piecewise.segments]
+        return {"kind": "piecewise", "segments": segments, "repeat": arrivals.piecewise.repeat}
+    if arrivals.closed_loop is not None:
+        loop = arrivals.closed_loop
+        return {"kind": "closed_loop", "concurrency": loop.concurrency, "think_time_ns": loop.think_time}
+    return {"kind": "burst"}
+
+
+def _length(length: Length) -> dict[str, Any]:
+    if length.fixed is not None:
+        return {"kind": "fixed", "tokens": length.fixed}
+    if length.range_ratio is not None:
+        least, most = length.range_ratio.bounds()
+        return {"kind": "uniform", "min": least, "max": most}
+    if length.histogram is not None:
+        return {
+            "kind": "histogram",
+            "edges": list(length.histogram.edges),
+            "weights": list(length.histogram.weights),
+        }
+    chosen = length.chosen  # the other laws have the plan's own fields
+    law = getattr(length, chosen)
+    return {"kind": chosen, **{name: getattr(law, name) for name in type(law).model_fields}}

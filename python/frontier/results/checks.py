@@ -1,0 +1,213 @@
+"""Conservation laws that every run must obey; one function per law, each a few vector operations.
+
+A violation is a defect of the simulator (or a damaged file), never of the scenario, so it stops everything:
+figures from columns that contradict each other are worth nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frontier.errors import InvariantError
+from frontier.results.columns import (
+    ATTRIBUTION_CAUSES,
+    FINISHED,
+    NEVER,
+    NONE_U32,
+    REJECT_REASONS,
+    REJECTED,
+    STATUSES,
+    TIMELINE_COUNTERS,
+    Columns,
+    Ints,
+)
+from frontier.results.tokens import TokenRuns
+
+
+def check_statuses(columns: Columns) -> None:
+    """Check that every request is finished, rejected (with a reason) or unfinished, with stamps in order."""
+    requests = columns.requests
+    status, reason = requests["status"], requests["reject_reason"]
+    _no_request(status >= len(STATUSES), "has an unknown status", status=status)
+    _no_request(reason >= len(REJECT_REASONS), "has an unknown reject reason", reject_reason=reason)
+    _no_request(
+        (status == REJECTED) != (reason != 0), "is rejected without a reason, or the reverse", status=status
+    )
+    stamps = {
+        name: requests[name] for name in ("arrival_ns", "scheduled_ns", "first_token_ns", "finished_ns")
+    }
+    arrival, scheduled, first, finished = stamps.values()
+    _no_request(arrival < 0, "never arrived", **stamps)
+    for early, late in ((arrival, scheduled), (scheduled, first), (first, finished)):
+        _no_request(
+            (late != NEVER) & ((early == NEVER) | (late < early)), "has time stamps out of order", **stamps
+        )
+    _no_request((status == FINISHED) != (finished != NEVER), "has a status that its stamps deny", **stamps)
+    _no_request((status == REJECTED) & (scheduled != NEVER), "was rejected and scheduled", **stamps)
+    _no_request(finished > columns.totals["end_ns"], "finished after the end of the run", **stamps)
+    unrouted = requests["replica"] == NONE_U32
+    _no_request(unrouted & (scheduled != NEVER), "was scheduled on no replica", **stamps)
+    beyond = ~unrouted & (requests["replica"] >= columns.totals["replicas"])
+    _no_request(beyond, "ran on a replica that does not exist", replica=requests["replica"])
+
+
+def check_attribution(columns: Columns) -> None:
+    """Check that the causes of TTFT and of E2E add up, to the nanosecond, for every finished request."""
+    requests = columns.requests
+    finished = requests["status"] == FINISHED
+    for kind, until in (("ttft", "first_token_ns"), ("e2e", "finished_ns")):
+        total = np.zeros(len(finished), np.int64)
+        for cause in ATTRIBUTION_CAUSES:
+            part = requests[f"{kind}_{cause}_ns"]
+            _no_request(finished & (part < 0), f"spent a negative time in {kind} {cause}", time_ns=part)
+            total += part
+        latency = requests[until] - requests["arrival_ns"]
+        message = f"has {kind} causes that do not add up to {until} - arrival_ns"
+        _no_request(finished & (total != latency), message, causes_ns=total, latency_ns=latency)
+
+
+def check_tokens(columns: Columns, max_model_len: int | None) -> None:
+    """Check that finished requests generated what they asked for, or reached `max_model_len`."""
+    requests = columns.requests
+    asked = requests["output_tokens"].astype(np.int64)
+    generated = requests["generated_tokens"].astype(np.int64)
+    facts = {"output_tokens": asked, "generated_tokens": generated}
+    _no_request(generated > asked, "generated more tokens than it asked for", **facts)
+    cut_short = (requests["status"] == FINISHED) & (generated < asked)
+    if max_model_len is not None:
+        cut_short &= requests["prompt_tokens"].astype(np.int64) + generated < max_model_len
+    _no_request(cut_short, "finished before it generated what it asked for", **facts)
+    _no_request(
+        (requests["status"] == REJECTED) & (generated > 0), "was rejected and generated tokens", **facts
+    )
+
+
+def check_token_runs(columns: Columns) -> None:
+    """Check that token runs lie within their replica's steps and agree with the request columns."""
+    requests, raw = columns.requests, columns.token_runs
+    if bool((raw["request"] >= len(requests["status"])).any()):
+        raise InvariantError(f"token_runs names request {raw['request'].max()} of {len(requests['status'])}")
+    if bool((requests["replica"][raw["request"]] == NONE_U32).any()):
+        raise InvariantError("token_runs names a request that was never routed")
+    steps = np.diff(columns.replica_offsets)[requests["replica"][raw["request"]]]
+    bad = (raw["first_step"] > raw["last_step"]) | (raw["last_step"] >= steps)
+    _no_request(
+        bad,
+        "emitted tokens in steps that do not exist",
+        raw["request"],
+        first=raw["first_step"],
+        last=raw["last_step"],
+    )
+    runs = TokenRuns.from_columns(columns)
+    same = runs.request[1:] == runs.request[:-1]
+    overlap = same & (runs.first[1:] <= runs.last[:-1])
+    _no_request(overlap, "has token runs out of order", runs.request[1:])
+    late = runs.end_ns[runs.last] > columns.totals["end_ns"]
+    _no_request(late, "emitted a token after the end of the run", runs.request)
+    generated = requests["generated_tokens"].astype(np.int64)
+    tokens = runs.tokens_per_request
+    _no_request(
+        tokens != generated, "has token runs that miss its token count", runs=tokens, generated=generated
+    )
+    if len(runs.request):
+        first = np.append(True, ~same)
+        _check_stamp(columns, "first_token_ns", runs.request[first], runs.end_ns[runs.first[first]])
+        last = np.append(~same, True)
+        done = last & (requests["status"][runs.request] == FINISHED)
+        _check_stamp(columns, "finished_ns", runs.request[done], runs.end_ns[runs.last[done]])
+
+
+def _check_stamp(columns: Columns, name: str, request: Ints, step_end_ns: Ints) -> None:
+    stamp = columns.requests[name][request]
+    message = f"has a {name} other than the end of the step that emitted the token"
+    _no_request(stamp != step_end_ns, message, request, **{name: stamp, "step_end_ns": step_end_ns})
+
+
+def check_steps(columns: Columns) -> None:
+    """Check that the steps of each replica end in order, after the start of the run.
+
+    A step that was in flight when a run was stopped ends after the run; it emitted nothing.
+    """
+    end_ns = columns.steps["end_ns"]
+    back = np.diff(end_ns) < 0
+    starts = columns.replica_offsets[1:-1]
+    back[starts[(starts > 0) & (starts < len(end_ns))] - 1] = False
+    if bool(back.any()):
+        raise InvariantError(f"step {int(np.flatnonzero(back)[0]) + 1} ends before the step before it")
+    if len(end_ns) and int(end_ns.min()) < 0:
+        raise InvariantError("a step ends before the run starts")
+
+
+def check_timeline(columns: Columns) -> None:
+    """Check that counters never fall, stay within bounds, and end at the totals of the request columns."""
+    timeline, requests = columns.timeline, columns.requests
+    replica = timeline["replica"]
+    order = np.argsort(replica, kind="stable")
+    same = replica[order][1:] == replica[order][:-1]
+    for name in ("time_ns", *TIMELINE_COUNTERS):
+        if bool((same & (np.diff(timeline[name][order]) < 0)).any()):
+            raise InvariantError(f"timeline.{name} falls within a replica")
+    if bool((timeline["busy_ns"] > timeline["time_ns"]).any()):
+        raise InvariantError("timeline.busy_ns exceeds the time elapsed")
+    if bool((timeline["used_blocks"] > max(columns.totals["num_blocks"] - 1, 0)).any()):
+        raise InvariantError(
+            f"timeline.used_blocks exceeds the {columns.totals['num_blocks'] - 1} usable blocks"
+        )
+    last = np.append(~same, True)[: len(order)]
+    totals = {
+        "output_tokens": requests["generated_tokens"],
+        "finished": requests["status"] == FINISHED,
+        "preemptions": requests["preemptions"],
+    }
+    for name, column in totals.items():
+        counted, expected = int(timeline[name][order][last].sum()), int(column.sum(dtype=np.int64))
+        if counted != expected:
+            raise InvariantError(f"timeline.{name} ends at {counted}, the requests add up to {expected}")
+
+
+def check_prefix_hits(columns: Columns) -> None:
+    """Check that prefix hits of the requests add up to the total and stay within the prompts."""
+    requests, totals = columns.requests, columns.totals
+    cached = requests["cached_tokens"]
+    _no_request(
+        cached > requests["prompt_tokens"], "hit more of its prefix than its prompt has", cached_tokens=cached
+    )
+    hits = int(cached.sum(dtype=np.int64))
+    if hits != totals["prefix_hit_tokens"]:
+        raise InvariantError(
+            f"totals.prefix_hit_tokens is {totals['prefix_hit_tokens']}, requests add up to {hits}"
+        )
+    if totals["prefix_hit_tokens"] > totals["prefix_lookup_tokens"]:
+        raise InvariantError("totals.prefix_hit_tokens exceeds prefix_lookup_tokens")
+
+
+def check_all(columns: Columns, max_model_len: int | None) -> None:
+    """Run every check.
+
+    Raises:
+        InvariantError: naming the first request and the law it breaks.
+    """
+    check_statuses(columns)
+    check_attribution(columns)
+    check_tokens(columns, max_model_len)
+    check_steps(columns)
+    check_token_runs(columns)
+    check_timeline(columns)
+    check_prefix_hits(columns)
+
+
+def _no_request(
+    bad: NDArray[np.bool_],
+    message: str,
+    request: NDArray[np.generic] | None = None,
+    **facts: NDArray[np.generic],
+) -> None:
+    if not bad.any():
+        return
+    where = np.flatnonzero(bad)
+    index = int(where[0])
+    shown = ", ".join(f"{name} {column[index]}" for name, column in facts.items())
+    number = index if request is None else int(request[index])
+    more = f"; {len(where)} in all" if len(where) > 1 else ""
+    raise InvariantError(f"request {number} {message}" + (f" ({shown})" if shown else "") + more)

@@ -1,0 +1,223 @@
+"""The columns that a simulation hands back: their names and types, checked once and made read-only.
+
+One dict of numpy columns per table. Times are int64 nanoseconds since the start of the run, -1 where the
+event never happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frontier.errors import InvariantError
+
+Column = NDArray[Any]
+Ints = NDArray[np.int64]
+Table = Mapping[str, Column]
+
+NEVER = -1
+"""Time stamp of what did not happen."""
+NONE_U32 = 4_294_967_295
+"""`replica` of a request that was never routed, `session` of a request without one."""
+
+STATUSES = ("finished", "rejected", "unfinished")
+FINISHED, REJECTED, UNFINISHED = range(3)
+REJECT_REASONS = ("none", "exceeds_max_model_len", "exceeds_kv_cache")
+
+ATTRIBUTION_CAUSES = (
+    "queue",
+    "prefill",
+    "chunk_wait",
+    "decode",
+    "decode_mixed",
+    "decode_wait",
+    "preemption_wait",
+    "preemption_redo",
+    "cpu",
+)
+"""Where the time of a request goes; `docs/metrics.md` defines each."""
+
+_I64, _I32, _U64, _U32, _U8, _F64 = (np.dtype(name) for name in ("i8", "i4", "u8", "u4", "u1", "f8"))
+
+REQUEST_COLUMNS: dict[str, np.dtype[Any]] = {
+    "replica": _U32,
+    "arrival_ns": _I64,
+    "scheduled_ns": _I64,
+    "first_token_ns": _I64,
+    "finished_ns": _I64,
+    "prompt_tokens": _U32,
+    "output_tokens": _U32,
+    "generated_tokens": _U32,
+    "cached_tokens": _U32,
+    "preemptions": _U32,
+    "priority": _I32,
+    "session": _U32,
+    "status": _U8,
+    "reject_reason": _U8,
+    **{f"{kind}_{cause}_ns": _I64 for kind in ("ttft", "e2e") for cause in ATTRIBUTION_CAUSES},
+}
+STEP_COLUMNS: dict[str, np.dtype[Any]] = {"end_ns": _I64}
+WIDE_STEP_COLUMNS: dict[str, np.dtype[Any]] = {
+    "start_ns": _I64,
+    "end_ns": _I64,
+    "prefill_tokens": _U32,
+    "decode_tokens": _U32,
+    "num_seqs": _U32,
+    "kv_tokens": _U64,
+    "num_running": _U32,
+    "num_waiting": _U32,
+    "free_blocks": _U32,
+}
+TOKEN_RUN_COLUMNS: dict[str, np.dtype[Any]] = {"request": _U32, "first_step": _U32, "last_step": _U32}
+TIMELINE_GAUGES = ("num_running", "num_waiting", "used_blocks")
+TIMELINE_COUNTERS = (
+    "prompt_tokens",
+    "output_tokens",
+    "finished",
+    "preemptions",
+    "busy_ns",
+    "used_block_ns",
+    "flops",
+    "bytes",
+)
+TIMELINE_COLUMNS = ("time_ns", "replica", *TIMELINE_GAUGES, *TIMELINE_COUNTERS)
+TOTALS = {
+    "digest": str,
+    "end_ns": int,
+    "num_events": int,
+    "num_steps": int,
+    "num_empty_steps": int,
+    "num_blocks": int,
+    "replicas": int,
+    "prefix_lookup_tokens": int,
+    "prefix_hit_tokens": int,
+    "step_time": str,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """All tables of a run.
+
+    `steps` holds `end_ns` always and the rest of `WIDE_STEP_COLUMNS` when steps were recorded;
+    `replica_offsets` (replicas + 1) says which of its rows belong to which replica.
+    """
+
+    requests: Table
+    steps: Table
+    replica_offsets: Ints
+    token_runs: Table
+    timeline: Table
+    totals: Mapping[str, Any]
+    decision_log: str | None
+
+    @property
+    def steps_recorded(self) -> bool:
+        """Return whether `steps` has the wide columns."""
+        return "start_ns" in self.steps
+
+    @classmethod
+    def from_raw(cls, raw: Mapping[str, Any]) -> Columns:
+        """Take the dict that `frontier._frontier.simulate` returns.
+
+        Raises:
+            InvariantError: a table or column is missing, unknown, of another type or length.
+        """
+        totals = _totals(_get(raw, "totals", "the raw result"))
+        steps = dict(_get(raw, "steps", "the raw result"))
+        offsets = np.asarray(_get(steps, "replica_offsets", "steps"))
+        steps.pop("replica_offsets")
+        wide = set(steps) - set(STEP_COLUMNS)
+        step_table = _typed("steps", steps, WIDE_STEP_COLUMNS if wide else STEP_COLUMNS)
+        return cls(
+            requests=_typed("requests", _get(raw, "requests", "the raw result"), REQUEST_COLUMNS),
+            steps=step_table,
+            replica_offsets=_offsets(offsets, totals["replicas"], len(step_table["end_ns"])),
+            token_runs=_typed("token_runs", _get(raw, "token_runs", "the raw result"), TOKEN_RUN_COLUMNS),
+            timeline=_timeline(_get(raw, "timeline", "the raw result")),
+            totals=totals,
+            decision_log=raw.get("decision_log"),
+        )
+
+
+def _get(table: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in table:
+        raise InvariantError(f"{where} lacks '{name}' (has {', '.join(sorted(map(str, table)))})")
+    return table[name]
+
+
+def _read_only(column: Column) -> Column:
+    view = column.view()
+    view.flags.writeable = False
+    return view
+
+
+def _same_length(name: str, table: Table) -> None:
+    lengths = {column: len(values) for column, values in table.items()}
+    if len(set(lengths.values())) > 1:
+        raise InvariantError(f"columns of {name} differ in length: {lengths}")
+
+
+def _typed(name: str, raw: Mapping[str, Any], schema: Mapping[str, np.dtype[Any]]) -> Table:
+    unknown = sorted(set(raw) - set(schema))
+    if unknown:
+        raise InvariantError(f"{name} has unknown columns {', '.join(unknown)}")
+    table = {}
+    for column, dtype in schema.items():
+        values = np.asarray(_get(raw, column, name))
+        if values.dtype != dtype or values.ndim != 1:
+            raise InvariantError(f"{name}.{column} was {values.ndim}-d {values.dtype}, must be 1-d {dtype}")
+        table[column] = _read_only(values)
+    _same_length(name, table)
+    return table
+
+
+def _timeline(raw: Mapping[str, Any]) -> Table:
+    """Widen gauges and counters to int64, so that differences cannot wrap; integrals stay float64."""
+    unknown = sorted(set(raw) - set(TIMELINE_COLUMNS))
+    if unknown:
+        raise InvariantError(f"timeline has unknown columns {', '.join(unknown)}")
+    table = {}
+    for column in TIMELINE_COLUMNS:
+        values = np.asarray(_get(raw, column, "timeline"))
+        if values.ndim != 1 or values.dtype.kind not in "iuf":
+            raise InvariantError(f"timeline.{column} was {values.ndim}-d {values.dtype}, must be 1-d numbers")
+        dtype = (
+            _F64 if column in ("used_block_ns", "flops", "bytes") else _U32 if column == "replica" else _I64
+        )
+        table[column] = _read_only(values.astype(dtype, casting="unsafe", copy=False))
+    _same_length("timeline", table)
+    return table
+
+
+def _totals(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    totals = {}
+    for name, kind in TOTALS.items():
+        value = _get(raw, name, "totals")
+        try:
+            totals[name] = kind(value)
+        except (TypeError, ValueError):
+            raise InvariantError(f"totals.{name} was {value!r}, must be {kind.__name__}") from None
+    return totals
+
+
+def _offsets(offsets: Column, replicas: int, rows: int) -> Ints:
+    good = (
+        offsets.ndim == 1
+        and offsets.dtype.kind in "iu"
+        and len(offsets) == replicas + 1
+        and int(offsets[0]) == 0
+        and int(offsets[-1]) == rows
+    )
+    widened: Ints = offsets.astype(np.int64) if good else np.empty(0, np.int64)
+    if not good or bool((np.diff(widened) < 0).any()):
+        raise InvariantError(
+            f"steps.replica_offsets was {np.atleast_1d(offsets)[:8].tolist()}, must rise from 0 to {rows} "
+            f"in {replicas + 1} entries"
+        )
+    widened.flags.writeable = False
+    return widened

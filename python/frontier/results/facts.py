@@ -1,0 +1,148 @@
+"""What a result must know of its scenario to turn columns into metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from frontier.errors import ConfigError, Issue, nearest_name, show_value
+
+STEP_TIMES = ("roofline", "linear")
+"""Ways of making step times; every printed or exported form of a result names the one it rests on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    """Latency objectives of one request, in seconds; None where there is none.
+
+    A request meets an objective when its figure is at most the objective (`<=`, as in vLLM's benchmark).
+    `itl_s` bounds the largest gap between two tokens of the request.
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    itl_s: float | None = None
+    e2e_s: float | None = None
+
+    def __post_init__(self) -> None:
+        issues = [
+            Issue(
+                f"objectives.{name}",
+                value,
+                f"was {show_value(value)}, must be a number of seconds above 0 or null",
+            )
+            for name, value in self.items()
+            if value is not None and not _is_number(value, above=0.0)
+        ]
+        if issues:
+            raise ConfigError(issues)
+
+    def items(self) -> list[tuple[str, float | None]]:
+        """Return (field name, seconds or None) for each objective, in the order of the fields."""
+        return [(each.name, getattr(self, each.name)) for each in fields(self)]
+
+    def any(self) -> bool:
+        """Return whether there is an objective at all."""
+        return any(value is not None for _, value in self.items())
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """Facts of a run that its columns do not carry.
+
+    Attributes:
+        gpus_total: GPUs of all replicas together.
+        step_time: how step times were made, one of `STEP_TIMES`.
+        gpu_price_per_hour_usd: list price of one GPU for an hour, None if unknown (then no cost is given).
+        peak_flops_per_s: dense peak of one GPU at the run's compute dtype, None if unknown (then no MFU).
+        memory_bandwidth_bytes_per_s: HBM bandwidth of one GPU, None if unknown (then no MBU).
+        max_model_len: longest prompt + output of the engine; a request that reaches it ends early.
+        objectives: latency objectives of each request.
+        warmup: what `Result.summary` leaves out at the start unless told otherwise: seconds, a duration
+            such as "30s", or a share of the run such as "10%".
+        cooldown: the same at the end.
+        scenario: the scenario as plain JSON values.
+        warnings: what the reader of any figure of this run should know.
+        versions: name to version of the software that made the run ("frontier", "profiles", ...).
+    """
+
+    gpus_total: int
+    step_time: str
+    gpu_price_per_hour_usd: float | None = None
+    peak_flops_per_s: float | None = None
+    memory_bandwidth_bytes_per_s: float | None = None
+    max_model_len: int | None = None
+    objectives: Objectives = field(default_factory=Objectives)
+    warmup: float | str = 0.0
+    cooldown: float | str = 0.0
+    scenario: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "warnings", tuple(self.warnings))
+        issues = []
+        if not isinstance(self.gpus_total, int) or isinstance(self.gpus_total, bool) or self.gpus_total < 1:
+            message = f"was {show_value(self.gpus_total)}, must be a whole number of at least 1"
+            issues.append(Issue("gpus_total", self.gpus_total, message))
+        if self.step_time not in STEP_TIMES:
+            message = f"was {show_value(self.step_time)}, names how step times were made"
+            nearest = nearest_name(self.step_time, STEP_TIMES)
+            issues.append(Issue("step_time", self.step_time, message, STEP_TIMES, nearest))
+        price = self.gpu_price_per_hour_usd
+        if price is not None and not (_is_number(price, above=0.0) or price == 0):
+            message = f"was {show_value(price)}, must be a price of 0 or more, or null"
+            issues.append(Issue("gpu_price_per_hour_usd", price, message))
+        for name in ("peak_flops_per_s", "memory_bandwidth_bytes_per_s", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and not _is_number(value, above=0.0):
+                issues.append(Issue(name, value, f"was {show_value(value)}, must be above 0 or null"))
+        if issues:
+            raise ConfigError(issues, source="run facts")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as plain values (`from_dict` reads them back)."""
+        plain: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain["objectives"] = dict(self.objectives.items())
+        plain["scenario"] = dict(self.scenario)
+        plain["versions"] = dict(self.versions)
+        plain["warnings"] = list(self.warnings)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> RunFacts:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ConfigError: a field is unknown, missing or out of range.
+        """
+        _check_names(plain, [each.name for each in fields(cls)], required=("gpus_total", "step_time"))
+        objectives = plain.get("objectives", {})
+        _check_names(objectives, [each.name for each in fields(Objectives)], prefix="objectives.")
+        return cls(**{**plain, "objectives": Objectives(**objectives)})
+
+
+def _check_names(
+    plain: object, known: list[str], *, required: tuple[str, ...] = (), prefix: str = ""
+) -> None:
+    if not isinstance(plain, Mapping):
+        message = f"was {show_value(plain)}, must be an object"
+        raise ConfigError(Issue(prefix.rstrip("."), plain, message), source="run facts")
+    issues = [
+        Issue(
+            prefix + str(name), plain[name], "is not a known field", tuple(known), nearest_name(name, known)
+        )
+        for name in plain
+        if name not in known
+    ]
+    issues += [Issue(prefix + name, None, "is missing") for name in required if name not in plain]
+    if issues:
+        raise ConfigError(issues, source="run facts")
+
+
+def _is_number(value: object, *, above: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > above

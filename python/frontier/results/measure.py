@@ -1,0 +1,275 @@
+"""Compute the metrics of a window from the columns of a run (definitions: `docs/metrics.md`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frontier.results.attribution import attribute
+from frontier.results.columns import FINISHED, NEVER, REJECT_REASONS, REJECTED, UNFINISHED, Columns
+from frontier.results.confidence import mean_half_width, p99_half_width
+from frontier.results.facts import RunFacts
+from frontier.results.metrics import LATENCIES, OBJECTIVES, PERCENTILES
+from frontier.results.saturation import SATURATED, judge_saturation
+from frontier.results.statistics import NS_PER_S, Sample, sample, share
+from frontier.results.summary import Summary
+from frontier.results.tokens import TokenRuns
+from frontier.results.window import Window, counters_between, mean_count, peak_count
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+FEW_REQUESTS = 100
+"""Below this many requests a 99th percentile is little more than the maximum."""
+
+
+def latencies_s(columns: Columns) -> dict[str, Floats]:
+    """Return TTFT, TPOT and E2E (key "e2el") of each request in seconds; NaN where there is none.
+
+    TTFT is known from the first token on; E2E for finished requests; TPOT = (E2E - TTFT) / (tokens - 1) for
+    finished requests of more than one token.
+    """
+    requests = columns.requests
+    arrival, first, finished = requests["arrival_ns"], requests["first_token_ns"], requests["finished_ns"]
+    tokens = requests["generated_tokens"].astype(np.int64)
+    done = requests["status"] == FINISHED
+    decoded = done & (tokens > 1)
+    tpot = np.full(len(done), np.nan)
+    tpot[decoded] = (finished - first)[decoded] / (tokens[decoded] - 1) / NS_PER_S
+    return {
+        "ttft": np.where(first == NEVER, np.nan, (first - arrival) / NS_PER_S),
+        "tpot": tpot,
+        "e2el": np.where(done, (finished - arrival) / NS_PER_S, np.nan),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """Which requests a window is about, as masks over all requests.
+
+    `arrived` in it; `measured`: arrived in it and finished at any time; `completed` in it, arrived at any
+    time.
+    """
+
+    window: Window
+    arrived: Mask
+    measured: Mask
+    completed: Mask
+
+    @classmethod
+    def of(cls, columns: Columns, window: Window) -> _Selection:
+        requests = columns.requests
+        finished = requests["status"] == FINISHED
+        arrived = window.holds(requests["arrival_ns"])
+        return cls(window, arrived, arrived & finished, finished & window.holds(requests["finished_ns"]))
+
+
+def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) -> Summary:
+    """Return the summary of `window`."""
+    chosen = _Selection.of(columns, window)
+    latencies = latencies_s(columns)
+    values: dict[str, Any] = {
+        "step_time": facts.step_time,
+        "window_start_s": window.start_ns / NS_PER_S,
+        "window_end_s": window.end_ns / NS_PER_S,
+        "duration": window.duration_s,
+        "gpus": facts.gpus_total,
+        **_counts(columns, chosen),
+        **_throughput(columns, runs, facts, chosen),
+        **_latency(columns, runs, latencies, chosen.measured),
+        **_objectives(runs, latencies, facts, chosen),
+        **_engine(columns, facts, chosen),
+    }
+    values |= _cost(facts, values)
+    verdict = judge_saturation(columns, window)
+    values |= {"saturation": verdict.verdict, "saturation_reason": verdict.reason}
+    for kind, name in (("ttft", "ttft"), ("e2e", "e2el")):
+        split = attribute(columns, chosen.measured, kind, None, facts.step_time)
+        values[f"{name}_attribution_s"] = split.causes_s
+    values["warnings"] = (*facts.warnings, *_warnings(values))
+    return Summary(values)
+
+
+def _counts(columns: Columns, chosen: _Selection) -> dict[str, Any]:
+    window, arrived = chosen.window, chosen.arrived
+    requests = columns.requests
+    rejected = arrived & (requests["status"] == REJECTED)
+    by_reason = np.bincount(requests["reject_reason"][rejected], minlength=len(REJECT_REASONS))
+    present = requests["status"] != REJECTED
+    begin, end = requests["arrival_ns"][present], requests["finished_ns"][present]
+    # What never finished stays to the end of the run, and is still there at its last instant.
+    end = np.where(end == NEVER, window.run_end_ns + 1, end)
+    duration_ns = window.end_ns - window.start_ns
+    return {
+        "arrived": int(arrived.sum()),
+        "completed": int(chosen.completed.sum()),
+        "measured_requests": int(chosen.measured.sum()),
+        "rejected": int(rejected.sum()),
+        "rejected_by_reason": {
+            reason: int(count)
+            for reason, count in zip(REJECT_REASONS[1:], by_reason[1:], strict=True)
+            if count
+        },
+        "unfinished": int((arrived & (requests["status"] == UNFINISHED)).sum()),
+        "max_concurrent_requests": peak_count(begin, end, window),
+        "mean_concurrent_requests": mean_count(begin, end, window.start_ns, window.end_ns)
+        if duration_ns
+        else None,
+    }
+
+
+def _throughput(columns: Columns, runs: TokenRuns, facts: RunFacts, chosen: _Selection) -> dict[str, Any]:
+    window, completed = chosen.window, chosen.completed
+    seconds = window.duration_s
+    inside = window.holds(runs.end_ns)
+    per_step = runs.tokens_per_step()[inside]
+    second = ((runs.end_ns[inside] - window.start_ns) // int(NS_PER_S)).astype(np.int64)
+    output = int(per_step.sum())
+    prompts = int(columns.requests["prompt_tokens"][completed].sum(dtype=np.int64))
+    values: dict[str, Any] = {
+        "total_input_tokens": prompts,
+        "total_output_tokens": output,
+        "request_throughput": share(int(completed.sum()), seconds),
+        "output_throughput": share(output, seconds),
+        "total_token_throughput": share(prompts + output, seconds),
+        "max_output_tokens_per_s": _peak_per_second(second, per_step) if seconds else None,
+    }
+    for name in ("request_throughput", "output_throughput", "total_token_throughput"):
+        values[f"{name}_per_gpu"] = _per_gpu(values[name], facts)
+    return values
+
+
+def _peak_per_second(second: NDArray[np.int64], tokens: NDArray[np.int64]) -> float:
+    """Return the most tokens in one second."""
+    if not len(second):
+        return 0.0
+    if int(second.max()) > len(second):  # a long and idle run: number only the seconds that occur
+        second = np.unique(second, return_inverse=True)[1]
+    return float(np.bincount(second, weights=tokens).max())
+
+
+def _per_gpu(value: float | None, facts: RunFacts) -> float | None:
+    return None if value is None else value / facts.gpus_total
+
+
+def _latency(
+    columns: Columns, runs: TokenRuns, latencies: dict[str, Floats], measured: Mask
+) -> dict[str, Any]:
+    requests = columns.requests
+    order = np.flatnonzero(measured)
+    order = order[np.argsort(requests["arrival_ns"][order], kind="stable")]
+    values: dict[str, Any] = {}
+    for key in LATENCIES:
+        if key == "itl":
+            values |= _statistics(key, runs.gaps(measured), NS_PER_S)
+            values["mean_itl_ci95_s"] = _itl_half_width(columns, order)
+            continue
+        series = latencies[key][order]
+        series = series[~np.isnan(series)]
+        values |= _statistics(key, sample(series))
+        values[f"mean_{key}_ci95_s"] = mean_half_width(series)
+        values[f"p99_{key}_ci95_s"] = p99_half_width(series)
+    return values
+
+
+def _statistics(key: str, of: Sample, unit: float = 1.0) -> dict[str, float | None]:
+    mean, std = of.moments()
+    statistics = {"mean": mean, "std": std, "max": of.max()}
+    statistics |= dict(zip(PERCENTILES, of.percentiles(list(PERCENTILES.values())), strict=True))
+    return {f"{name}_{key}_s": None if value is None else value / unit for name, value in statistics.items()}
+
+
+def _itl_half_width(columns: Columns, order: NDArray[np.intp]) -> float | None:
+    """Return the half width for mean ITL: in each batch, the sum of all gaps over their number."""
+    requests = columns.requests
+    gaps = requests["generated_tokens"][order].astype(np.float64) - 1.0
+    decoded = gaps > 0
+    total = (requests["finished_ns"] - requests["first_token_ns"])[order][decoded] / NS_PER_S
+    return mean_half_width(total, gaps[decoded])
+
+
+def _objectives(
+    runs: TokenRuns, latencies: dict[str, Floats], facts: RunFacts, chosen: _Selection
+) -> dict[str, Any]:
+    observed = {**latencies, "itl": np.maximum(runs.max_gap_ns, 0) / NS_PER_S}
+    arrived = int(chosen.arrived.sum())
+    met_all = np.ones(len(chosen.arrived), bool)
+    values: dict[str, Any] = {}
+    for key, field in OBJECTIVES.items():
+        bound = getattr(facts.objectives, field)
+        values[f"slo_attainment_{key}"] = None
+        if bound is not None:
+            # NaN: a request of one token has no TPOT, which counts as met, as in vLLM's benchmark.
+            met = ~(observed[key] > bound)
+            met_all &= met
+            values[f"slo_attainment_{key}"] = share(int((chosen.measured & met).sum()), arrived)
+    goodput = attainment = None
+    if facts.objectives.any():
+        goodput = share(int((chosen.completed & met_all).sum()), chosen.window.duration_s)
+        attainment = share(int((chosen.measured & met_all).sum()), arrived)
+    values["request_goodput"], values["request_goodput_per_gpu"] = goodput, _per_gpu(goodput, facts)
+    values["slo_attainment"] = attainment
+    return values
+
+
+def _engine(columns: Columns, facts: RunFacts, chosen: _Selection) -> dict[str, Any]:
+    window, arrived = chosen.window, chosen.arrived
+    requests, totals, timeline = columns.requests, columns.totals, columns.timeline
+    preemptions = requests["preemptions"][arrived]
+    admitted = arrived & (requests["scheduled_ns"] != NEVER)
+    prompts = int(requests["prompt_tokens"][admitted].sum(dtype=np.int64))
+    cached = int(requests["cached_tokens"][admitted].sum(dtype=np.int64))
+    values: dict[str, Any] = {
+        "prefix_hit_rate": share(cached, prompts),
+        "preemptions": int(preemptions.sum(dtype=np.int64)),
+        "preempted_requests": int((preemptions > 0).sum()),
+        **dict.fromkeys(("mean_kv_use", "peak_kv_use", "gpu_busy_share", "mfu", "mbu")),
+    }
+    span_ns = float(window.end_ns - window.start_ns)
+    if not span_ns or not len(timeline["time_ns"]):
+        return values
+    grown = counters_between(columns, window)
+    blocks = max(totals["num_blocks"] - 1, 0)
+    inside = (timeline["time_ns"] >= window.start_ns) & (timeline["time_ns"] <= window.end_ns)
+    if inside.any():
+        values["peak_kv_use"] = share(int(timeline["used_blocks"][inside].max()), blocks)
+    values["mean_kv_use"] = share(grown["used_block_ns"], span_ns * blocks * totals["replicas"])
+    values["gpu_busy_share"] = share(grown["busy_ns"], span_ns * totals["replicas"])
+    if facts.step_time != "linear":  # a linear formula knows no operations
+        gpu_seconds = facts.gpus_total * window.duration_s
+        if facts.peak_flops_per_s is not None:
+            values["mfu"] = grown["flops"] / (gpu_seconds * facts.peak_flops_per_s)
+        if facts.memory_bandwidth_bytes_per_s is not None:
+            values["mbu"] = grown["bytes"] / (gpu_seconds * facts.memory_bandwidth_bytes_per_s)
+    return values
+
+
+def _cost(facts: RunFacts, values: dict[str, Any]) -> dict[str, Any]:
+    price = facts.gpu_price_per_hour_usd
+    per_hour = None if price is None else facts.gpus_total * price
+    costs: dict[str, Any] = {"cost_per_hour_usd": per_hour}
+    for name, rate in (("output", values["output_throughput"]), ("total", values["total_token_throughput"])):
+        cost = None if per_hour is None or not rate else per_hour / 3600.0 / rate * 1e6
+        costs[f"cost_per_million_{name}_tokens_usd"] = cost
+    return costs
+
+
+def _warnings(values: dict[str, Any]) -> list[str]:
+    warnings = []
+    if values["rejected"]:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in values["rejected_by_reason"].items())
+        warnings.append(f"{values['rejected']:,} of {values['arrived']:,} requests were rejected ({reasons})")
+    if values["unfinished"]:
+        warnings.append(
+            f"{values['unfinished']:,} requests had not finished when the run ended; latencies leave them out"
+        )
+    if values["saturation"] == SATURATED:
+        warnings.append(
+            "the load exceeds what the cluster can serve: latencies grow with the length of the run"
+        )
+    if 0 < values["measured_requests"] < FEW_REQUESTS:
+        warnings.append(f"percentiles rest on {values['measured_requests']} requests")
+    return warnings

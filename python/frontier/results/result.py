@@ -1,0 +1,265 @@
+"""The result of one run: columns as they came from the simulator, and views of them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from frontier.errors import ConfigError, FrontierError, InvariantError, Issue
+from frontier.results import store
+from frontier.results.attribution import Attribution, attribute
+from frontier.results.checks import check_all
+from frontier.results.columns import FINISHED, Columns
+from frontier.results.facts import RunFacts
+from frontier.results.measure import measure
+from frontier.results.statistics import Sample
+from frontier.results.summary import Summary
+from frontier.results.tokens import TokenRuns
+from frontier.results.window import Window, resolve_window
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    import polars as pl
+    from numpy.typing import NDArray
+
+
+class Result:
+    """What a simulation found out.
+
+    `requests`, `steps` and `timeline` are polars frames, built when first asked for; `columns` holds the
+    numpy columns they are made of, read-only. `summary()` gives the metrics of a measurement window and
+    `attribution()` where latency goes. All figures carry `step_time`, the way step times were made.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], facts: RunFacts, *, check: bool = True) -> None:
+        """Take the columns of a run and the facts of its scenario.
+
+        Args:
+            raw: what `frontier._frontier.simulate` returned.
+            facts: what the columns do not say.
+            check: run the conservation checks (`Result.check`).
+
+        Raises:
+            InvariantError: the columns have the wrong shape, or contradict each other or the facts.
+        """
+        self.columns = Columns.from_raw(raw)
+        self.facts = facts
+        if facts.step_time != self.columns.totals["step_time"]:
+            raise InvariantError(
+                f"the facts say that step times are '{facts.step_time}', the run says "
+                f"'{self.columns.totals['step_time']}'"
+            )
+        if check:
+            self.check()
+
+    def check(self) -> None:
+        """Check the conservation laws: every request ends one way, causes, tokens and counters add up.
+
+        Raises:
+            InvariantError: naming the first request and the law it breaks.
+        """
+        check_all(self.columns, self.facts.max_model_len)
+
+    @property
+    def totals(self) -> Mapping[str, Any]:
+        """Totals of the run: `digest`, `end_ns`, `num_events`, `num_steps`, `num_blocks`, `replicas`, ..."""
+        return self.columns.totals
+
+    @property
+    def digest(self) -> str:
+        """The event digest: equal for equal scenarios, on any machine and number of threads."""
+        return str(self.totals["digest"])
+
+    @property
+    def step_time(self) -> str:
+        """How step times were made: "roofline" or "linear"."""
+        return self.facts.step_time
+
+    @property
+    def decision_log(self) -> str | None:
+        """The scheduler's decisions as JSON lines, None unless `output.decision_log` asked for them."""
+        return self.columns.decision_log
+
+    @cached_property
+    def token_runs(self) -> TokenRuns:
+        """When each token was emitted, as runs of steps."""
+        return TokenRuns.from_columns(self.columns)
+
+    @cached_property
+    def requests(self) -> pl.DataFrame:
+        """One row per request issued, in order of issue: every time stamp, latencies, counts and causes.
+
+        Times are seconds (`*_s`, with exact nanoseconds in `*_ns` for the stamps) and null where they never
+        happened; `max_itl_s` is null below two tokens, causes are null unless the request finished.
+        """
+        from frontier.results.frames import requests_frame  # noqa: PLC0415 - polars is slow to import
+
+        return requests_frame(self.columns, self.token_runs)
+
+    @cached_property
+    def steps(self) -> pl.DataFrame:
+        """One row per engine step, by replica and time.
+
+        Raises:
+            FrontierError: the run did not record its steps.
+        """
+        from frontier.results.frames import steps_frame  # noqa: PLC0415 - polars is slow to import
+
+        if not self.columns.steps_recorded:
+            raise FrontierError(
+                "steps were not recorded; set output.steps to true in the scenario "
+                "(`--set output.steps=true` on the command line) and run it again"
+            )
+        return steps_frame(self.columns)
+
+    @cached_property
+    def timeline(self) -> pl.DataFrame:
+        """Gauges and counters of each replica, sampled in time.
+
+        Stretches in which all replicas are idle carry no rows. Counters run from the start of the run.
+        """
+        from frontier.results.frames import timeline_frame  # noqa: PLC0415 - polars is slow to import
+
+        return timeline_frame(self.columns)
+
+    def inter_token_gaps(self, requests: NDArray[np.bool_] | None = None) -> Sample:
+        """Return the exact multiset of gaps between consecutive tokens, in nanoseconds.
+
+        Args:
+            requests: boolean mask over the rows of `requests`; default all, unfinished ones included.
+        """
+        if requests is not None:
+            requests = np.asarray(requests)
+            if requests.dtype != np.bool_ or requests.shape != self.columns.requests["status"].shape:
+                count = len(self.columns.requests["status"])
+                raise ValueError(
+                    f"requests was {requests.dtype} of shape {requests.shape}, must be {count} booleans"
+                )
+        return self.token_runs.gaps(requests)
+
+    def window(
+        self,
+        warmup: float | str | None = None,
+        cooldown: float | str | None = None,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> Window:
+        """Return the measurement window that `summary` would use for these arguments."""
+        for cut, value, edge, instead in (
+            ("warmup", warmup, "start", start),
+            ("cooldown", cooldown, "end", end),
+        ):
+            if value is not None and instead is not None:
+                message = f"was given together with {edge}, which replaces it; give one of them"
+                raise ConfigError(Issue(cut, value, message), source="measurement window")
+        return resolve_window(
+            self.totals["end_ns"],
+            warmup=self.facts.warmup if warmup is None else warmup,
+            cooldown=self.facts.cooldown if cooldown is None else cooldown,
+            start=start,
+            end=end,
+        )
+
+    def summary(
+        self,
+        warmup: float | str | None = None,
+        cooldown: float | str | None = None,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> Summary:
+        """Return the metrics of a measurement window, by default that of the scenario.
+
+        Latencies describe requests that arrived in the window and finished (at any time); throughput counts
+        tokens emitted and requests completed in it; utilisation takes the counters of the time line at its
+        edges.
+
+        Args:
+            warmup: what to leave out at the start: seconds, a duration such as "30s", or a share of the run
+                such as "10%".
+            cooldown: the same at the end.
+            start: start of the window in seconds of simulated time; replaces `warmup`.
+            end: its end, at most the end of the run; replaces `cooldown`.
+
+        Raises:
+            ConfigError: the window is empty, lies outside the run, or one of its edges is given twice.
+        """
+        return measure(self.columns, self.token_runs, self.facts, self.window(warmup, cooldown, start, end))
+
+    def attribution(
+        self,
+        kind: str = "ttft",
+        q: float | None = None,
+        *,
+        warmup: float | str | None = None,
+        cooldown: float | str | None = None,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> Attribution:
+        """Return where latency goes: mean seconds per cause of the requests that `summary` measures.
+
+        Args:
+            kind: "ttft" or "e2e".
+            q: only the requests around this percentile (0 to 100) of the latency: those whose rank lies
+                within 2.5 points of it.
+            warmup: as for `summary`; so are `cooldown`, `start` and `end`.
+            cooldown: see `warmup`.
+            start: see `warmup`.
+            end: see `warmup`.
+
+        Raises:
+            ConfigError: an argument is out of range.
+        """
+        requests = self.columns.requests
+        arrived = self.window(warmup, cooldown, start, end).holds(requests["arrival_ns"])
+        measured = arrived & (requests["status"] == FINISHED)
+        return attribute(self.columns, measured, kind, q, self.step_time)
+
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the result to a directory: one Parquet file per table and `result.json`.
+
+        The directory appears whole or not at all. `Result.load` reads it back exactly.
+
+        Args:
+            path: the directory to make; its parent must exist.
+            overwrite: replace a result saved there before.
+
+        Returns:
+            The directory.
+
+        Raises:
+            FrontierError: something is there already, or the parent is missing.
+        """
+        return store.save(Path(path), self.columns, self.facts, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, check: bool = True) -> Result:
+        """Read a result that `save` wrote.
+
+        Args:
+            path: the directory.
+            check: run the conservation checks, as for a new result.
+
+        Raises:
+            FrontierError: the directory is no saved result, is of another schema version, or is damaged.
+            InvariantError: the columns contradict each other.
+        """
+        raw, facts = store.load(Path(path))
+        return cls(raw, facts, check=check)
+
+    def __repr__(self) -> str:
+        status = self.columns.requests["status"]
+        return (
+            f"Result({len(status):,} requests, {int((status == FINISHED).sum()):,} finished, "
+            f"{self.totals['end_ns'] / 1e9:,.6g} s simulated, replicas: {self.totals['replicas']:,}, "
+            f"step time: {self.step_time}, digest {self.digest})"
+        )
+
+    def _repr_html_(self) -> str:
+        from frontier.results.html import result_html  # noqa: PLC0415 - only needed in notebooks
+
+        return result_html(self.summary(), self.facts.scenario, self.digest)

@@ -1,0 +1,207 @@
+"""Run scenarios: from a `Scenario` to a `Result`, one at a time or many at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from frontier import _frontier
+from frontier.config import Scenario
+from frontier.errors import ConfigError, FrontierError, Issue
+from frontier.lowering import Lowered, lower
+from frontier.results import Objectives, Result, RunFacts
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from frontier.config.fields import Span
+    from frontier.workloads import TraceColumns
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        now_s: simulated time in seconds.
+        ended: requests finished or rejected.
+        total: requests in all, None if not known beforehand.
+        events: events handled.
+    """
+
+    now_s: float
+    ended: int
+    total: int | None
+    events: int
+
+
+def simulate(
+    scenario: Scenario | Mapping[str, Any] | str | PathLike[str],
+    *,
+    progress: Callable[[Progress], object] | None = None,
+) -> Result:
+    """Simulate one scenario.
+
+    Args:
+        scenario: a `Scenario`, its plain values, or the path of its YAML file.
+        progress: called about five times a second and at the end.
+
+    Raises:
+        ConfigError: the scenario is not valid; all problems are listed.
+        WorkloadError: its trace cannot be read.
+        SimulationError: the run could not end (`DeadlockError`, `LivelockError`), as the real engine's could not.
+
+    Ctrl-C ends the run within a fraction of a second. Equal scenarios give equal results, bit for bit.
+    """
+    chosen = as_scenario(scenario)
+    lowered = lower(chosen)
+    report = None if progress is None else lambda facts: progress(Progress(**facts))
+    raw = _frontier.simulate(lowered.plan_json, lowered.trace, report)
+    return Result(raw, run_facts(chosen, lowered))
+
+
+@overload
+def simulate_many(
+    scenarios: Iterable[Scenario | Mapping[str, Any] | str | PathLike[str]],
+    *,
+    threads: int | None = ...,
+    progress: Callable[[int, int], object] | None = ...,
+    on_error: Literal["raise"] = ...,
+) -> list[Result]: ...
+
+
+@overload
+def simulate_many(
+    scenarios: Iterable[Scenario | Mapping[str, Any] | str | PathLike[str]],
+    *,
+    threads: int | None = ...,
+    progress: Callable[[int, int], object] | None = ...,
+    on_error: Literal["return"],
+) -> list[Result | FrontierError]: ...
+
+
+def simulate_many(
+    scenarios: Iterable[Scenario | Mapping[str, Any] | str | PathLike[str]],
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    on_error: Literal["raise", "return"] = "raise",
+) -> list[Result] | list[Result | FrontierError]:
+    """Simulate independent scenarios in parallel, without the GIL.
+
+    Scenarios with the same trace settings share one copy of the trace.
+
+    Args:
+        scenarios: as for `simulate`, any number.
+        threads: worker threads, by default as many as there are processors.
+        progress: called with (number done, number in all) after each run.
+        on_error: `raise` the first error in order of the scenarios, or `return` it in the place of its result.
+
+    Returns:
+        One result per scenario, in their order. Results do not depend on the number of threads.
+
+    Raises:
+        ConfigError: `threads` or `on_error` is not valid, and what `simulate` raises if `on_error` is `raise`.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(Issue("threads", threads, f"was {threads}, must be at least 1"))
+    if on_error not in ("raise", "return"):
+        message = f"was {on_error!r}, says what to do with runs that fail"
+        raise ConfigError(Issue("on_error", on_error, message, allowed=("raise", "return")))
+    outcomes: list[Result | FrontierError | None] = []
+    ready: list[tuple[int, Scenario, Lowered]] = []
+    for index, scenario in enumerate(scenarios):
+        outcomes.append(None)
+        try:
+            chosen = as_scenario(scenario)
+            ready.append((index, chosen, lower(chosen)))
+        except FrontierError as error:
+            if on_error == "raise":
+                raise
+            outcomes[index] = error
+    raws = _frontier.simulate_many(
+        [lowered.plan_json for _, _, lowered in ready],
+        _shared_traces([lowered for _, _, lowered in ready]),
+        threads or os.cpu_count() or 1,
+        progress,
+    )
+    for (index, chosen, lowered), raw in zip(ready, raws, strict=True):
+        if isinstance(raw, FrontierError):
+            if on_error == "raise":
+                raise raw
+            outcomes[index] = raw
+        elif isinstance(raw, BaseException):
+            raise raw
+        else:
+            outcomes[index] = Result(raw, run_facts(chosen, lowered))
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def as_scenario(scenario: Scenario | Mapping[str, Any] | str | PathLike[str]) -> Scenario:
+    """Return the scenario that is meant: itself, its plain values, or the path of its YAML file."""
+    if isinstance(scenario, Scenario):
+        return scenario
+    if isinstance(scenario, Mapping):
+        return Scenario.from_dict(dict(scenario))
+    from frontier.config import load
+
+    return load(scenario)
+
+
+def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
+    """Return what metrics need to know of a scenario besides the columns of its run."""
+    resolved = lowered.resolved
+    slo = scenario.objectives
+    seconds = {
+        f"{name}_s": None if getattr(slo, name) is None else getattr(slo, name) / 1e9
+        for name in ("ttft", "tpot", "itl", "e2e")
+    }
+    window = slo.window
+    return RunFacts(
+        gpus_total=resolved.gpus_total,
+        step_time=lowered.plan["step_time"]["kind"],
+        gpu_price_per_hour_usd=resolved.price_per_hour,
+        peak_flops_per_s=resolved.peak_flops_per_s,
+        memory_bandwidth_bytes_per_s=resolved.gpu.memory_bandwidth_bytes_per_s,
+        max_model_len=resolved.max_model_len,
+        objectives=Objectives(**seconds),
+        warmup=_span(window.warmup),
+        cooldown=_span(window.cooldown),
+        scenario=scenario.to_dict(),
+        warnings=lowered.warnings,
+        versions={"frontier": _frontier.__version__},
+    )
+
+
+def build_info() -> dict[str, Any]:
+    """Return facts about this build: version, plan schema, and whether it is a slow debug build."""
+    return {
+        "version": _frontier.__version__,
+        "plan_schema_version": _frontier.PLAN_SCHEMA_VERSION,
+        "debug_build": _frontier.DEBUG_BUILD,
+    }
+
+
+def _span(span: Span) -> float | str:
+    """Return a stretch of a run in seconds, or as a share such as `10%`."""
+    return str(span) if span.duration_ns is None else span.duration_ns / 1e9
+
+
+def _shared_traces(lowered: list[Lowered]) -> list[_frontier.Trace | None]:
+    """Return the traces of the plans, one object for all that share their columns."""
+    traces: dict[int, _frontier.Trace] = {}
+    shared: list[_frontier.Trace | None] = []
+    for plan in lowered:
+        columns: TraceColumns | None = plan.columns
+        if columns is None:
+            shared.append(None)
+            continue
+        # The columns outlive the loop (`lowered` holds them), so their ids stay distinct.
+        if id(columns) not in traces:
+            trace = plan.trace
+            assert trace is not None
+            traces[id(columns)] = trace
+        shared.append(traces[id(columns)])
+    return shared

@@ -1,0 +1,131 @@
+//! Routing policies over the replicas of a cluster.
+
+use rustc_hash::FxHashMap;
+
+use crate::engine::EngineCore;
+use crate::ids::{ReplicaId, SessionId};
+use crate::kvcache::PrefixHasher;
+use crate::plan::RouterSpec;
+use crate::rng::{RngStreams, Stream};
+use crate::workload::{RequestSpec, Segment};
+
+/// Chooses a replica for each request at its arrival.
+#[derive(Debug)]
+pub struct Router {
+    spec: RouterSpec,
+    /// Running and waiting requests of each replica.
+    outstanding: Vec<u32>,
+    next: u32,
+    stream: Stream,
+    homes: FxHashMap<SessionId, ReplicaId>,
+    hasher: PrefixHasher,
+}
+
+impl Router {
+    /// Returns a router over `replicas` idle replicas.
+    pub fn new(spec: RouterSpec, replicas: u32, streams: &RngStreams) -> Self {
+        Self {
+            spec,
+            outstanding: vec![0; replicas as usize],
+            next: 0,
+            stream: streams.get("cluster.router"),
+            homes: FxHashMap::default(),
+            hasher: PrefixHasher::default(),
+        }
+    }
+
+    /// Returns the running and waiting requests of each replica.
+    pub fn outstanding(&self) -> &[u32] {
+        &self.outstanding
+    }
+
+    /// Notes that a request of `replica` ended.
+    pub fn release(&mut self, replica: ReplicaId) {
+        self.outstanding[replica.index()] -= 1;
+    }
+
+    /// Chooses the replica of `request`, whose prompt consists of `segments`, and counts it as outstanding
+    /// there.
+    pub fn route(
+        &mut self,
+        request: &RequestSpec,
+        segments: &[Segment],
+        engines: &[EngineCore],
+    ) -> ReplicaId {
+        let replica = match self.spec {
+            RouterSpec::RoundRobin => self.turn(),
+            RouterSpec::Random => self.draw(),
+            RouterSpec::LeastOutstanding => self.least_outstanding(),
+            RouterSpec::PowerOfTwo => self.power_of_two(),
+            RouterSpec::LeastKvUse => self.least_kv_use(engines),
+            RouterSpec::PrefixAware { max_imbalance } => {
+                self.longest_prefix(request, segments, engines, max_imbalance)
+            }
+            RouterSpec::SessionSticky => self.session_home(request.session),
+        };
+        self.outstanding[replica.index()] += 1;
+        replica
+    }
+
+    fn turn(&mut self) -> ReplicaId {
+        let replica = ReplicaId(self.next);
+        self.next = (self.next + 1) % self.outstanding.len() as u32;
+        replica
+    }
+
+    fn draw(&mut self) -> ReplicaId {
+        ReplicaId(self.stream.below(self.outstanding.len() as u64) as u32)
+    }
+
+    fn least_outstanding(&self) -> ReplicaId {
+        let at = (0..self.outstanding.len()).min_by_key(|&at| self.outstanding[at]);
+        ReplicaId::from_index(at.expect("Invariant: a cluster has a replica"))
+    }
+
+    fn power_of_two(&mut self) -> ReplicaId {
+        let first = self.draw();
+        let others = self.outstanding.len() as u64 - 1;
+        if others == 0 {
+            return first;
+        }
+        // Distinct from the first: drawn from the others, numbered past it.
+        let step = 1 + self.stream.below(others) as u32;
+        let second = ReplicaId((first.0 + step) % self.outstanding.len() as u32);
+        if self.outstanding[second.index()] < self.outstanding[first.index()] { second } else { first }
+    }
+
+    fn least_kv_use(&self, engines: &[EngineCore]) -> ReplicaId {
+        let rank = |at: usize| (engines[at].kv_usage(), self.outstanding[at]);
+        let best = (1..engines.len()).fold(0, |best, at| if rank(at) < rank(best) { at } else { best });
+        ReplicaId::from_index(best)
+    }
+
+    fn longest_prefix(
+        &mut self,
+        request: &RequestSpec,
+        segments: &[Segment],
+        engines: &[EngineCore],
+        max_imbalance: u32,
+    ) -> ReplicaId {
+        let block_size = engines[0].scheduler().config().block_size;
+        self.hasher.clear();
+        // The last token is never served from the cache, so a full hit stops before it.
+        self.hasher.extend(block_size, segments, 0, request.prompt_tokens - 1);
+        let hashes = self.hasher.hashes();
+        let least = self.outstanding.iter().copied().min().unwrap_or(0);
+        let best = (0..engines.len())
+            .filter(|&at| self.outstanding[at] - least <= max_imbalance)
+            // `max_by_key` keeps the last of equals, hence the reversed order of replicas.
+            .rev()
+            .max_by_key(|&at| (engines[at].cached_prefix(hashes), std::cmp::Reverse(self.outstanding[at])));
+        ReplicaId::from_index(best.expect("Invariant: the least loaded replica qualifies"))
+    }
+
+    fn session_home(&mut self, session: Option<SessionId>) -> ReplicaId {
+        let Some(session) = session else {
+            return self.least_outstanding();
+        };
+        let least = self.least_outstanding();
+        *self.homes.entry(session).or_insert(least)
+    }
+}

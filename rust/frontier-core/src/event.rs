@@ -1,0 +1,45 @@
+//! The closed set of events, and the order of those that fall on the same nanosecond.
+
+use crate::ids::{ReplicaId, RequestId};
+
+/// What happens. Events are facts: small, `Copy`, never changed once scheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The step that a replica waits for is done.
+    StepEnd(ReplicaId),
+    /// A request reaches the cluster.
+    Arrival(RequestId),
+    /// A replica forms its next batches.
+    Schedule(ReplicaId),
+    /// A point of the time line is taken.
+    Sample,
+}
+
+const _: () = assert!(size_of::<Event>() <= 8, "Invariant: events stay small");
+
+/// Order within one nanosecond. The order is part of the simulator's contract: changing it changes results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Completions first: they free blocks and slots, and a router must see replicas without finished work.
+    Completion = 0,
+    /// Then arrivals, so that a request arriving at t is visible to every batch formed at t.
+    Arrival = 1,
+    /// Then batches are formed, from everything that the instant brought.
+    Schedule = 2,
+    /// Measurements come last: they see the state that the instant leaves behind.
+    Sample = 3,
+}
+
+impl Event {
+    /// Returns the phase in which the event is handled.
+    #[inline]
+    pub const fn phase(self) -> Phase {
+        match self {
+            Self::StepEnd(_) => Phase::Completion,
+            Self::Arrival(_) => Phase::Arrival,
+            Self::Schedule(_) => Phase::Schedule,
+            Self::Sample => Phase::Sample,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The batch of one step as a distribution: counts, sums, maxima and second moments of query and context
+//! lengths, exact causal areas and tile counts, for prefills and decodes apart. Built in one pass over the
+//! scheduled requests; these are also the features of learned operator predictors.
+//!
+//! A request computes `q` new tokens and has `c` tokens of context afterwards: its queries sit at positions
+//! `c - q .. c`, and the query at position `p` sees `min(p + 1, w)` keys under a sliding window of `w` tokens.
+
+/// Query tokens in one tile of an attention kernel. A tile has 128 rows (`kBlockM` of FlashAttention-2/3) that
+/// hold the packed query heads of a KV head (`PackGQA`, always on for batches of unequal lengths), four as a
+/// rule.
+pub const QUERY_TILE_TOKENS: u32 = 32;
+
+/// Keys in one tile of an attention kernel (`kBlockN`), and the smallest split of a context over blocks.
+pub const KV_TILE_TOKENS: u32 = 128;
+
+/// No window at all, as a window.
+const UNLIMITED: u32 = u32::MAX;
+
+/// Lengths of the requests of one group, windows aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupShape {
+    /// Requests.
+    pub num_seqs: u32,
+    /// Sum of query lengths.
+    pub query_tokens: u64,
+    /// Largest query length.
+    pub query_max: u32,
+    /// Sum of squared query lengths.
+    pub query_squares: u128,
+    /// Sum of context lengths after the step.
+    pub kv_tokens: u64,
+    /// Largest context length after the step.
+    pub kv_max: u32,
+    /// Sum of squared context lengths.
+    pub kv_squares: u128,
+}
+
+/// What attention has to do for one group under one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttentionWork {
+    /// Query-key pairs, exactly: without a window `q * c - q * (q - 1) / 2` for each request.
+    pub area: u64,
+    /// Keys that must be read at least once: `min(c, w + q - 1)` for each request.
+    pub kv_read: u64,
+    /// [`KV_TILE_TOKENS`]-key tiles that cover those keys.
+    pub kv_tiles: u64,
+    /// [`QUERY_TILE_TOKENS`]-query tiles.
+    pub query_tiles: u64,
+    /// Keys that each query tile visits, summed over query tiles: times [`QUERY_TILE_TOKENS`] it is the area that
+    /// the kernel computes, at least `area`.
+    pub query_tile_keys: u64,
+    /// Most keys that one query tile visits.
+    pub query_tile_keys_max: u32,
+}
+
+impl GroupShape {
+    #[inline]
+    fn add(&mut self, query_tokens: u32, context_after: u32) {
+        let (query, context) = (u64::from(query_tokens), u64::from(context_after));
+        self.num_seqs += 1;
+        self.query_tokens += query;
+        self.query_max = self.query_max.max(query_tokens);
+        self.query_squares += u128::from(query * query);
+        self.kv_tokens += context;
+        self.kv_max = self.kv_max.max(context_after);
+        self.kv_squares += u128::from(context * context);
+    }
+}
+
+impl AttentionWork {
+    /// One query over `context` keys: the common case, and a tile of its own.
+    #[inline]
+    fn add_single(&mut self, context: u32, window: u32) {
+        let keys = context.min(window);
+        self.area += u64::from(keys);
+        self.kv_read += u64::from(keys);
+        self.kv_tiles += u64::from(keys.div_ceil(KV_TILE_TOKENS));
+        self.query_tiles += 1;
+        self.query_tile_keys += u64::from(keys);
+        self.query_tile_keys_max = self.query_tile_keys_max.max(keys);
+    }
+
+    fn add(&mut self, query_tokens: u32, context: u32, window: u32) {
+        let (query, context, window) = (u64::from(query_tokens), u64::from(context), u64::from(window));
+        let history = context.saturating_sub(query);
+        // Queries that the window does not clip see history + 1, history + 2, ... keys.
+        let unclipped = context.min(window).saturating_sub(history).min(query);
+        self.area += unclipped * history + unclipped * (unclipped + 1) / 2 + (query - unclipped) * window;
+        let read = context.min(window + query.saturating_sub(1));
+        self.kv_read += read;
+        self.kv_tiles += read.div_ceil(u64::from(KV_TILE_TOKENS));
+        let tile = u64::from(QUERY_TILE_TOKENS);
+        let tiles = query.div_ceil(tile);
+        self.query_tiles += tiles;
+        self.query_tile_keys += tile_keys(history, context, window, tiles);
+        let longest = context.min(window + query.min(tile).saturating_sub(1));
+        self.query_tile_keys_max = self.query_tile_keys_max.max(longest as u32);
+    }
+}
+
+/// Returns the keys that query tiles `j` in `0 .. tiles` visit, summed. Tile `j` holds the queries from
+/// `start = history + j * QUERY_TILE_TOKENS` to `min(context, start + QUERY_TILE_TOKENS)` and skips the keys
+/// before `start + 1 - window`, which none of its queries sees.
+fn tile_keys(history: u64, context: u64, window: u64, tiles: u64) -> u64 {
+    let tile = u64::from(QUERY_TILE_TOKENS);
+    let Some(last) = tiles.checked_sub(1) else {
+        return 0;
+    };
+    let ends = last * history + tile * (last * tiles / 2) + context;
+    let first_clipped = window.saturating_sub(history).div_ceil(tile);
+    let Some(clipped) = tiles.checked_sub(first_clipped).filter(|&clipped| clipped > 0) else {
+        return ends;
+    };
+    let skipped_by_first = history + first_clipped * tile + 1 - window;
+    ends - (clipped * skipped_by_first + tile * (clipped * (clipped - 1) / 2))
+}
+
+/// What one step computes, seen as a distribution. A reusable buffer: [`BatchShape::clear`], then
+/// [`BatchShape::add`] for each scheduled request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchShape {
+    /// `UNLIMITED`, then the distinct sliding windows of the program.
+    limits: Vec<u32>,
+    prefill: GroupShape,
+    decode: GroupShape,
+    prefill_work: Vec<AttentionWork>,
+    decode_work: Vec<AttentionWork>,
+}
+
+impl BatchShape {
+    /// Returns an empty batch that also keeps areas for these sliding windows ([`StepTimer::windows`]).
+    ///
+    /// [`StepTimer::windows`]: super::StepTimer::windows
+    pub fn new(windows: &[u32]) -> Self {
+        let mut limits = Vec::with_capacity(windows.len() + 1);
+        limits.push(UNLIMITED);
+        limits.extend_from_slice(windows);
+        let work = vec![AttentionWork::default(); limits.len()];
+        Self {
+            limits,
+            prefill: GroupShape::default(),
+            decode: GroupShape::default(),
+            prefill_work: work.clone(),
+            decode_work: work,
+        }
+    }
+
+    /// Empties the batch, keeping its memory.
+    pub fn clear(&mut self) {
+        self.prefill = GroupShape::default();
+        self.decode = GroupShape::default();
+        self.prefill_work.fill(AttentionWork::default());
+        self.decode_work.fill(AttentionWork::default());
+    }
+
+    /// Adds a request that computes `query_tokens` (at least 1) and has `context_after` tokens of context after
+    /// the step, the new ones included. `is_prefill`: it has more than one token or an unfinished prompt.
+    ///
+    /// Sums hold 64 bits as long as the batch has fewer than 2^32 tokens, which [`StepTimer::step`] demands.
+    ///
+    /// [`StepTimer::step`]: super::StepTimer::step
+    #[inline]
+    pub fn add(&mut self, query_tokens: u32, context_after: u32, is_prefill: bool) {
+        debug_assert!(query_tokens >= 1, "Invariant: a scheduled request computes a token");
+        debug_assert!(context_after >= query_tokens, "Invariant: new tokens are part of the context");
+        let (group, work) = if is_prefill {
+            (&mut self.prefill, &mut self.prefill_work)
+        } else {
+            (&mut self.decode, &mut self.decode_work)
+        };
+        group.add(query_tokens, context_after);
+        for (work, &window) in work.iter_mut().zip(&self.limits) {
+            if query_tokens == 1 {
+                work.add_single(context_after, window);
+            } else {
+                work.add(query_tokens, context_after, window);
+            }
+        }
+    }
+
+    /// Returns the sliding windows that the batch keeps areas for.
+    pub fn windows(&self) -> &[u32] {
+        &self.limits[1..]
+    }
+
+    /// Returns the number of requests.
+    #[inline]
+    pub fn num_seqs(&self) -> u64 {
+        u64::from(self.prefill.num_seqs) + u64::from(self.decode.num_seqs)
+    }
+
+    /// Returns the number of new tokens.
+    #[inline]
+    pub fn num_tokens(&self) -> u64 {
+        self.prefill.query_tokens + self.decode.query_tokens
+    }
+
+    /// Returns the context after the step, summed over requests.
+    #[inline]
+    pub fn kv_tokens(&self) -> u64 {
+        self.prefill.kv_tokens + self.decode.kv_tokens
+    }
+
+    /// Returns the lengths of the requests added as prefills.
+    #[inline]
+    pub fn prefill(&self) -> &GroupShape {
+        &self.prefill
+    }
+
+    /// Returns the lengths of the requests added as decodes.
+    #[inline]
+    pub fn decode(&self) -> &GroupShape {
+        &self.decode
+    }
+
+    /// Returns the attention work of prefills: `None` without a window, `Some(i)` under `windows()[i]`.
+    #[inline]
+    pub fn prefill_work(&self, window: Option<usize>) -> &AttentionWork {
+        &self.prefill_work[window.map_or(0, |index| index + 1)]
+    }
+
+    /// Returns the attention work of decodes: `None` without a window, `Some(i)` under `windows()[i]`.
+    #[inline]
+    pub fn decode_work(&self, window: Option<usize>) -> &AttentionWork {
+        &self.decode_work[window.map_or(0, |index| index + 1)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The same by looking at every query on its own.
+    fn brute_force(query: u32, context: u32, window: u32) -> AttentionWork {
+        let history = context - query;
+        let first_key = |position: u32| (position + 1).saturating_sub(window);
+        let read = context - first_key(history);
+        let mut work = AttentionWork {
+            kv_read: u64::from(read),
+            kv_tiles: u64::from(read.div_ceil(KV_TILE_TOKENS)),
+            ..AttentionWork::default()
+        };
+        for position in history..context {
+            work.area += u64::from(position + 1 - first_key(position));
+        }
+        let mut start = history;
+        while start < context {
+            let end = (start + QUERY_TILE_TOKENS).min(context);
+            work.query_tiles += 1;
+            work.query_tile_keys += u64::from(end - first_key(start));
+            work.query_tile_keys_max = work.query_tile_keys_max.max(end - first_key(start));
+            start = end;
+        }
+        work
+    }
+
+    proptest! {
+        #[test]
+        fn prop_work_equals_a_loop_over_queries(query in 1_u32..400, history in 0_u32..700, window in 1_u32..900) {
+            let context = history + query;
+            let mut batch = BatchShape::new(&[window]);
+            batch.add(query, context, true);
+            for (index, window) in [(None, UNLIMITED - 1), (Some(0), window)] {
+                let (found, expected) = (*batch.prefill_work(index), brute_force(query, context, window));
+                // The longest tile of a clipped batch is an upper bound, tight to less than a tile.
+                let slack = found.query_tile_keys_max - expected.query_tile_keys_max;
+                prop_assert!(slack < QUERY_TILE_TOKENS);
+                prop_assert_eq!(
+                    AttentionWork { query_tile_keys_max: 0, ..found },
+                    AttentionWork { query_tile_keys_max: 0, ..expected }
+                );
+            }
+            let full = batch.prefill_work(None).area;
+            let (q, c) = (u64::from(query), u64::from(context));
+            prop_assert_eq!(full, q * c - q * (q - 1) / 2);
+        }
+
+        #[test]
+        fn prop_a_batch_is_the_sum_of_its_requests(
+            requests in proptest::collection::vec((1_u32..50, 0_u32..300, any::<bool>()), 0..20),
+        ) {
+            let mut batch = BatchShape::new(&[64]);
+            batch.add(7, 9, true);
+            batch.clear();
+            for &(query, history, is_prefill) in &requests {
+                batch.add(query, history + query, is_prefill);
+            }
+            let sum = |f: fn(u64, u64) -> u64, prefill: bool| -> u64 {
+                requests
+                    .iter()
+                    .filter(|r| r.2 == prefill)
+                    .map(|&(q, h, _)| f(u64::from(q), u64::from(q + h)))
+                    .sum()
+            };
+            for (group, is_prefill) in [(batch.prefill(), true), (batch.decode(), false)] {
+                prop_assert_eq!(u64::from(group.num_seqs), sum(|_, _| 1, is_prefill));
+                prop_assert_eq!(group.query_tokens, sum(|q, _| q, is_prefill));
+                prop_assert_eq!(group.kv_tokens, sum(|_, c| c, is_prefill));
+                prop_assert_eq!(group.kv_squares, u128::from(sum(|_, c| c * c, is_prefill)));
+                prop_assert_eq!(group.query_squares, u128::from(sum(|q, _| q * q, is_prefill)));
+            }
+            let area = batch.prefill_work(Some(0)).area + batch.decode_work(Some(0)).area;
+            let expected: u64 =
+                requests.iter().map(|&(q, h, _)| brute_force(q, q + h, 64).area).sum();
+            prop_assert_eq!(area, expected);
+            prop_assert_eq!(batch.num_seqs(), requests.len() as u64);
+        }
+    }
+
+    #[test]
+    fn the_largest_lengths_do_not_overflow() {
+        let mut batch = BatchShape::new(&[1, u32::MAX]);
+        batch.add(u32::MAX - 1, u32::MAX, true);
+        batch.add(1, u32::MAX, false);
+        let (query, context) = (u128::from(u32::MAX - 1), u128::from(u32::MAX));
+        let area = query * context - query * (query - 1) / 2;
+        assert_eq!(u128::from(batch.prefill_work(None).area), area);
+        assert_eq!(batch.prefill_work(Some(0)).area, u64::from(u32::MAX - 1));
+        assert_eq!(batch.decode_work(Some(0)).area, 1);
+    }
+
+    #[test]
+    fn an_unwindowed_batch_has_no_windows() {
+        assert!(BatchShape::new(&[]).windows().is_empty());
+        assert_eq!(BatchShape::new(&[128, 4096]).windows(), [128, 4096]);
+    }
+}

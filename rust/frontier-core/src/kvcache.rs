@@ -1,0 +1,10 @@
+//! The KV cache of one replica: physical blocks, their reuse order, and prefix identity.
+//!
+//! Mirrors `vllm/v1/core/block_pool.py` and `kv_cache_manager.py` of vLLM 0.32 for one group of
+//! full-attention layers. Knows no time.
+
+mod block_pool;
+mod prefix;
+
+pub use block_pool::BlockPool;
+pub use prefix::{BlockHash, PrefixHasher};

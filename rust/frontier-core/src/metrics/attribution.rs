@@ -1,0 +1,175 @@
+//! Where a request's time went: every nanosecond from arrival to completion belongs to one named cause.
+//!
+//! A request is in one activity at a time, and only changes of activity cost anything. Within an activity,
+//! host time and time in mixed steps come out of two running totals of its replica, read when the activity
+//! begins and when it ends. So causes add up exactly, whatever the batch size.
+
+use crate::time::SimTime;
+
+/// Number of [`Cause`]s.
+pub const NUM_CAUSES: usize = 9;
+
+/// Names for stretches of a request's latency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cause {
+    /// From arrival to the first step that carries the request.
+    Queue,
+    /// Steps that compute its prompt.
+    Prefill,
+    /// Admitted, prompt unfinished, but left out of a step.
+    ChunkWait,
+    /// Its decode steps that carry no prefill.
+    Decode,
+    /// Its decode steps that also carry someone's prefill.
+    DecodeMixed,
+    /// Prompt done, but left out of a step.
+    DecodeWait,
+    /// Preempted, until it is in a step again.
+    PreemptionWait,
+    /// Steps that recompute what a preemption dropped.
+    PreemptionRedo,
+    /// Host time of its steps that the GPU did not hide.
+    Cpu,
+}
+
+impl Cause {
+    /// All causes, in column order.
+    pub const ALL: [Self; NUM_CAUSES] = [
+        Self::Queue,
+        Self::Prefill,
+        Self::ChunkWait,
+        Self::Decode,
+        Self::DecodeMixed,
+        Self::DecodeWait,
+        Self::PreemptionWait,
+        Self::PreemptionRedo,
+        Self::Cpu,
+    ];
+
+    /// Returns the name used in columns and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Prefill => "prefill",
+            Self::ChunkWait => "chunk_wait",
+            Self::Decode => "decode",
+            Self::DecodeMixed => "decode_mixed",
+            Self::DecodeWait => "decode_wait",
+            Self::PreemptionWait => "preemption_wait",
+            Self::PreemptionRedo => "preemption_redo",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// What a request is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Activity {
+    /// Waiting for its first step.
+    Queue,
+    /// In a step with part of its prompt.
+    Prefill,
+    /// Left out of a step with an unfinished prompt.
+    ChunkWait,
+    /// In a step with one new token.
+    Decode,
+    /// Left out of a step after its prompt.
+    DecodeWait,
+    /// Preempted.
+    PreemptionWait,
+    /// In a step that recomputes lost tokens.
+    PreemptionRedo,
+}
+
+/// Running totals of one replica, in ns of its steps so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostMeter {
+    /// Host time that the GPU did not hide.
+    pub cpu_ns: u64,
+    /// GPU time of steps that carried a prefill.
+    pub mixed_ns: u64,
+}
+
+/// A request's account.
+#[derive(Clone, Copy, Debug)]
+pub struct Ledger {
+    activity: Activity,
+    since: SimTime,
+    meter: HostMeter,
+    spent: [u64; NUM_CAUSES],
+}
+
+impl Ledger {
+    /// Opens the account of a request that arrives at `at`.
+    pub fn open(at: SimTime) -> Self {
+        Self { activity: Activity::Queue, since: at, meter: HostMeter::default(), spent: [0; NUM_CAUSES] }
+    }
+
+    /// Returns the ns spent per cause until the last [`Self::settle`].
+    pub fn spent(&self) -> &[u64; NUM_CAUSES] {
+        &self.spent
+    }
+
+    /// Enters `activity` at `at`, when the replica's totals are `meter`. Entering the present activity again
+    /// costs a comparison.
+    #[inline]
+    pub fn enter(&mut self, activity: Activity, at: SimTime, meter: HostMeter) {
+        if activity != self.activity {
+            self.settle(at, meter);
+            self.activity = activity;
+        }
+    }
+
+    /// Books the time since the last booking.
+    pub fn settle(&mut self, at: SimTime, meter: HostMeter) {
+        let elapsed = at.since(self.since).0;
+        let mut book = |cause: Cause, ns: u64| self.spent[cause as usize] += ns;
+        match self.activity {
+            Activity::Queue => book(Cause::Queue, elapsed),
+            Activity::ChunkWait => book(Cause::ChunkWait, elapsed),
+            Activity::DecodeWait => book(Cause::DecodeWait, elapsed),
+            Activity::PreemptionWait => book(Cause::PreemptionWait, elapsed),
+            Activity::Prefill | Activity::PreemptionRedo | Activity::Decode => {
+                // Capped, so that the sum is exact even where steps overlap.
+                let cpu = (meter.cpu_ns - self.meter.cpu_ns).min(elapsed);
+                let gpu = elapsed - cpu;
+                book(Cause::Cpu, cpu);
+                match self.activity {
+                    Activity::Prefill => book(Cause::Prefill, gpu),
+                    Activity::PreemptionRedo => book(Cause::PreemptionRedo, gpu),
+                    _ => {
+                        let mixed = (meter.mixed_ns - self.meter.mixed_ns).min(gpu);
+                        book(Cause::DecodeMixed, mixed);
+                        book(Cause::Decode, gpu - mixed);
+                    }
+                }
+            }
+        }
+        self.since = self.since.max(at);
+        self.meter = meter;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_add_up_and_go_where_they_belong() {
+        let meter = |cpu_ns, mixed_ns| HostMeter { cpu_ns, mixed_ns };
+        let mut ledger = Ledger::open(SimTime(100));
+        ledger.enter(Activity::Prefill, SimTime(150), meter(5, 40));
+        ledger.enter(Activity::Decode, SimTime(250), meter(15, 130)); // a step of 10 cpu + 90 gpu
+        ledger.enter(Activity::Decode, SimTime(300), meter(20, 130));
+        ledger.settle(SimTime(400), meter(25, 175)); // two steps: 5 + 45 pure, 5 + 45 mixed
+        let spent = |cause: Cause| ledger.spent()[cause as usize];
+        assert_eq!(spent(Cause::Queue), 50);
+        assert_eq!(spent(Cause::Prefill), 90);
+        assert_eq!(spent(Cause::Cpu), 20);
+        assert_eq!(spent(Cause::DecodeMixed), 45);
+        assert_eq!(spent(Cause::Decode), 95);
+        assert_eq!(ledger.spent().iter().sum::<u64>(), 300);
+    }
+}

@@ -1,0 +1,183 @@
+//! The scheduler's decisions as JSON lines, in the format of the golden logs (`vllm-scheduler` oracle, vLLM
+//! 0.32), with request numbers in place of names.
+
+use std::fmt::Write as _;
+
+use crate::ids::{ReplicaId, RequestId};
+use crate::plan::DecisionLogSpec;
+use crate::scheduler::{Admission, SchedulerOutput, StepOutcome, VllmScheduler};
+use crate::time::SimTime;
+
+/// Times and clock inputs of a step, for its record.
+#[derive(Clone, Copy, Debug)]
+pub struct StepFacts {
+    /// Non-empty steps of the replica before this one.
+    pub step: u64,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// When the batch was formed.
+    pub scheduled_at: SimTime,
+    /// When it starts.
+    pub start: SimTime,
+    /// When it ends.
+    pub end: SimTime,
+    /// Prefill tokens.
+    pub prefill_tokens: u64,
+    /// Decode tokens.
+    pub decode_tokens: u64,
+    /// Context after the step, summed.
+    pub kv_tokens: u64,
+}
+
+/// Grows the log of a run. A record is begun when a batch is formed and ended when its output is processed.
+#[derive(Clone, Debug)]
+pub struct DecisionLog {
+    block_ids: bool,
+    /// Blocks of each request that earlier records showed.
+    shown_blocks: Vec<usize>,
+    text: String,
+}
+
+impl DecisionLog {
+    /// Returns an empty log.
+    pub fn new(spec: &DecisionLogSpec) -> Self {
+        Self { block_ids: spec.block_ids, shown_blocks: Vec::new(), text: String::new() }
+    }
+
+    /// Returns the log and leaves it empty.
+    pub fn take(&mut self) -> String {
+        std::mem::take(&mut self.text)
+    }
+
+    /// Returns the first part of the record of a batch, written when it is formed.
+    pub fn begin(&mut self, facts: &StepFacts, scheduler: &VllmScheduler, batch: &SchedulerOutput) -> String {
+        let id = |slot| scheduler.request(slot).id().0;
+        let mut record = String::new();
+        let _ = write!(
+            record,
+            "{{\"step\":{},\"eng\":\"e{}\",\"ts\":{},\"start\":{},\"end\":{},\"sched\":",
+            facts.step, facts.replica.0, facts.scheduled_at.0, facts.start.0, facts.end.0
+        );
+        list(&mut record, batch.scheduled.iter(), |out, entry| {
+            let kind = match entry.admission {
+                Admission::Running => "run",
+                Admission::New => "new",
+                Admission::Resumed => "resumed",
+            };
+            let _ = write!(
+                out,
+                "[{},\"{kind}\",{},{},0]",
+                id(entry.slot),
+                entry.computed_before,
+                entry.num_tokens
+            );
+        });
+        if !batch.preempted.is_empty() {
+            record.push_str(",\"pre\":");
+            list(&mut record, batch.preempted.iter(), |out, &slot| {
+                number(out, id(slot));
+            });
+        }
+        let mut admitted =
+            batch.scheduled.iter().filter(|entry| entry.admission != Admission::Running).peekable();
+        if admitted.peek().is_some() {
+            record.push_str(",\"hit\":{");
+            separated(&mut record, admitted, |out, entry| {
+                let _ = write!(out, "\"{}\":{}", id(entry.slot), entry.computed_before);
+            });
+            record.push('}');
+        }
+        record.push_str(",\"run\":");
+        list(&mut record, scheduler.running().iter(), |out, &slot| {
+            number(out, id(slot));
+        });
+        record.push_str(",\"wait\":");
+        list(&mut record, scheduler.waiting(), |out, slot| {
+            number(out, id(slot));
+        });
+        let _ = write!(
+            record,
+            ",\"free\":{},\"pf\":{},\"dc\":{},\"kv\":{}",
+            scheduler.pool().num_free(),
+            facts.prefill_tokens,
+            facts.decode_tokens,
+            facts.kv_tokens
+        );
+        if self.block_ids {
+            self.write_new_blocks(&mut record, scheduler, batch);
+        }
+        record
+    }
+
+    /// Completes a record with what its output changed, and appends it to the log.
+    pub fn end(&mut self, mut record: String, scheduler: &VllmScheduler, outcome: &StepOutcome) {
+        let id = |slot| scheduler.request(slot).id().0;
+        if !outcome.emitted.is_empty() {
+            record.push_str(",\"out\":{");
+            separated(&mut record, outcome.emitted.iter(), |out, &slot| {
+                let _ = write!(out, "\"{}\":1", id(slot));
+            });
+            record.push('}');
+        }
+        if !outcome.finished.is_empty() {
+            record.push_str(",\"fin\":");
+            list(&mut record, outcome.finished.iter(), |out, &slot| {
+                number(out, id(slot));
+            });
+        }
+        let _ = write!(record, ",\"free_end\":{}}}", scheduler.pool().num_free());
+        self.text.push_str(&record);
+        self.text.push('\n');
+    }
+
+    fn write_new_blocks(&mut self, record: &mut String, scheduler: &VllmScheduler, batch: &SchedulerOutput) {
+        let mut first = true;
+        for entry in &batch.scheduled {
+            let request = scheduler.request(entry.slot);
+            let blocks = request.blocks();
+            let before = if entry.admission == Admission::Running { self.shown(request.id()) } else { 0 };
+            *self.shown_mut(request.id()) = blocks.len();
+            if before >= blocks.len() {
+                continue;
+            }
+            let _ = write!(record, "{}\"{}\":", if first { ",\"blk\":{" } else { "," }, request.id().0);
+            list(record, blocks[before..].iter(), |out, block| {
+                number(out, block.0);
+            });
+            first = false;
+        }
+        if !first {
+            record.push('}');
+        }
+    }
+
+    fn shown(&self, id: RequestId) -> usize {
+        self.shown_blocks.get(id.index()).copied().unwrap_or(0)
+    }
+
+    fn shown_mut(&mut self, id: RequestId) -> &mut usize {
+        if self.shown_blocks.len() <= id.index() {
+            self.shown_blocks.resize(id.index() + 1, 0);
+        }
+        &mut self.shown_blocks[id.index()]
+    }
+}
+
+fn number(out: &mut String, value: u32) {
+    let _ = write!(out, "{value}");
+}
+
+fn separated<T>(out: &mut String, items: impl Iterator<Item = T>, write_item: impl Fn(&mut String, T)) {
+    for (position, item) in items.enumerate() {
+        if position > 0 {
+            out.push(',');
+        }
+        write_item(out, item);
+    }
+}
+
+fn list<T>(out: &mut String, items: impl Iterator<Item = T>, write_item: impl Fn(&mut String, T)) {
+    out.push('[');
+    separated(out, items, write_item);
+    out.push(']');
+}

@@ -1,0 +1,296 @@
+//! Request records, steps and token runs.
+
+use super::attribution::{Activity, HostMeter, Ledger, NUM_CAUSES};
+use super::decision_log::DecisionLog;
+use super::timeline::Timeline;
+use crate::ids::{ReplicaId, RequestId};
+use crate::plan::OutputSpec;
+use crate::rng::mix;
+use crate::time::SimTime;
+use crate::workload::RequestSpec;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RequestStatus {
+    /// It got all its tokens.
+    Finished = 0,
+    /// It was refused at admission.
+    Rejected = 1,
+    /// The run stopped before it was done.
+    Unfinished = 2,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RejectReason {
+    /// It was not.
+    None = 0,
+    /// Prompt and output exceed `max_model_len`.
+    ExceedsMaxModelLen = 1,
+    /// It needs more blocks than the empty pool has.
+    ExceedsKvCache = 2,
+    /// Chunked prefill is off and the prompt exceeds the token budget of a step.
+    ExceedsTokenBudget = 3,
+}
+
+/// Everything known about one request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestRecord {
+    /// What arrived.
+    pub spec: RequestSpec,
+    /// Where it was routed.
+    pub replica: Option<ReplicaId>,
+    /// Start of the first step that carried it.
+    pub scheduled: Option<SimTime>,
+    /// End of the step that made its first token.
+    pub first_token: Option<SimTime>,
+    /// End of the step that made its last token.
+    pub finished: Option<SimTime>,
+    /// Tokens made.
+    pub generated_tokens: u32,
+    /// Prompt tokens found in the prefix cache at the first admission.
+    pub cached_tokens: u32,
+    /// How often it was preempted.
+    pub preemptions: u32,
+    /// How it ended.
+    pub status: RequestStatus,
+    /// Why it was refused.
+    pub reject_reason: RejectReason,
+    /// ns per cause until the first token.
+    pub ttft_causes: [u64; NUM_CAUSES],
+    ledger: Ledger,
+    run: Option<(u32, u32)>,
+    digest: u64,
+}
+
+impl RequestRecord {
+    /// Returns the ns per cause until the end.
+    pub fn e2e_causes(&self) -> &[u64; NUM_CAUSES] {
+        self.ledger.spent()
+    }
+
+    /// Mixes a fact of the request's life into its digest.
+    #[inline]
+    fn witness(&mut self, kind: u64, at: SimTime, value: u64) {
+        self.digest = mix(mix(mix(self.digest ^ kind) ^ at.0) ^ value);
+    }
+}
+
+/// The request got one token at the end of each step `first ..= last` of its replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenRun {
+    /// The request.
+    pub request: RequestId,
+    /// First step, counted within the replica.
+    pub first_step: u32,
+    /// Last step.
+    pub last_step: u32,
+}
+
+/// Wide facts of one step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepRow {
+    /// Start in ns.
+    pub start_ns: u64,
+    /// Prompt tokens, and tokens of chunks longer than one.
+    pub prefill_tokens: u32,
+    /// All other tokens.
+    pub decode_tokens: u32,
+    /// Requests in the batch.
+    pub num_seqs: u32,
+    /// Context after the step, summed over the batch.
+    pub kv_tokens: u64,
+    /// Length of RUNNING after scheduling.
+    pub num_running: u32,
+    /// Length of WAITING after scheduling.
+    pub num_waiting: u32,
+    /// Free blocks after scheduling.
+    pub free_blocks: u32,
+}
+
+/// Steps of one replica, in time order.
+#[derive(Clone, Debug, Default)]
+pub struct StepTable {
+    /// End of each step in ns.
+    pub end_ns: Vec<u64>,
+    /// Wide rows, if asked for.
+    pub rows: Vec<StepRow>,
+}
+
+/// Collects the facts of a run.
+#[derive(Debug)]
+pub struct Recorder {
+    /// Requests in order of id.
+    pub requests: Vec<RequestRecord>,
+    /// Steps by replica.
+    pub steps: Vec<StepTable>,
+    /// Token runs, completed ones first come.
+    pub runs: Vec<TokenRun>,
+    /// The time line.
+    pub timeline: Timeline,
+    /// The decision log, if asked for.
+    pub decision_log: Option<DecisionLog>,
+    keep_step_rows: bool,
+    num_ended: u64,
+}
+
+impl Recorder {
+    /// Returns an empty record of `replicas` replicas.
+    pub fn new(replicas: u32, output: &OutputSpec) -> Self {
+        Self {
+            requests: Vec::new(),
+            steps: vec![StepTable::default(); replicas as usize],
+            runs: Vec::new(),
+            timeline: Timeline::default(),
+            decision_log: output.decision_log.as_ref().map(DecisionLog::new),
+            keep_step_rows: output.steps,
+            num_ended: 0,
+        }
+    }
+
+    /// Tells whether wide step rows are kept.
+    pub fn keeps_step_rows(&self) -> bool {
+        self.keep_step_rows
+    }
+
+    /// Returns how many requests finished or were refused.
+    pub fn num_ended(&self) -> u64 {
+        self.num_ended
+    }
+
+    /// Enters a request that the workload issued, to arrive at `spec.arrival`.
+    pub fn issue(&mut self, spec: RequestSpec) {
+        debug_assert_eq!(
+            spec.id.index(),
+            self.requests.len(),
+            "Invariant: requests are numbered in order of issue"
+        );
+        self.requests.push(RequestRecord {
+            spec,
+            replica: None,
+            scheduled: None,
+            first_token: None,
+            finished: None,
+            generated_tokens: 0,
+            cached_tokens: 0,
+            preemptions: 0,
+            status: RequestStatus::Unfinished,
+            reject_reason: RejectReason::None,
+            ttft_causes: [0; NUM_CAUSES],
+            ledger: Ledger::open(spec.arrival),
+            run: None,
+            digest: 0,
+        });
+        let shape = u64::from(spec.prompt_tokens) << 32 | u64::from(spec.output_tokens);
+        self.request(spec.id).witness(1, spec.arrival, shape);
+    }
+
+    /// Records the choice of the router.
+    pub fn route(&mut self, id: RequestId, replica: ReplicaId, now: SimTime) {
+        let record = self.request(id);
+        record.replica = Some(replica);
+        record.witness(2, now, u64::from(replica.0));
+    }
+
+    /// Records a refusal.
+    pub fn reject(&mut self, id: RequestId, reason: RejectReason, now: SimTime) {
+        let record = self.request(id);
+        record.status = RequestStatus::Rejected;
+        record.reject_reason = reason;
+        record.witness(3, now, reason as u64);
+        self.num_ended += 1;
+    }
+
+    /// Records an admission in a step that starts at `start`, with `computed` tokens found in the cache.
+    pub fn admit(&mut self, id: RequestId, start: SimTime, computed: u32) {
+        let record = self.request(id);
+        if record.scheduled.is_none() {
+            record.scheduled = Some(start);
+            record.cached_tokens = computed;
+        }
+        record.witness(4, start, u64::from(computed));
+    }
+
+    /// Records a preemption.
+    pub fn preempt(&mut self, id: RequestId, at: SimTime, meter: HostMeter) {
+        let record = self.request(id);
+        record.preemptions += 1;
+        record.ledger.enter(Activity::PreemptionWait, at, meter);
+        record.witness(5, at, 0);
+    }
+
+    /// Records what a request does from `at` on.
+    #[inline]
+    pub fn enter(&mut self, id: RequestId, activity: Activity, at: SimTime, meter: HostMeter) {
+        self.request(id).ledger.enter(activity, at, meter);
+    }
+
+    /// Records a token made by step `step` of the request's replica, which ended `now`.
+    #[inline]
+    pub fn token(&mut self, id: RequestId, step: u32, now: SimTime, meter: HostMeter) {
+        let record = &mut self.requests[id.index()];
+        record.generated_tokens += 1;
+        match &mut record.run {
+            Some((_, last)) if *last + 1 == step => *last = step,
+            run => {
+                if let Some((first_step, last_step)) = run.replace((step, step)) {
+                    self.runs.push(TokenRun { request: id, first_step, last_step });
+                }
+            }
+        }
+        if record.first_token.is_none() {
+            record.first_token = Some(now);
+            record.ledger.settle(now, meter);
+            record.ttft_causes = *record.ledger.spent();
+            record.witness(6, now, 0);
+        }
+    }
+
+    /// Records that a request is complete.
+    pub fn finish(&mut self, id: RequestId, now: SimTime, meter: HostMeter) {
+        let record = self.request(id);
+        record.finished = Some(now);
+        record.status = RequestStatus::Finished;
+        record.ledger.settle(now, meter);
+        let tokens = u64::from(record.generated_tokens);
+        record.witness(7, now, tokens);
+        self.num_ended += 1;
+        self.close_run(id);
+    }
+
+    /// Records a step of `replica` and returns its number.
+    #[inline]
+    pub fn step(&mut self, replica: ReplicaId, end: SimTime, row: StepRow) -> u32 {
+        let table = &mut self.steps[replica.index()];
+        table.end_ns.push(end.0);
+        if self.keep_step_rows {
+            table.rows.push(row);
+        }
+        table.end_ns.len() as u32 - 1
+    }
+
+    /// Closes the books at the end of the run.
+    pub fn close(&mut self) {
+        for index in 0..self.requests.len() {
+            self.close_run(RequestId::from_index(index));
+        }
+    }
+
+    /// Returns the digest of all requests' lives, independent of the order in which replicas were handled.
+    pub fn digest(&self) -> u64 {
+        self.requests.iter().fold(0x6469_6765_7374, |digest, record| mix(digest ^ record.digest))
+    }
+
+    fn close_run(&mut self, id: RequestId) {
+        if let Some((first_step, last_step)) = self.requests[id.index()].run.take() {
+            self.runs.push(TokenRun { request: id, first_step, last_step });
+        }
+    }
+
+    #[inline]
+    fn request(&mut self, id: RequestId) -> &mut RequestRecord {
+        &mut self.requests[id.index()]
+    }
+}

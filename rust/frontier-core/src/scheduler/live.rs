@@ -1,0 +1,200 @@
+//! A request inside an engine: its tokens, its blocks, and where it stands.
+
+use crate::ids::{BlockId, RequestId};
+use crate::kvcache::PrefixHasher;
+use crate::time::SimTime;
+use crate::workload::Segment;
+
+/// Where a request stands (vLLM `RequestStatus`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// In the waiting queue, never admitted.
+    Waiting,
+    /// In RUNNING: it holds blocks.
+    Running,
+    /// Back in the waiting queue; its blocks are gone.
+    Preempted,
+    /// Complete. A batch in flight may still refer to it.
+    Finished,
+}
+
+/// What an engine is told about a new request.
+#[derive(Clone, Copy, Debug)]
+pub struct Submission<'a> {
+    /// The request.
+    pub id: RequestId,
+    /// Arrival, for the priority policy.
+    pub arrival: SimTime,
+    /// Smaller is served first under the priority policy.
+    pub priority: i32,
+    /// Breaks ties of (priority, arrival).
+    pub tie_rank: u32,
+    /// Prompt length in tokens, at least 1.
+    pub prompt_tokens: u32,
+    /// Output length in tokens, at least 1.
+    pub max_tokens: u32,
+    /// Content of the prompt in normal form.
+    pub segments: &'a [Segment],
+    /// Stream of the output tokens.
+    pub output_stream: u64,
+}
+
+/// State of a request in an engine, under the names of `vllm/v1/request.py`.
+#[derive(Clone, Debug)]
+pub struct LiveRequest {
+    pub(crate) id: RequestId,
+    pub(crate) arrival: SimTime,
+    pub(crate) priority: i32,
+    pub(crate) tie_rank: u32,
+    pub(crate) status: Status,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) max_tokens: u32,
+    /// Prompt and output tokens known so far.
+    pub(crate) num_tokens: u32,
+    /// Tokens computed or being computed: advances when scheduled, not when done.
+    pub(crate) num_computed: u32,
+    /// Output tokens being sampled by batches in flight (asynchronous scheduling).
+    pub(crate) num_placeholders: u32,
+    /// Tokens in flight that a preemption made void, yet whose output still arrives.
+    pub(crate) num_stale: u32,
+    /// Tokens of all batches in flight.
+    pub(crate) num_in_flight: u32,
+    pub(crate) num_preemptions: u32,
+    /// Most tokens ever computed: what lies below was lost to a preemption if it is computed again.
+    pub(crate) high_water: u32,
+    /// Leading blocks whose hash is in the cache index.
+    pub(crate) num_cached_blocks: u32,
+    /// Number of the last `schedule()` call that put it in a batch.
+    pub(crate) last_scheduled: u64,
+    pub(crate) blocks: Vec<BlockId>,
+    pub(crate) hasher: PrefixHasher,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) output_stream: u64,
+}
+
+impl LiveRequest {
+    /// Returns the state of a request that nobody uses; [`Self::reset`] makes it a real one.
+    pub(crate) fn vacant() -> Self {
+        Self {
+            id: RequestId(0),
+            arrival: SimTime::ZERO,
+            priority: 0,
+            tie_rank: 0,
+            status: Status::Finished,
+            prompt_tokens: 0,
+            max_tokens: 0,
+            num_tokens: 0,
+            num_computed: 0,
+            num_placeholders: 0,
+            num_stale: 0,
+            num_in_flight: 0,
+            num_preemptions: 0,
+            high_water: 0,
+            num_cached_blocks: 0,
+            last_scheduled: 0,
+            blocks: Vec::new(),
+            hasher: PrefixHasher::default(),
+            segments: Vec::new(),
+            output_stream: 0,
+        }
+    }
+
+    /// Becomes the submitted request, reusing the memory of the one before.
+    pub(crate) fn reset(&mut self, submission: &Submission<'_>) {
+        let mut blocks = std::mem::take(&mut self.blocks);
+        let mut hasher = std::mem::take(&mut self.hasher);
+        let mut segments = std::mem::take(&mut self.segments);
+        debug_assert!(blocks.is_empty(), "Invariant: a finished request holds no blocks");
+        blocks.clear();
+        hasher.clear();
+        segments.clear();
+        segments.extend_from_slice(submission.segments);
+        *self = Self {
+            id: submission.id,
+            arrival: submission.arrival,
+            priority: submission.priority,
+            tie_rank: submission.tie_rank,
+            status: Status::Waiting,
+            prompt_tokens: submission.prompt_tokens,
+            max_tokens: submission.max_tokens,
+            num_tokens: submission.prompt_tokens,
+            blocks,
+            hasher,
+            segments,
+            output_stream: submission.output_stream,
+            ..Self::vacant()
+        };
+    }
+
+    /// Returns the request's id.
+    #[inline]
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Returns where the request stands.
+    #[inline]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Returns the prompt length in tokens.
+    #[inline]
+    pub fn prompt_tokens(&self) -> u32 {
+        self.prompt_tokens
+    }
+
+    /// Returns how many output tokens exist.
+    #[inline]
+    pub fn num_output_tokens(&self) -> u32 {
+        self.num_tokens - self.prompt_tokens
+    }
+
+    /// Returns how many tokens are computed or being computed.
+    #[inline]
+    pub fn num_computed(&self) -> u32 {
+        self.num_computed
+    }
+
+    /// Returns how often the request was preempted.
+    #[inline]
+    pub fn num_preemptions(&self) -> u32 {
+        self.num_preemptions
+    }
+
+    /// Returns the request's block table.
+    #[inline]
+    pub fn blocks(&self) -> &[BlockId] {
+        &self.blocks
+    }
+
+    /// Returns the tokens that could be computed next: all that are known or being sampled, less those done.
+    #[inline]
+    pub(crate) fn num_pending(&self) -> u32 {
+        self.num_tokens + self.num_placeholders - self.num_computed
+    }
+
+    /// Tells whether the `schedule()` call numbered `call` put the request in its batch.
+    #[inline]
+    pub fn was_scheduled_in(&self, call: u64) -> bool {
+        self.last_scheduled == call
+    }
+
+    /// Tells whether more than the next output token is still to be computed.
+    #[inline]
+    pub fn prompt_is_pending(&self) -> bool {
+        self.num_pending() > 1
+    }
+
+    /// Sort key of the priority policy: smaller is served first.
+    #[inline]
+    pub(crate) fn priority_key(&self) -> (i32, SimTime, u32) {
+        (self.priority, self.arrival, self.tie_rank)
+    }
+
+    /// Hashes the blocks that are full by now.
+    #[inline]
+    pub(crate) fn rehash(&mut self, block_size: u32) {
+        self.hasher.extend(block_size, &self.segments, self.output_stream, self.num_tokens);
+    }
+}

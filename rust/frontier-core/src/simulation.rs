@@ -1,0 +1,391 @@
+//! A run: owns all state, and handles every event in one exhaustive `match`.
+
+use std::sync::Arc;
+
+use crate::cluster::Router;
+use crate::engine::{EngineContext, EngineCore, Wake};
+use crate::error::SimError;
+use crate::event::Event;
+use crate::fidelity::StepTimer;
+use crate::ids::{ReplicaId, RequestId};
+use crate::kernel::EventQueue;
+use crate::metrics::{Recorder, RejectReason};
+use crate::plan::{LimitSpec, Plan, SchedulerConfig};
+use crate::rng::RngStreams;
+use crate::scheduler::Submission;
+use crate::time::SimTime;
+use crate::workload::{OUTPUT_STREAM_BASE, RequestSpec, Segment, TraceColumns, Workload};
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Simulated time of the last event.
+    pub now: SimTime,
+    /// Requests finished or refused.
+    pub ended: u64,
+    /// Requests in total, if known beforehand.
+    pub total: Option<u64>,
+    /// Events handled.
+    pub events: u64,
+}
+
+/// Totals of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Digest of all requests' lives: equal runs have equal digests.
+    pub digest: u64,
+    /// Simulated time of the last event.
+    pub end: SimTime,
+    /// Events handled.
+    pub events: u64,
+    /// Non-empty steps of all replicas.
+    pub steps: u64,
+    /// Empty batches of all replicas.
+    pub empty_steps: u64,
+    /// Prompt tokens looked up in prefix caches, over first admissions.
+    pub prefix_lookup_tokens: u64,
+    /// Prompt tokens found there.
+    pub prefix_hit_tokens: u64,
+    /// Blocks of each replica, the null block included.
+    pub num_blocks: u32,
+    /// How step times were made.
+    pub step_time: &'static str,
+}
+
+/// A run in progress.
+#[derive(Debug)]
+pub struct Simulation {
+    limits: LimitSpec,
+    config: SchedulerConfig,
+    timer: StepTimer,
+    workload: Workload,
+    queue: EventQueue<Event>,
+    router: Router,
+    engines: Vec<EngineCore>,
+    /// A `Schedule` event is pending for the replica.
+    schedule_pending: Vec<bool>,
+    recorder: Recorder,
+    sample_interval_ns: u64,
+    sample_pending: bool,
+    /// Requests routed and not ended.
+    outstanding: u64,
+    /// When something last happened to a request or an engine.
+    last_fact: SimTime,
+    stopped: bool,
+    /// Scratch.
+    segments: Vec<Segment>,
+    ended: Vec<RequestId>,
+}
+
+impl Simulation {
+    /// Compiles `plan` into a run at time zero.
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] and [`SimError::Input`] for values that make no sense.
+    pub fn new(plan: &Plan, trace: Option<Arc<TraceColumns>>) -> Result<Self, SimError> {
+        let streams = RngStreams::new(plan.seed, plan.replication);
+        let replicas = plan.cluster.replicas;
+        let config = plan.scheduler.clone();
+        let timer = StepTimer::compile(&plan.step_time, config.max_num_batched_tokens, config.max_num_seqs)?;
+        let mut simulation = Self {
+            limits: plan.limits.clone(),
+            workload: Workload::new(&plan.workload, trace, &streams)?,
+            queue: EventQueue::new(),
+            router: Router::new(plan.cluster.router.clone(), replicas, &streams),
+            engines: (0..replicas)
+                .map(|id| {
+                    EngineCore::new(ReplicaId(id), &config, timer.windows(), plan.limits.livelock_steps)
+                })
+                .collect(),
+            schedule_pending: vec![false; replicas as usize],
+            recorder: Recorder::new(replicas, &plan.output),
+            sample_interval_ns: plan.output.timeline_interval_ns,
+            sample_pending: false,
+            outstanding: 0,
+            last_fact: SimTime::ZERO,
+            stopped: false,
+            segments: Vec::new(),
+            ended: Vec::new(),
+            config,
+            timer,
+        };
+        simulation.issue_first_requests()?;
+        Ok(simulation)
+    }
+
+    /// Handles up to `max_events` events. Returns whether the run is over.
+    ///
+    /// # Errors
+    /// Any [`SimError`]; the run is then over and its state meaningless.
+    pub fn run_slice(&mut self, max_events: u64) -> Result<bool, SimError> {
+        for _ in 0..max_events {
+            if self.stopped {
+                return Ok(true);
+            }
+            if let Some((now, event)) = self.queue.pop() {
+                self.handle(now, event)?;
+            } else {
+                self.stopped = true;
+                self.check_nothing_is_stuck()?;
+            }
+        }
+        Ok(self.stopped)
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// As [`Self::run_slice`].
+    pub fn run(&mut self) -> Result<(), SimError> {
+        while !self.run_slice(u64::MAX)? {}
+        Ok(())
+    }
+
+    /// Returns how far the run has come.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            now: self.queue.now(),
+            ended: self.recorder.num_ended(),
+            total: self.workload.total(),
+            events: self.queue.popped(),
+        }
+    }
+
+    /// Closes the run: checks its books and returns what it recorded.
+    ///
+    /// # Errors
+    /// [`SimError::Invariant`] if a request or a block was lost.
+    pub fn finish(mut self) -> Result<(Recorder, Totals), SimError> {
+        for engine in &self.engines {
+            engine.scheduler().check_integrity()?;
+        }
+        let now = self.last_fact;
+        self.sample_all(now);
+        self.recorder.close();
+        let mut totals = Totals {
+            digest: self.recorder.digest(),
+            end: now,
+            events: self.queue.popped(),
+            steps: 0,
+            empty_steps: 0,
+            prefix_lookup_tokens: 0,
+            prefix_hit_tokens: 0,
+            num_blocks: self.config.num_blocks,
+            step_time: self.timer.name(),
+        };
+        for engine in &self.engines {
+            let (steps, empty) = engine.num_steps();
+            let (lookups, hits) = engine.prefix_tokens();
+            totals.steps += steps;
+            totals.empty_steps += empty;
+            totals.prefix_lookup_tokens += lookups;
+            totals.prefix_hit_tokens += hits;
+        }
+        Ok((self.recorder, totals))
+    }
+
+    fn handle(&mut self, now: SimTime, event: Event) -> Result<(), SimError> {
+        if event != Event::Sample {
+            self.last_fact = now;
+        }
+        match event {
+            Event::StepEnd(replica) => self.on_step_end(now, replica),
+            Event::Arrival(request) => self.on_arrival(now, request),
+            Event::Schedule(replica) => self.on_schedule(now, replica),
+            Event::Sample => self.on_sample(now),
+        }
+    }
+
+    fn push(&mut self, time: SimTime, event: Event) -> Result<(), SimError> {
+        self.queue.push(time, event.phase() as u8, event)
+    }
+
+    fn issue_first_requests(&mut self) -> Result<(), SimError> {
+        if self.workload.is_closed_loop() {
+            while let Some(spec) = self.workload.next_arrival()? {
+                self.issue(spec)?;
+            }
+            Ok(())
+        } else {
+            self.issue_next_open_loop()
+        }
+    }
+
+    /// An open loop has one arrival pending at a time.
+    fn issue_next_open_loop(&mut self) -> Result<(), SimError> {
+        match self.workload.next_arrival()? {
+            Some(spec) => self.issue(spec),
+            None => Ok(()),
+        }
+    }
+
+    fn issue(&mut self, spec: RequestSpec) -> Result<(), SimError> {
+        self.recorder.issue(spec);
+        self.push(spec.arrival, Event::Arrival(spec.id))
+    }
+
+    fn on_arrival(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let spec = self.recorder.requests[id.index()].spec;
+        self.arm_sampling(now)?;
+        match self.refusal(&spec) {
+            RejectReason::None => self.admit(now, &spec)?,
+            reason => {
+                self.recorder.reject(id, reason, now);
+                self.issue_follower(now)?;
+            }
+        }
+        if self.workload.is_closed_loop() { Ok(()) } else { self.issue_next_open_loop() }
+    }
+
+    fn admit(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
+        self.segments.clear();
+        self.workload.prompt_segments(spec.id, &mut self.segments);
+        let replica = self.router.route(spec, &self.segments, &self.engines);
+        self.recorder.route(spec.id, replica, now);
+        self.outstanding += 1;
+        self.engines[replica.index()].submit(&Submission {
+            id: spec.id,
+            arrival: spec.arrival,
+            priority: spec.priority,
+            tie_rank: spec.tie_rank,
+            prompt_tokens: spec.prompt_tokens,
+            max_tokens: spec.output_tokens,
+            segments: &self.segments,
+            output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
+        });
+        if self.engines[replica.index()].is_waiting() { Ok(()) } else { self.request_schedule(now, replica) }
+    }
+
+    /// Tells why a request can never be served, if so (vLLM answers such requests with an error).
+    fn refusal(&self, spec: &RequestSpec) -> RejectReason {
+        if !self.limits.refuse_oversized {
+            return RejectReason::None;
+        }
+        let total = u64::from(spec.prompt_tokens) + u64::from(spec.output_tokens);
+        // The KV of the last token is never written.
+        let blocks = (total - 1).div_ceil(u64::from(self.config.block_size));
+        let budget =
+            self.config.max_num_scheduled_tokens.unwrap_or(u32::MAX).min(self.config.max_num_batched_tokens);
+        if total > u64::from(self.config.max_model_len) {
+            RejectReason::ExceedsMaxModelLen
+        } else if blocks > u64::from(self.config.num_blocks - 1) {
+            RejectReason::ExceedsKvCache
+        } else if !self.config.enable_chunked_prefill && total - 1 > u64::from(budget) {
+            // After a preemption the whole of prompt and output may have to be recomputed at once.
+            RejectReason::ExceedsTokenBudget
+        } else {
+            RejectReason::None
+        }
+    }
+
+    fn request_schedule(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
+        if std::mem::replace(&mut self.schedule_pending[replica.index()], true) {
+            return Ok(());
+        }
+        self.push(now, Event::Schedule(replica))
+    }
+
+    fn on_step_end(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
+        let mut context =
+            EngineContext { timer: &self.timer, recorder: &mut self.recorder, ended: &mut self.ended };
+        self.engines[replica.index()].complete(now, &mut context)?;
+        self.settle_ended(now)?;
+        if self.queue.is_alone_in_time() && !self.schedule_pending[replica.index()] {
+            // Nothing can come between, so the detour through the queue is saved.
+            return self.on_schedule(now, replica);
+        }
+        self.request_schedule(now, replica)
+    }
+
+    fn on_schedule(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
+        self.schedule_pending[replica.index()] = false;
+        let engine = &mut self.engines[replica.index()];
+        let mut context =
+            EngineContext { timer: &self.timer, recorder: &mut self.recorder, ended: &mut self.ended };
+        let wake = engine.run_until_blocked(now, &mut context)?;
+        if self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) {
+            self.stopped = true;
+        }
+        self.settle_ended(now)?;
+        match wake {
+            Wake::At(time) => self.push(time, Event::StepEnd(replica)),
+            Wake::OnArrival => Ok(()),
+        }
+    }
+
+    /// Frees the router's slots of requests that ended, and lets closed-loop clients go on.
+    fn settle_ended(&mut self, now: SimTime) -> Result<(), SimError> {
+        for index in 0..self.ended.len() {
+            let record = &self.recorder.requests[self.ended[index].index()];
+            let replica = record.replica.expect("Invariant: a request that ended was routed");
+            self.router.release(replica);
+            self.outstanding -= 1;
+            self.issue_follower(now)?;
+        }
+        self.ended.clear();
+        Ok(())
+    }
+
+    fn issue_follower(&mut self, now: SimTime) -> Result<(), SimError> {
+        match self.workload.next_after(now)? {
+            Some(spec) => self.issue(spec),
+            None => Ok(()),
+        }
+    }
+
+    /// Sampling sleeps while nothing is outstanding, and wakes at the next multiple of the interval.
+    fn arm_sampling(&mut self, now: SimTime) -> Result<(), SimError> {
+        if self.sample_pending {
+            return Ok(());
+        }
+        self.sample_pending = true;
+        let interval = self.sample_interval_ns;
+        let next = (now.0 / interval).checked_add(1).and_then(|n| n.checked_mul(interval));
+        self.push(SimTime(next.ok_or(SimError::ClockOverflow)?), Event::Sample)
+    }
+
+    fn on_sample(&mut self, now: SimTime) -> Result<(), SimError> {
+        self.sample_pending = false;
+        if self.queue.is_empty() {
+            // The run is over: the last sample is taken at its last fact, which lies before this moment.
+            return Ok(());
+        }
+        self.sample_all(now);
+        if self.outstanding > 0 { self.arm_sampling(now) } else { Ok(()) }
+    }
+
+    fn sample_all(&mut self, now: SimTime) {
+        for (replica, engine) in self.engines.iter_mut().enumerate() {
+            self.recorder.timeline.push(now.0, replica as u32, engine.sample(now));
+        }
+    }
+
+    fn check_nothing_is_stuck(&self) -> Result<(), SimError> {
+        if self.outstanding == 0 || !self.limits.refuse_oversized {
+            return Ok(());
+        }
+        let stuck: Vec<String> = self
+            .engines
+            .iter()
+            .enumerate()
+            .flat_map(|(replica, engine)| {
+                engine.scheduler().waiting().map(move |slot| (replica, engine, slot))
+            })
+            .take(8)
+            .map(|(replica, engine, slot)| {
+                let request = engine.scheduler().request(slot);
+                format!(
+                    "request {} waits on replica {replica} for blocks ({} of {} are free)",
+                    request.id().0,
+                    engine.scheduler().pool().num_free(),
+                    engine.scheduler().pool().num_usable()
+                )
+            })
+            .collect();
+        Err(SimError::Deadlock {
+            time_ns: self.queue.now().0,
+            unfinished: self.outstanding,
+            waiting_for: stuck.join("; "),
+        })
+    }
+}

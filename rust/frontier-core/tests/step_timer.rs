@@ -1,0 +1,373 @@
+//! The step timer through its public interface: hand-computable steps, refusals, and equalities that every
+//! version must keep.
+
+use frontier_core::error::SimError;
+use frontier_core::fidelity::program::Program;
+use frontier_core::fidelity::{BatchShape, Bound, StepTimer};
+use frontier_core::plan::StepTimeSpec;
+use frontier_core::time::SimDuration;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// Peak rates of an H100 SXM5 by its data sheet, with round efficiencies.
+fn gpu() -> Value {
+    json!({
+        "num_sms": 132,
+        "peak_flops_per_s": {"fp32": 67e12, "fp16": 989.4e12, "bf16": 989.4e12, "fp8": 1978.9e12},
+        "memory_bandwidth_bytes_per_s": 3.35e12,
+        "compute_efficiency": 0.8,
+        "memory_efficiency": 0.9,
+        "kernel_launch_s": 2e-6,
+    })
+}
+
+fn gemm(name: &str, count: u32, rows: &str, k: u32, n: u32) -> Value {
+    json!({
+        "op": "gemm", "name": name, "count": count, "rows": rows, "k": k, "n": n, "batch": 1,
+        "dtype": "bf16", "weight_bytes": 2.0, "activation_bytes": 2.0,
+    })
+}
+
+fn elementwise(name: &str, count: u32, rows: &str, bytes_per_row: f64) -> Value {
+    json!({"op": "elementwise", "name": name, "count": count, "rows": rows, "bytes_per_row": bytes_per_row})
+}
+
+fn attention(name: &str, count: u32, window: Option<u32>) -> Value {
+    json!({
+        "op": "attention", "name": name, "count": count, "phase": "both", "heads": 32, "kv_heads": 8,
+        "qk_dim": 128, "v_dim": 128, "kv_bytes_per_token": 4096.0, "window": window, "dtype": "bf16",
+        "activation_bytes": 2.0,
+    })
+}
+
+/// Llama-3.1-8B in BF16 on one H100: 10 kernels per layer and 4 beside them.
+fn llama() -> Value {
+    json!({
+        "kind": "roofline",
+        "gpu": gpu(),
+        "link": null,
+        "cpu": {"per_step_s": 0.0, "per_seq_s": 0.0, "overlapped": true},
+        "gpus_per_replica": 1,
+        "program": [
+            elementwise("embedding", 1, "tokens", 16384.0),
+            elementwise("rms_norm", 64, "tokens", 24576.0),
+            gemm("qkv_proj", 32, "tokens", 4096, 6144),
+            elementwise("rotary_emb", 32, "tokens", 20480.0),
+            elementwise("kv_cache_write", 32, "tokens", 8192.0),
+            attention("attention", 32, None),
+            gemm("o_proj", 32, "tokens", 4096, 4096),
+            gemm("gate_up_proj", 32, "tokens", 4096, 28672),
+            elementwise("silu_and_mul", 32, "tokens", 86016.0),
+            gemm("down_proj", 32, "tokens", 14336, 4096),
+            elementwise("final_norm", 1, "tokens", 16384.0),
+            gemm("lm_head", 1, "seqs", 4096, 128_256),
+            elementwise("sampler", 1, "seqs", 1_026_048.0),
+        ],
+    })
+}
+
+/// One of each operator: experts, two windows, collectives over four ranks.
+fn zoo() -> Value {
+    let mut plan = llama();
+    plan["gpus_per_replica"] = json!(4);
+    plan["link"] = json!({"bandwidth_bytes_per_s": 450e9, "latency_s": 2e-6, "efficiency": 0.8});
+    plan["cpu"] = json!({"per_step_s": 1e-3, "per_seq_s": 2e-6, "overlapped": false});
+    let Value::Array(program) = &mut plan["program"] else { unreachable!() };
+    program.extend([
+        attention("attention_sliding", 16, Some(128)),
+        attention("attention_chunked", 8, Some(4096)),
+        attention("attention_sliding_too", 8, Some(128)),
+        json!({
+            "op": "grouped_gemm", "name": "experts.gate_up_proj", "count": 32, "experts": 32, "top_k": 2.0,
+            "k": 2048, "n": 1536, "dtype": "fp8", "weight_bytes": 1.0, "activation_bytes": 2.0,
+        }),
+        json!({
+            "op": "all_reduce", "name": "all_reduce.attention", "count": 32, "rows": "tokens",
+            "bytes_per_row": 8192.0, "ranks": 4,
+        }),
+        json!({
+            "op": "all_gather", "name": "all_gather.logits", "count": 1, "rows": "seqs",
+            "bytes_per_row": 256_512.0, "ranks": 4,
+        }),
+    ]);
+    plan
+}
+
+fn spec(plan: &Value) -> StepTimeSpec {
+    serde_json::from_value(plan.clone()).expect("the fixture follows the schema")
+}
+
+fn timer(plan: &Value) -> StepTimer {
+    StepTimer::compile(&spec(plan), 8192, 256).expect("the fixture is a valid plan")
+}
+
+fn batch(timer: &StepTimer, requests: &[(u32, u32, bool)]) -> BatchShape {
+    let mut batch = BatchShape::new(timer.windows());
+    for &(query, context, is_prefill) in requests {
+        batch.add(query, context, is_prefill);
+    }
+    batch
+}
+
+#[test]
+fn a_lone_decode_of_llama_8b_costs_its_weights_and_launches() {
+    let timer = timer(&llama());
+    let step = timer.step(&batch(&timer, &[(1, 1024, false)])).unwrap();
+    // 32 * (4096 * (6144 + 4096 + 28672) + 14336 * 4096) + 4096 * 128256 weights of 2 bytes: 15.01 GB.
+    let weights = 15.009e9;
+    let sustained = 3.35e12 * 0.9;
+    let kernels = 1.0 + 64.0 + 7.0 * 32.0 + 32.0 + 3.0;
+    let expected = weights / sustained + kernels * 2e-6;
+    let ratio = step.total.as_seconds() / expected;
+    // What is left is attention: 32 layers of one tile wave, under 0.1 ms of 5.6 ms.
+    assert!((1.0..1.03).contains(&ratio), "{} s, expected {expected} s", step.total.as_seconds());
+    assert!((step.bytes / weights - 1.0).abs() < 0.02, "{} bytes", step.bytes);
+    assert!((step.flops / weights - 1.0).abs() < 0.05, "{} FLOPs: two per weight of two bytes", step.flops);
+}
+
+#[test]
+fn a_long_prompt_of_llama_8b_runs_near_the_sustained_rate() {
+    let timer = timer(&llama());
+    let step = timer.step(&batch(&timer, &[(8192, 8192, true)])).unwrap();
+    // 2 FLOPs per token and weight of the layers, and the causal half of 8192^2 pairs.
+    let linear = 2.0 * 8192.0 * 6_979_321_856.0 + 2.0 * 4096.0 * 128_256.0;
+    let pairs = 8192.0 * 8193.0 / 2.0;
+    let flops = linear + 32.0 * pairs * 32.0 * 2.0 * 256.0;
+    assert!((step.flops / flops - 1.0).abs() < 1e-9, "{} FLOPs, expected {flops}", step.flops);
+    let mfu = step.flops / step.total.as_seconds() / 989.4e12;
+    assert!(mfu > 0.6 && mfu < 0.8, "{mfu}");
+}
+
+#[test]
+fn batching_decodes_is_nearly_free_until_compute_or_kv_bind() {
+    let timer = timer(&llama());
+    let time = |requests: usize| {
+        timer.step(&batch(&timer, &vec![(1, 256, false); requests])).unwrap().total.as_seconds()
+    };
+    assert!(time(64) < 1.35 * time(1));
+    assert!(time(256) > time(64));
+}
+
+#[test]
+fn tables_equal_direct_evaluation_bit_for_bit() {
+    let StepTimeSpec::Roofline(roofline) = spec(&zoo()) else { unreachable!() };
+    // The small program has tables for 300 rows and evaluates the rest directly.
+    let (large, small) =
+        (Program::compile(&roofline, 3000, 256).unwrap(), Program::compile(&roofline, 300, 30).unwrap());
+    for tokens in 0..=3000 {
+        let seqs = tokens % 257;
+        let mut batch = BatchShape::new(large.windows());
+        if tokens > 0 {
+            batch.add(tokens, tokens + 77, tokens % 2 == 0);
+        }
+        let table = large.cost(&batch, tokens, seqs);
+        for direct in [large.direct_cost(&batch, tokens, seqs), small.cost(&batch, tokens, seqs)] {
+            assert_eq!(table.seconds.to_bits(), direct.seconds.to_bits(), "{tokens} tokens");
+            assert_eq!(table.flops.to_bits(), direct.flops.to_bits(), "{tokens} tokens");
+            assert_eq!(table.bytes.to_bits(), direct.bytes.to_bits(), "{tokens} tokens");
+        }
+    }
+}
+
+#[test]
+fn the_breakdown_adds_up_to_the_step() {
+    let mut plan = zoo();
+    plan["cpu"] = json!({"per_step_s": 0.0, "per_seq_s": 0.0, "overlapped": true});
+    let timer = timer(&plan);
+    let batch = batch(&timer, &[(1500, 2000, true), (1, 9000, false), (1, 30, false)]);
+    let (step, operators) = (timer.step(&batch).unwrap(), timer.breakdown(&batch).unwrap());
+    let names: Vec<_> = operators.iter().map(|operator| operator.name.as_str()).collect();
+    assert_eq!(names[..3], ["embedding", "rms_norm", "qkv_proj"]);
+    assert_eq!(names[18], "all_gather.logits");
+    let sum =
+        |value: fn(&frontier_core::fidelity::OperatorTime) -> f64| operators.iter().map(value).sum::<f64>();
+    assert!((sum(|o| o.seconds) - step.total.as_seconds()).abs() < 1e-9);
+    assert!((sum(|o| o.flops) / step.flops - 1.0).abs() < 1e-12);
+    assert!((sum(|o| o.bytes) / step.bytes - 1.0).abs() < 1e-12);
+    let bound = |name: &str| operators.iter().find(|operator| operator.name == name).unwrap().bound;
+    assert_eq!(bound("gate_up_proj"), Bound::Compute);
+    assert_eq!(bound("lm_head"), Bound::Memory);
+    assert_eq!(bound("all_reduce.attention"), Bound::Network);
+    assert_eq!(bound("sampler"), Bound::Launch);
+}
+
+#[test]
+fn the_host_hides_behind_the_gpu_only_when_overlapped() {
+    let time = |per_step_s: f64, overlapped: bool| {
+        let mut plan = llama();
+        plan["cpu"] = json!({"per_step_s": per_step_s, "per_seq_s": 1e-4, "overlapped": overlapped});
+        let timer = timer(&plan);
+        timer.step(&batch(&timer, &[(1, 512, false), (1, 512, false)])).unwrap()
+    };
+    let gpu = time(0.0, true).total.0;
+    assert_eq!(time(0.0, true).cpu_exposed, SimDuration::ZERO);
+    for (step, total, exposed) in [
+        (time(1e-3, true), gpu, 0),
+        (time(1.0, true), 1_000_200_000, 1_000_200_000 - gpu),
+        (time(1e-3, false), gpu + 1_200_000, 1_200_000),
+    ] {
+        // The sum is rounded once, so it may differ from the sum of rounded terms by a nanosecond.
+        assert!(step.total.0.abs_diff(total) <= 1, "{step:?}");
+        assert!(step.cpu_exposed.0.abs_diff(exposed) <= 1, "{step:?}");
+    }
+}
+
+#[test]
+fn an_empty_step_costs_the_host_alone() {
+    let timer = timer(&zoo());
+    let step = timer.step(&BatchShape::new(timer.windows())).unwrap();
+    assert_eq!((step.total, step.cpu_exposed), (SimDuration(1_000_000), SimDuration(1_000_000)));
+    assert_eq!((step.flops.to_bits(), step.bytes.to_bits()), (0, 0));
+}
+
+#[test]
+fn windows_are_distinct_and_in_order() {
+    assert_eq!(timer(&zoo()).windows(), [128, 4096]);
+    assert!(timer(&llama()).windows().is_empty());
+    assert_eq!((timer(&zoo()).name(), timer(&llama()).name()), ("roofline", "roofline"));
+}
+
+#[test]
+fn batches_that_the_timer_was_not_compiled_for_are_refused() {
+    let timer = timer(&zoo());
+    let many_tokens = batch(&timer, &[(8000, 8000, true), (193, 193, true)]);
+    let many_seqs = batch(&timer, &vec![(1, 9, false); 257]);
+    let mut other_windows = BatchShape::new(&[128]);
+    other_windows.add(1, 1, false);
+    for wrong in [many_tokens, many_seqs, other_windows] {
+        assert!(matches!(timer.step(&wrong), Err(SimError::Invariant { .. })));
+        assert!(matches!(timer.breakdown(&wrong), Err(SimError::Invariant { .. })));
+    }
+}
+
+#[test]
+fn batches_past_the_tables_are_evaluated_directly() {
+    let timer = StepTimer::compile(&spec(&llama()), u32::MAX, u32::MAX).unwrap();
+    let time = |tokens| timer.step(&batch(&timer, &[(tokens, tokens, true)])).unwrap().total;
+    assert!(time(32_768) < time(32_769));
+    assert!(time(32_769) < time(40_000));
+    // The largest batch of all takes 190 years, which the clock still counts.
+    assert!(time(u32::MAX) > time(1_000_000_000));
+    assert!(time(1_000_000_000) > time(1_000_000));
+}
+
+#[test]
+fn the_linear_clock_has_no_operators() {
+    let plan = json!({
+        "kind": "linear", "per_step_ns": 5_000_000, "per_prefill_token_ns": 40_000,
+        "per_decode_token_ns": 30_000, "per_seq_ns": 7, "per_kv_token_ns": 11,
+    });
+    let timer = timer(&plan);
+    let batch = batch(&timer, &[(100, 228, true), (1, 50, false)]);
+    let step = timer.step(&batch).unwrap();
+    assert_eq!(step.total.0, 5_000_000 + 100 * 40_000 + 30_000 + 2 * 7 + 278 * 11);
+    assert_eq!((step.cpu_exposed, timer.name()), (SimDuration::ZERO, "linear"));
+    assert!(timer.breakdown(&batch).unwrap().is_empty());
+}
+
+/// The path and message of the refusal of `plan`.
+fn refusal(plan: &Value) -> (String, String) {
+    match StepTimer::compile(&spec(plan), 64, 8) {
+        Err(SimError::Plan { path, message }) => (path, message),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused_with_their_path() {
+    // Positions in the program: 2 a GEMM, 5 attention, 13 sliding attention, 16 experts, 17 an all-reduce.
+    let cases = [
+        ("/gpu/num_sms", json!(0), "step_time.gpu.num_sms", "was 0, must be at least 1"),
+        (
+            "/gpu/memory_bandwidth_bytes_per_s",
+            json!(0.0),
+            "step_time.gpu.memory_bandwidth_bytes_per_s",
+            "was 0",
+        ),
+        ("/gpu/peak_flops_per_s/bf16", json!(-1.0), "step_time.gpu.peak_flops_per_s.bf16", "was -1"),
+        ("/gpu/compute_efficiency", json!(1.01), "step_time.gpu.compute_efficiency", "must be in (0, 1]"),
+        ("/gpu/memory_efficiency", json!(0.0), "step_time.gpu.memory_efficiency", "must be in (0, 1]"),
+        ("/gpu/kernel_launch_s", json!(-1e-9), "step_time.gpu.kernel_launch_s", "not negative"),
+        ("/link/bandwidth_bytes_per_s", json!(-5.0), "step_time.link.bandwidth_bytes_per_s", "was -5"),
+        ("/link/latency_s", json!(-5.0), "step_time.link.latency_s", "was -5"),
+        ("/link/efficiency", json!(2.0), "step_time.link.efficiency", "was 2"),
+        ("/link", json!(null), "step_time.link", "program[17] communicates between 4 ranks"),
+        ("/cpu/per_step_s", json!(-0.1), "step_time.cpu.per_step_s", "was -0.1"),
+        ("/cpu/per_seq_s", json!(-0.1), "step_time.cpu.per_seq_s", "was -0.1"),
+        ("/gpus_per_replica", json!(0), "step_time.gpus_per_replica", "was 0"),
+        (
+            "/gpus_per_replica",
+            json!(2),
+            "step_time.program[17].ranks",
+            "must not exceed gpus_per_replica (2)",
+        ),
+        ("/program", json!([]), "step_time.program", "was empty"),
+        ("/program/2/name", json!(""), "step_time.program[2].name", "was empty"),
+        ("/program/2/count", json!(0), "step_time.program[2].count", "was 0"),
+        ("/program/2/k", json!(0), "step_time.program[2].k", "was 0, must be in 1 ..= 16777216"),
+        ("/program/2/n", json!(4_294_967_295_u32), "step_time.program[2].n", "was 4294967295"),
+        ("/program/2/batch", json!(0), "step_time.program[2].batch", "was 0"),
+        ("/program/2/weight_bytes", json!(0.0), "step_time.program[2].weight_bytes", "was 0"),
+        ("/program/2/activation_bytes", json!(-2.0), "step_time.program[2].activation_bytes", "was -2"),
+        ("/program/2/dtype", json!("fp4"), "step_time.program[2].dtype", "it has fp32, fp16, bf16, fp8"),
+        ("/program/5/heads", json!(0), "step_time.program[5].heads", "was 0"),
+        ("/program/5/kv_heads", json!(5), "step_time.program[5].kv_heads", "must divide heads (32)"),
+        ("/program/5/qk_dim", json!(0), "step_time.program[5].qk_dim", "was 0"),
+        ("/program/5/v_dim", json!(0), "step_time.program[5].v_dim", "was 0"),
+        ("/program/5/kv_bytes_per_token", json!(0.0), "step_time.program[5].kv_bytes_per_token", "was 0"),
+        ("/program/13/window", json!(0), "step_time.program[13].window", "was 0"),
+        ("/program/16/experts", json!(0), "step_time.program[16].experts", "was 0"),
+        ("/program/16/top_k", json!(32.5), "step_time.program[16].top_k", "at most experts (32)"),
+        ("/program/16/top_k", json!(0.0), "step_time.program[16].top_k", "was 0, must be positive"),
+        ("/program/16/top_k", json!(1e-20), "step_time.program[16].top_k", "at least 0.000000001 of experts"),
+        ("/program/17/ranks", json!(1), "step_time.program[17].ranks", "was 1, must be at least 2"),
+        ("/program/17/bytes_per_row", json!(0.0), "step_time.program[17].bytes_per_row", "was 0"),
+    ];
+    for (pointer, value, path, message) in cases {
+        let mut plan = zoo();
+        *plan.pointer_mut(pointer).unwrap() = value;
+        let found = refusal(&plan);
+        assert_eq!(found.0, path);
+        assert!(found.1.contains(message), "{path}: {}", found.1);
+    }
+}
+
+#[test]
+fn values_that_json_cannot_write_are_refused_too() {
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let StepTimeSpec::Roofline(good) = spec(&zoo()) else { unreachable!() };
+        let mut broken = vec![good.clone(); 4];
+        broken[0].gpu.memory_efficiency = bad;
+        broken[1].gpu.kernel_launch_s = bad;
+        broken[2].cpu.per_seq_s = bad;
+        broken[3].gpu.peak_flops_per_s.fp16 = Some(bad);
+        for spec in broken {
+            let refused = StepTimer::compile(&StepTimeSpec::Roofline(spec), 64, 8);
+            assert!(matches!(refused, Err(SimError::Plan { .. })), "{bad} was accepted");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn prop_another_request_or_a_slower_machine_never_shortens_a_step(
+        requests in proptest::collection::vec((1_u32..300, 0_u32..9000, any::<bool>()), 1..20),
+    ) {
+        let mut plan = zoo();
+        plan["gpu"]["memory_bandwidth_bytes_per_s"] = json!(6.7e12);
+        let timers = [&zoo(), &plan].map(|plan| StepTimer::compile(&spec(plan), 6000, 32).unwrap());
+        let mut batch = BatchShape::new(timers[0].windows());
+        let mut before = SimDuration::ZERO;
+        for (query, history, is_prefill) in requests {
+            let query = if is_prefill { query } else { 1 };
+            batch.add(query, history + query, is_prefill);
+            let [slow, fast] = [0, 1].map(|index: usize| timers[index].step(&batch).unwrap().total);
+            prop_assert!(slow >= fast);
+            // Expected expert counts carry rounding errors far below a nanosecond.
+            prop_assert!(slow.0 + 1 >= before.0);
+            before = slow;
+        }
+    }
+}

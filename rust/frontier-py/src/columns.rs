@@ -1,0 +1,130 @@
+//! Turns what a run recorded into dictionaries of numpy columns.
+
+#![expect(clippy::cast_possible_wrap, reason = "simulated times fit 63 bits (`SimTime::MAX`)")]
+
+use frontier_core::metrics::{Cause, Recorder, ReplicaSample, RequestRecord, StepRow, TokenRun};
+use frontier_core::simulation::Totals;
+use frontier_core::time::SimTime;
+use frontier_core::workload::NO_SESSION;
+use numpy::{Element, IntoPyArray, PyArray1};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// Stands for "no replica" in columns.
+const NO_REPLICA: u32 = u32::MAX;
+
+/// Returns the raw result of a run: a dictionary of dictionaries of columns.
+pub(crate) fn raw_result<'py>(
+    py: Python<'py>,
+    mut recorder: Recorder,
+    totals: &Totals,
+) -> PyResult<Bound<'py, PyDict>> {
+    let raw = PyDict::new(py);
+    raw.set_item("requests", requests(py, &recorder.requests)?)?;
+    raw.set_item("steps", steps(py, &recorder)?)?;
+    raw.set_item("token_runs", token_runs(py, &recorder.runs)?)?;
+    raw.set_item("timeline", timeline(py, &recorder)?)?;
+    let facts = PyDict::new(py);
+    facts.set_item("digest", format!("{:016x}", totals.digest))?;
+    facts.set_item("end_ns", totals.end.0)?;
+    facts.set_item("num_events", totals.events)?;
+    facts.set_item("num_steps", totals.steps)?;
+    facts.set_item("num_empty_steps", totals.empty_steps)?;
+    facts.set_item("prefix_lookup_tokens", totals.prefix_lookup_tokens)?;
+    facts.set_item("prefix_hit_tokens", totals.prefix_hit_tokens)?;
+    facts.set_item("num_blocks", totals.num_blocks)?;
+    facts.set_item("step_time", totals.step_time)?;
+    facts.set_item("replicas", recorder.steps.len())?;
+    raw.set_item("totals", facts)?;
+    let log = recorder.decision_log.as_mut().map(frontier_core::metrics::DecisionLog::take);
+    raw.set_item("decision_log", log)?;
+    Ok(raw)
+}
+
+fn requests<'py>(py: Python<'py>, records: &[RequestRecord]) -> PyResult<Bound<'py, PyDict>> {
+    let table = PyDict::new(py);
+    table.set_item("replica", column(py, records, |r| r.replica.map_or(NO_REPLICA, |id| id.0)))?;
+    table.set_item("arrival_ns", column(py, records, |r| r.spec.arrival.0 as i64))?;
+    table.set_item("scheduled_ns", column(py, records, |r| or_never(r.scheduled)))?;
+    table.set_item("first_token_ns", column(py, records, |r| or_never(r.first_token)))?;
+    table.set_item("finished_ns", column(py, records, |r| or_never(r.finished)))?;
+    table.set_item("prompt_tokens", column(py, records, |r| r.spec.prompt_tokens))?;
+    table.set_item("output_tokens", column(py, records, |r| r.spec.output_tokens))?;
+    table.set_item("generated_tokens", column(py, records, |r| r.generated_tokens))?;
+    table.set_item("cached_tokens", column(py, records, |r| r.cached_tokens))?;
+    table.set_item("preemptions", column(py, records, |r| r.preemptions))?;
+    table.set_item("priority", column(py, records, |r| r.spec.priority))?;
+    table.set_item("session", column(py, records, |r| r.spec.session.map_or(NO_SESSION, |id| id.0)))?;
+    table.set_item("status", column(py, records, |r| r.status as u8))?;
+    table.set_item("reject_reason", column(py, records, |r| r.reject_reason as u8))?;
+    for cause in Cause::ALL {
+        let (name, at) = (cause.name(), cause as usize);
+        table.set_item(format!("ttft_{name}_ns"), column(py, records, |r| r.ttft_causes[at] as i64))?;
+        table.set_item(format!("e2e_{name}_ns"), column(py, records, |r| r.e2e_causes()[at] as i64))?;
+    }
+    Ok(table)
+}
+
+fn steps<'py>(py: Python<'py>, recorder: &Recorder) -> PyResult<Bound<'py, PyDict>> {
+    let table = PyDict::new(py);
+    let mut offsets = vec![0_u64];
+    for steps in &recorder.steps {
+        offsets.push(offsets[offsets.len() - 1] + steps.end_ns.len() as u64);
+    }
+    let ends: Vec<i64> =
+        recorder.steps.iter().flat_map(|steps| steps.end_ns.iter().map(|&ns| ns as i64)).collect();
+    let complete = recorder.steps.iter().all(|steps| steps.rows.len() == steps.end_ns.len());
+    table.set_item("replica_offsets", offsets.into_pyarray(py))?;
+    table.set_item("end_ns", ends.into_pyarray(py))?;
+    if complete && recorder.keeps_step_rows() {
+        let rows: Vec<&StepRow> = recorder.steps.iter().flat_map(|steps| &steps.rows).collect();
+        table.set_item("start_ns", column(py, &rows, |r| r.start_ns as i64))?;
+        table.set_item("prefill_tokens", column(py, &rows, |r| r.prefill_tokens))?;
+        table.set_item("decode_tokens", column(py, &rows, |r| r.decode_tokens))?;
+        table.set_item("num_seqs", column(py, &rows, |r| r.num_seqs))?;
+        table.set_item("kv_tokens", column(py, &rows, |r| r.kv_tokens))?;
+        table.set_item("num_running", column(py, &rows, |r| r.num_running))?;
+        table.set_item("num_waiting", column(py, &rows, |r| r.num_waiting))?;
+        table.set_item("free_blocks", column(py, &rows, |r| r.free_blocks))?;
+    }
+    Ok(table)
+}
+
+fn token_runs<'py>(py: Python<'py>, runs: &[TokenRun]) -> PyResult<Bound<'py, PyDict>> {
+    let table = PyDict::new(py);
+    table.set_item("request", column(py, runs, |r| r.request.0))?;
+    table.set_item("first_step", column(py, runs, |r| r.first_step))?;
+    table.set_item("last_step", column(py, runs, |r| r.last_step))?;
+    Ok(table)
+}
+
+fn timeline<'py>(py: Python<'py>, recorder: &Recorder) -> PyResult<Bound<'py, PyDict>> {
+    let table = PyDict::new(py);
+    let samples: &[ReplicaSample] = &recorder.timeline.samples;
+    table.set_item("time_ns", column(py, &recorder.timeline.time_ns, |&ns| ns as i64))?;
+    table.set_item("replica", column(py, &recorder.timeline.replica, |&id| id))?;
+    table.set_item("num_running", column(py, samples, |s| s.num_running))?;
+    table.set_item("num_waiting", column(py, samples, |s| s.num_waiting))?;
+    table.set_item("used_blocks", column(py, samples, |s| s.used_blocks))?;
+    table.set_item("prompt_tokens", column(py, samples, |s| s.prompt_tokens))?;
+    table.set_item("output_tokens", column(py, samples, |s| s.output_tokens))?;
+    table.set_item("finished", column(py, samples, |s| s.finished))?;
+    table.set_item("preemptions", column(py, samples, |s| s.preemptions))?;
+    table.set_item("busy_ns", column(py, samples, |s| s.busy_ns as i64))?;
+    table.set_item("used_block_ns", column(py, samples, |s| s.used_block_ns as f64))?;
+    table.set_item("flops", column(py, samples, |s| s.flops))?;
+    table.set_item("bytes", column(py, samples, |s| s.bytes))?;
+    Ok(table)
+}
+
+fn column<'py, R, T: Element>(
+    py: Python<'py>,
+    rows: &[R],
+    value: impl Fn(&R) -> T,
+) -> Bound<'py, PyArray1<T>> {
+    rows.iter().map(value).collect::<Vec<T>>().into_pyarray(py)
+}
+
+fn or_never(time: Option<SimTime>) -> i64 {
+    time.map_or(-1, |time| time.0 as i64)
+}

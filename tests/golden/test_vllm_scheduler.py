@@ -1,0 +1,145 @@
+"""The scheduler decides as the real vLLM scheduler does: golden logs, and fuzz against a restatement."""
+
+import functools
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import fuzz_edges
+import fuzz_gen
+import golden_archive
+import pytest
+import ref_sched
+import replay
+from differences import first_difference
+
+ARCHIVE = Path(__file__).with_name("vllm_scheduler.tar.xz")
+CASES = golden_archive.cases(ARCHIVE)
+NOT_YET = ("spec", "pp", "pd")
+SUPPORTED = [name for name in CASES if not any(word in name for word in NOT_YET)]
+FUZZ_SEED, FUZZ_CASES, EDGE_CASES, CHUNKS = 3, 500, 120, 10
+
+
+def restated_log(config, trace):
+    """Return the log that the restatement writes."""
+    records = []
+    summary = ref_sched.run(config, ref_sched.parse_trace(trace), records.append)
+    return [ref_sched.dump(record) for record in [*records, {"summary": summary}]]
+
+
+@functools.cache
+def fuzz_cases():
+    """Return the first `FUZZ_CASES` cases without drafts, pipeline stages and disaggregation."""
+    cases = (fuzz_gen.case(FUZZ_SEED, k) for k in itertools.count())
+    wanted = (case for case in cases if fuzz_edges.supported(case[0]))
+    return list(itertools.islice(wanted, FUZZ_CASES))
+
+
+@functools.cache
+def edge_cases():
+    cases = (fuzz_edges.case(FUZZ_SEED, k) for k in itertools.count())
+    wanted = (case for case in cases if fuzz_edges.supported(case[1]))
+    return list(itertools.islice(wanted, EDGE_CASES))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_restatement_reproduces_the_golden_log(name):
+    case = CASES[name]
+    assert first_difference(restated_log(case.config, case.trace), case.log) is None
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_our_log_equals_the_golden_log(name):
+    case = CASES[name]
+    assert first_difference(replay.replay(case.config, case.trace), case.log) is None
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_fuzz_agrees_with_the_restatement(chunk):
+    for config, trace in fuzz_cases()[chunk::CHUNKS]:
+        difference = first_difference(replay.replay(config, trace), restated_log(config, trace))
+        assert difference is None, f"seed {FUZZ_SEED}, case {config['name']}: {difference}"
+
+
+@pytest.mark.parametrize("kind", fuzz_edges.KINDS)
+def test_edge_fuzz_agrees_with_the_restatement(kind):
+    for config, trace in [case[1:] for case in edge_cases() if case[0] == kind]:
+        difference = first_difference(replay.replay(config, trace), restated_log(config, trace))
+        assert difference is None, f"seed {FUZZ_SEED}, case {config['name']}, {kind}: {difference}"
+
+
+def test_golden_cases_are_all_there():
+    assert len(CASES) == 46
+    assert len(SUPPORTED) == 29
+    # Names and contents agree on what is not simulated yet.
+    assert [name for name in CASES if fuzz_edges.supported(CASES[name].config)] == SUPPORTED
+
+
+def test_the_generator_draws_the_cases_it_always_drew():
+    drawn = json.dumps([fuzz_gen.case(1, k) for k in range(300)]).encode()
+    assert hashlib.sha256(drawn).hexdigest()[:16] == "4165a8e2cc17fb71"
+
+
+def test_replay_from_the_command_line(tmp_path):
+    golden_archive.unpack(ARCHIVE, tmp_path)
+    command = [
+        sys.executable,
+        replay.__file__,
+        "23_prefix_full_hit.json",
+        "23_prefix_full_hit.csv",
+        "out.jsonl",
+    ]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    *ours, summary = (tmp_path / "out.jsonl").read_text().splitlines()
+    *golden, last = CASES["23_prefix_full_hit"].log
+    assert ours == golden
+    assert json.loads(summary) == {"summary": json.loads(last)["summary"]}
+
+
+@pytest.mark.parametrize("name", ["30_spec_ngram_k3", "40_pp2_sync", "50_pd_base"])
+def test_features_that_are_not_simulated_yet_are_refused(name):
+    with pytest.raises(replay.UnsupportedError):
+        replay.replay(CASES[name].config, CASES[name].trace)
+
+
+def test_the_command_line_says_what_it_cannot_replay(tmp_path):
+    golden_archive.unpack(ARCHIVE, tmp_path)
+    command = [sys.executable, replay.__file__, "50_pd_base.json", "50_pd_base.csv", "out.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "`mode` 'pd'" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_num_seq": 4}, "did you mean 'max_num_seqs'"),
+        ({"clock": {"a": 1, "b": 1, "c": 1}}, "`clock` lacks d"),
+        ({"vllm": "0.31.2"}, "rules of vLLM 0.31.2"),
+    ],
+)
+def test_replay_refuses_wrong_configurations(change, message):
+    case = CASES["01_base_poisson"]
+    with pytest.raises(replay.ReplayError, match=message):
+        replay.replay(case.config | change, case.trace)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["r0,0,u0:7,1,0", "r0,5,u1:7,1,0"], "line 3: request_id 'r0' stands in an earlier line"),
+        (["r0,0,u0,1,0"], "line 2: prompt: segment 'u0' must read"),
+        (["r0,0,u0:0,1,0"], "line 2: the prompt 'u0:0' is empty"),
+        (["r0,0,u0:7,0,0"], "line 2: output_len was 0, must be in 1 "),
+        (["r0,-5,u0:7,1,0"], "line 2: arrival_ns was -5"),
+        (["r0,soon,u0:7,1,0"], "line 2: arrival_ns was 'soon'"),
+        (["r0,0,u0:7@x,1,0"], "line 2: prompt: start of segment 'u0:7@x' was 'x'"),
+    ],
+)
+def test_replay_refuses_wrong_traces(rows, message):
+    with pytest.raises(replay.ReplayError, match=message):
+        replay.read_trace([fuzz_gen.HEADER, *rows])

@@ -1,0 +1,173 @@
+"""GPU presets, and any other GPU from a mapping or a file."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frontier.errors import ConfigError
+from frontier.hardware import gpu_names, load_gpu
+from frontier.hardware import reader as gpu_reader
+from frontier.models import load_model, operator_program, required_dtypes
+
+RUST = Path(__file__).parents[2] / "rust" / "frontier-core" / "src" / "plan" / "step_time.rs"
+
+MINE: dict[str, Any] = {
+    "name": "mine",
+    "num_sms": 100,
+    "memory": "80GiB",
+    "memory_bandwidth": "2TB/s",
+    "pcie_bandwidth": "64GB/s",
+    "peak": {"bf16": "500TFLOPS"},
+}
+
+
+def plan_fields(struct: str) -> set[str]:
+    body = re.search(rf"pub struct {struct} \{{\n(.*?)\n\}}", RUST.read_text(), re.DOTALL)
+    assert body is not None
+    return set(re.findall(r"^    pub (\w+):", body.group(1), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", gpu_names())
+def test_presets_are_complete_and_fit_the_plan(name: str) -> None:
+    gpu = load_gpu(name)
+    plan = gpu.to_plan()
+    assert set(plan) == plan_fields("GpuSpec")
+    assert set(plan["peak_flops_per_s"]) == plan_fields("PeakFlops")
+    assert gpu.name == name
+    assert gpu.source
+    assert (gpu.price_per_hour_usd is None) == (gpu.price_source is None)
+    assert 0 < plan["compute_efficiency"] <= 1
+    assert 0 < plan["memory_efficiency"] <= 1
+    link = gpu.link(2)
+    assert link is not None
+    assert set(link.to_plan()) == plan_fields("LinkSpec")
+    assert link.kind == ("nvlink" if gpu.nvlink_bandwidth_bytes_per_s else "pcie")
+
+
+# name, dense bf16 TFLOP/s, HBM TB/s, memory on the box in GB; from the vendors' data sheets
+DATA_SHEETS = [
+    ("a100-40gb", 312, 1.555, 40),
+    ("a100-80gb", 312, 2.039, 80),
+    ("a800", 312, 2.039, 80),
+    ("h100", 989, 3.35, 80),
+    ("h100-pcie", 756, 2.0, 80),
+    ("h800", 989, 3.35, 80),
+    ("h20", 148, 4.0, 96),
+    ("h200", 989, 4.8, 141),
+    ("b200", 2250, 7.7, 180),
+    ("gb200", 2500, 8.0, 186),
+    ("l40s", 362, 0.864, 48),
+    ("rtx-4090", 165, 1.008, 24),
+    ("rtx-pro-6000", 468, 1.792, 96),
+    ("mi300x", 1307, 5.3, 192),
+    ("mi355x", 2517, 8.0, 288),
+]
+
+
+@pytest.mark.parametrize(("name", "teraflops", "terabytes", "gigabytes"), DATA_SHEETS)
+def test_rates_are_the_dense_ones(name: str, teraflops: float, terabytes: float, gigabytes: int) -> None:
+    gpu = load_gpu(name)
+    assert gpu.peak_flops_per_s.bf16 == pytest.approx(teraflops * 1e12, rel=0.002)
+    assert gpu.memory_bandwidth_bytes_per_s == pytest.approx(terabytes * 1e12)
+    box = gigabytes * 2**30  # makers of NVIDIA cards up to 80 GB mean GiB; all report less
+    assert 0.88 * box < gpu.memory_bytes < 1.06 * box
+
+
+def test_data_sheets_cover_all_presets() -> None:
+    assert {row[0] for row in DATA_SHEETS} == set(gpu_names())
+
+
+def test_the_export_variant_differs_in_links_alone() -> None:
+    h100, h800 = load_gpu("h100"), load_gpu("h800")
+    assert h100.to_plan() == h800.to_plan()
+    assert h100.nvlink_bandwidth_bytes_per_s == 450e9
+    assert h800.nvlink_bandwidth_bytes_per_s == 200e9
+
+
+def test_ten_lines_of_yaml_are_enough(tmp_path: Path) -> None:
+    doc = gpu_reader.__doc__ or ""
+    text = "\n".join(line[4:] for line in doc.splitlines() if line.startswith("    "))
+    assert len(text.splitlines()) == 10
+    path = tmp_path / "gpu.yaml"
+    path.write_text(text)
+    gpu = load_gpu(path)
+    assert (gpu.name, gpu.num_sms, gpu.memory_bytes) == ("my-gpu", 132, 81090 * 2**20)
+    assert gpu.peak_flops_per_s.fp8 == 1979e12
+    assert load_gpu(str(path)) == gpu
+
+
+def test_names_are_read_leniently() -> None:
+    assert load_gpu("H100") is load_gpu("h100")
+    assert load_gpu("RTX 4090") is load_gpu("rtx_4090")
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "words"),
+    [
+        ({"memory": None}, "memory", "is missing"),
+        ({"memory": "80"}, "memory", "needs a unit"),
+        ({"memory": "0GiB"}, "memory", "greater than 0"),
+        ({"num_sms": -1}, "num_sms", "negative"),
+        ({"num_sms": "many"}, "num_sms", "was 'many'"),
+        ({"memory_bandwith": "1TB/s"}, "memory_bandwith", "did you mean 'memory_bandwidth'"),
+        ({"memory_bandwidth": 2e12}, "memory_bandwidth", "needs a unit"),
+        ({"compute_efficiency": 1.2}, "compute_efficiency", "was 1.2"),
+        ({"compute_efficiency": 0}, "compute_efficiency", "greater than 0"),
+        ({"peak": {"bf17": "1TFLOPS", "bf16": "1TFLOPS"}}, "peak.bf17", "did you mean 'bf16'"),
+        ({"peak": {"fp8": "1TFLOPS"}}, "peak", "neither bf16 nor fp16"),
+        ({"peak": "500TFLOPS"}, "peak", "rates per type"),
+        ({"peak": {"bf16": "500"}}, "peak.bf16", "needs a unit"),
+        ({"kernel_launch": 2e-6}, "kernel_launch", "was 2e-06"),
+        ({"name": 3}, "name", "must be a text"),
+        ({"price_per_hour": "free"}, "price_per_hour", "was 'free'"),
+    ],
+)
+def test_a_bad_key_is_named_with_its_value(changes: dict[str, Any], path: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_gpu(MINE | changes)
+    (issue,) = [issue for issue in caught.value.issues if issue.path == path]
+    assert words in str(issue)
+
+
+def test_all_problems_are_reported_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_gpu({"name": "", "num_sm": 3, "peak": {"bf16": -1}})
+    assert {i.path for i in caught.value.issues} >= {"name", "num_sm", "num_sms", "memory", "peak.bf16"}
+
+
+def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'h200'"):
+        load_gpu("h2000")
+    with pytest.raises(ConfigError, match="did you mean 'a100-80gb'"):
+        load_gpu("a100")
+    path = tmp_path / "gpu.yaml"
+    path.write_text("name: [")
+    with pytest.raises(ConfigError, match=r"line \d+, column \d+"):
+        load_gpu(path)
+    path.write_text("- 1")
+    with pytest.raises(ConfigError, match="a mapping of keys is needed"):
+        load_gpu(path)
+    path.write_text("a: !!python/object:os.system {}")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_gpu(path)
+
+
+def test_links_follow_the_number_of_ranks() -> None:
+    gpu = load_gpu("h100")
+    assert gpu.link(1) is None
+    eight = gpu.link(8)
+    assert eight is not None
+    assert (eight.kind, eight.bandwidth_bytes_per_s) == ("nvlink", 450e9)
+    with pytest.raises(ConfigError, match="a node has 8 h100"):
+        gpu.link(16)
+    card = load_gpu("l40s").link(2)
+    assert card is not None
+    assert (card.kind, card.bandwidth_bytes_per_s) == ("pcie", 32e9)
+
+
+def test_missing_units_are_told() -> None:
+    fp8 = operator_program(load_model("deepseek-v3"), tensor_parallel_size=8)
+    assert load_gpu("a100-80gb").unsupported_dtypes(required_dtypes(fp8)) == ["fp8"]
+    assert load_gpu("h100").unsupported_dtypes(required_dtypes(fp8)) == []
