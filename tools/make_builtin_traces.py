@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import polars as pl
+
 from frontier.workloads import builtin_path, load_trace
 
 

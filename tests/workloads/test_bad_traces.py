@@ -6,6 +6,7 @@ import random
 
 import polars as pl
 import pytest
+
 from frontier.errors import FrontierError, WorkloadError
 from frontier.workloads import load_trace
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from frontier.errors import WorkloadError
 from frontier.workloads import builtin_path, builtin_traces, load_trace
 

@@ -5,10 +5,11 @@ from functools import partial
 
 import polars as pl
 import pytest
-from frontier.workloads import columns, values
-from frontier.workloads.values import BadValueError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from frontier.workloads import columns, values
+from frontier.workloads.values import BadValueError
 
 _NUMBERS = st.one_of(
     st.integers(-(2**70), 2**70).map(str),

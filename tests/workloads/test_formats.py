@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
+
 from frontier.errors import WorkloadError
 from frontier.workloads import NO_SESSION, load_trace
 

@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from frontier.workloads.prefixes import Prefixes
 from hypothesis import given
 from hypothesis import strategies as st
+
+from frontier.workloads.prefixes import Prefixes
 
 
 def _segments(prompts, block_size, piece=100):

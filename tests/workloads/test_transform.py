@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+
 from frontier.errors import WorkloadError
 from frontier.workloads import (
     OUTPUT_STREAM_BASE,

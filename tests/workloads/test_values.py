@@ -1,6 +1,7 @@
 """What a single value of a trace may be."""
 
 import pytest
+
 from frontier.workloads import values
 from frontier.workloads.values import BadValueError
 
