@@ -2,15 +2,16 @@
 
     python tools/make_builtin_traces.py AzureLLMInferenceTrace_conv.csv
 
-writes `python/frontier/workloads/data/azure_2023_conv.parquet`: columns `arrival_ns` (int64, the first request
-at 0), `prompt_tokens` and `output_tokens` (uint32), rows in the order of the file. `ATTRIBUTION.md` beside it
-names the source.
+writes `python/frontier/workloads/data/azure_2023_conv.parquet`: columns `arrival_ns` (int64, the first
+request at 0), `prompt_tokens` and `output_tokens` (uint32), rows in the order of the file. `ATTRIBUTION.md`
+beside it names the source.
 """
 
 import argparse
 from pathlib import Path
 
 import polars as pl
+
 from frontier.workloads import builtin_path, load_trace
 
 

@@ -1,20 +1,26 @@
 """Segments say the same about shared content as the block hashes they come from."""
 
+from itertools import pairwise
+
 import numpy as np
-from frontier.workloads.prefixes import segments_of_hashes
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from frontier.workloads.prefixes import Prefixes
 
-def _segments(prompts, block_size):
-    """Return the segments of prompts given as (hashes, tokens)."""
-    flat = [block for hashes, _ in prompts for block in hashes]
-    return segments_of_hashes(
-        np.array(flat, np.uint64),
-        np.array([len(hashes) for hashes, _ in prompts], np.int64),
-        np.array([tokens for _, tokens in prompts], np.int64),
-        block_size,
-    )
+
+def _segments(prompts, block_size, piece=100):
+    """Return the segments of prompts given as (hashes, tokens), added `piece` at a time."""
+    prefixes = Prefixes(block_size)
+    for begin in range(0, len(prompts), piece):
+        part = prompts[begin : begin + piece]
+        prefixes.add(
+            np.array([block for hashes, _ in part for block in hashes], np.uint64),
+            np.array([len(hashes) for hashes, _ in part], np.int64),
+            np.array([tokens for _, tokens in part], np.int64),
+        )
+    return prefixes.finish()
 
 
 def _rows(segments):
@@ -22,7 +28,7 @@ def _rows(segments):
     parts = zip(segments.stream.tolist(), segments.start.tolist(), segments.length.tolist(), strict=True)
     parts = list(parts)
     offsets = segments.offsets.tolist()
-    return [parts[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [parts[a:b] for a, b in pairwise(offsets)]
 
 
 def _tokens(row):
@@ -52,11 +58,13 @@ def test_tokens_beyond_the_last_hash_are_unique():
     assert rows[2] == [], "a prompt without hashes has no segments"
 
 
-def test_very_long_chains_fall_back_to_a_stream_per_hash():
-    # Three blocks of 2^30 tokens would reach beyond 31 bits of positions in one stream.
-    rows = _rows(_segments([([1, 2], 2**31), ([2, 3], 2**31)], 2**30))
+@pytest.mark.parametrize("piece", [1, 2])
+def test_hashes_beyond_31_bits_of_positions_have_streams_of_their_own(piece):
+    rows = _rows(_segments([([1, 2, 3], 3 * 2**30), ([2, 3], 2**31)], 2**30, piece))
     assert [len(row) for row in rows] == [2, 2]
-    assert rows[0][1] == rows[1][0]
+    assert rows[0][0] == (0, 0, 2**31)
+    assert rows[0][1] == rows[1][1] == (1, 0, 2**30)
+    assert rows[1][0] == (0, 2**30, 2**30)
 
 
 _PROMPTS = st.integers(1, 5).flatmap(
@@ -71,8 +79,8 @@ _PROMPTS = st.integers(1, 5).flatmap(
 )
 
 
-@given(_PROMPTS)
-def test_two_prompts_agree_token_by_token_as_their_hashes_do(case):
+@given(_PROMPTS, st.integers(1, 4))
+def test_two_prompts_agree_token_by_token_as_their_hashes_do(case, piece):
     block, drawn = case
     prompts = []
     for hashes, extra, hashed in drawn:
@@ -80,8 +88,8 @@ def test_two_prompts_agree_token_by_token_as_their_hashes_do(case):
         partial = bool(hashes) and hashed and extra > 0
         tokens = (len(hashes) - 1) * block + extra if partial else len(hashes) * block + extra
         prompts.append((hashes, max(tokens, 1)))
-    segments = _segments(prompts, block)
-    rows = _rows(segments)
+    rows = _rows(_segments(prompts, block, piece))
+    assert rows == _rows(_segments(prompts, block)), "pieces change nothing"
     spelled = []
     for number, ((hashes, tokens), row) in enumerate(zip(prompts, rows, strict=True)):
         if not hashes:
@@ -93,7 +101,7 @@ def test_two_prompts_agree_token_by_token_as_their_hashes_do(case):
         expected += [(f"rest of {number}", i) for i in range(tokens - len(expected))]
         spelled.append((got, expected))
         assert all(length > 0 for _, _, length in row)
-        joined = [(a, b) for a, b in zip(row, row[1:], strict=False) if a[0] == b[0] and a[1] + a[2] == b[1]]
+        joined = [(a, b) for a, b in pairwise(row) if a[0] == b[0] and a[1] + a[2] == b[1]]
         assert not joined, "adjacent segments that continue each other are merged"
     for got, expected in spelled:
         for other_got, other_expected in spelled:

@@ -1,6 +1,7 @@
 """What a single value of a trace may be."""
 
 import pytest
+
 from frontier.workloads import values
 from frontier.workloads.values import BadValueError
 
@@ -52,7 +53,9 @@ def test_token_counts_are_whole_numbers_however_written(value, tokens):
     ],
 )
 def test_other_token_counts_are_refused_with_what_is_allowed(value, reason):
-    with pytest.raises(BadValueError, match=r"must be a whole number of tokens in 1 \.\.\. 4294967295") as caught:
+    with pytest.raises(
+        BadValueError, match=r"must be a whole number of tokens in 1 \.\.\. 4294967295"
+    ) as caught:
         values.read_tokens(value)
     assert caught.value.reason == reason
 

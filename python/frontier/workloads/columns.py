@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from frontier.workloads import values
+from frontier.workloads.formats import Role
 from frontier.workloads.values import BadValueError
 
 _FRACTION = {10**9: 9, 10**6: 6, 10**3: 3, 1: 0}
@@ -36,6 +37,22 @@ class Column:
 
     values: NDArray[np.int64]
     problems: list[Problem]
+
+
+def type_allowed(role: Role, dtype: pl.DataType) -> str | None:
+    """Return None if a column of this type can have the role, else what types can."""
+    text = dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)
+    match role:
+        case "arrival":
+            return None if text or dtype.is_numeric() or dtype == pl.Datetime else "numbers, dates or text"
+        case "session":
+            return None if text or dtype.is_integer() else "whole numbers or text"
+        case "hash_ids":
+            inner = getattr(dtype, "inner", None) if isinstance(dtype, (pl.List, pl.Array)) else None
+            lists = inner is not None and (inner.is_numeric() or inner in (pl.String, pl.Null))
+            return None if text or lists else "lists of whole numbers, or text"
+        case _:
+            return None if text or dtype.is_numeric() else "numbers or text"
 
 
 def read_column(name: str, cells: pl.Series, quick: pl.Series, read: Callable[[object], int]) -> Column:
@@ -80,9 +97,10 @@ def read_arrivals(name: str, cells: pl.Series, time_unit: str) -> Column:
         return read_column(name, cells, _quick_datetimes(cells), values.read_datetime)
     unit_ns = values.TIME_UNITS[time_unit]
     if cells.dtype.is_integer():
+        numbers = cells.cast(pl.Int64, strict=False)
         # 2^62 is the limit, and no product below it overflows 63 bits.
-        small = cells.is_between(0, values.MAX_ARRIVAL_NS // unit_ns)
-        quick = _only(cells, small).cast(pl.Int64, strict=False) * unit_ns
+        small = numbers.is_between(0, values.MAX_ARRIVAL_NS // unit_ns)
+        quick = _only(numbers, small) * unit_ns
     else:
         cells = _strings(cells)
         quick = _quick_decimals(cells, unit_ns)

@@ -6,7 +6,6 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -21,8 +20,9 @@ from frontier.workloads.builtin import builtin_path, builtin_traces
 from frontier.workloads.columns import Problem
 from frontier.workloads.formats import Format, Request, choose_format
 from frontier.workloads.loaded import LoadedTrace, LoadReport
-from frontier.workloads.prefixes import segments_of_hashes
+from frontier.workloads.prefixes import Prefixes
 from frontier.workloads.rows import FAILED, Rows, Sessions
+from frontier.workloads.segments import ranges
 from frontier.workloads.values import BadValueError
 
 BadRow = Literal["error", "skip"]
@@ -47,7 +47,7 @@ def load_trace(
     """Load a trace from a CSV, JSON-lines or Parquet file (text may be gzipped), or a built-in one by name.
 
     Files are read in pieces of bounded size; what stays in memory while loading is some 40 bytes per request
-    and 8 per block hash. The first arrival becomes time 0.
+    and 25 per distinct block hash. The first arrival becomes time 0.
 
     Args:
         path: a file, or a name of `builtin_traces()`.
@@ -124,13 +124,16 @@ class _Loader:
         self._max_requests = max_requests
         self._format = Format("", {})
         self._pieces: list[Rows] = []
+        self._prefixes: Prefixes | None = None
         self._rows_read = 0
         self._kept = 0
         self._skipped: Counter[str] = Counter()
 
     def read_parquet(self, file: Path, request: Request) -> None:
         """Read a Parquet file."""
-        self._format = choose_format(request, source.parquet_columns(file), self._name)
+        schema = source.parquet_schema(file)
+        self._set_format(choose_format(request, list(schema), self._name))
+        row_readers.check_types(schema, self._format, self._name)
         sessions = Sessions()
         for first_row, frame in source.read_parquet(file, row_readers.source_columns(self._format)):
             numbers = np.arange(first_row, first_row + len(frame), dtype=np.int64)
@@ -147,19 +150,24 @@ class _Loader:
             raise WorkloadError("is empty, must hold at least one request", file=self._name)
         sessions = Sessions()
         if container == "jsonl":
-            self._format = choose_format(request, _keys(*first, self._name), self._name)
+            self._set_format(choose_format(request, _keys(*first, self._name), self._name))
             for line, text in chain([first], pieces):
                 self._add(row_readers.rows_of_json(line, text, self._format, sessions))
                 if self._is_full():
                     return
             return
-        header, line, body = _split_header(*first)
-        self._format = choose_format(request, header, self._name)
+        header, line, body = _split_header(*first, self._name)
+        self._set_format(choose_format(request, header, self._name))
         rest: Iterator[tuple[int, str]] = chain([(line, body)], pieces)
         for line, text in rest:
             self._add(row_readers.rows_of_csv(line, text, header, self._format, sessions))
             if self._is_full():
                 return
+
+    def _set_format(self, fmt: Format) -> None:
+        self._format = fmt
+        if "hash_ids" in fmt.columns and fmt.block_size is not None:
+            self._prefixes = Prefixes(fmt.block_size)
 
     def _is_full(self) -> bool:
         return self._max_requests is not None and self._kept >= self._max_requests
@@ -171,24 +179,16 @@ class _Loader:
         for problem in rows.problems:
             if not failed[problem.row]:
                 first_problem.setdefault(problem.row, problem)
-        if first_problem and self._on_bad_row == "error":
-            problem = first_problem[min(first_problem)]
-            raise WorkloadError(
-                f"{problem.message} (on_bad_row='skip' leaves such rows out)",
-                file=self._name,
-                line=int(rows.lines[problem.row]),
-                column=problem.column,
-                value=problem.value,
-            )
         usable = ~failed
         usable[list(first_problem)] = False
+        end = len(rows)
         if self._max_requests is not None:
             # Rows after the last one wanted are not looked at.
-            end = int(np.searchsorted(np.cumsum(usable), self._max_requests - self._kept)) + 1
+            end = min(end, int(np.searchsorted(np.cumsum(usable), self._max_requests - self._kept)) + 1)
             usable[end:] = False
-        else:
-            end = len(rows)
-        self._rows_read += min(end, len(rows))
+        if first_problem and self._on_bad_row == "error" and min(first_problem) < end:
+            raise self._bad_row(rows, first_problem[min(first_problem)])
+        self._rows_read += end
         self._skipped.update(
             f"{problem.column}: {problem.reason}" if problem.column else problem.reason
             for row, problem in first_problem.items()
@@ -197,42 +197,52 @@ class _Loader:
         if count := int(failed[:end].sum()):
             self._skipped[FAILED] += count
         self._kept += int(usable.sum())
-        self._pieces.append(_take(rows, usable))
+        kept = np.flatnonzero(usable)
+        if self._prefixes is not None:
+            self._prefixes.add(*_hashes_of(rows, kept), rows.prompt_tokens[kept])
+        self._pieces.append(_take(rows, kept))
+
+    def _bad_row(self, rows: Rows, problem: Problem) -> WorkloadError:
+        return WorkloadError(
+            f"{problem.message} (on_bad_row='skip' leaves such rows out)",
+            file=self._name,
+            line=int(rows.lines[problem.row]),
+            column=problem.column,
+            value=problem.value,
+        )
 
     def finish(self, on_unsorted: Unsorted) -> LoadedTrace:
         """Return the trace."""
         if self._kept == 0:
             raise WorkloadError(self._nothing_left(), file=self._name)
         rows = _join(self._pieces)
-        self._pieces.clear()
+        prompts = None if self._prefixes is None else self._prefixes.finish()
         is_sorted = bool((rows.arrival_ns[1:] >= rows.arrival_ns[:-1]).all())
         if not is_sorted:
             if on_unsorted == "error":
                 raise self._unsorted(rows)
-            rows = _take(rows, np.argsort(rows.arrival_ns, kind="stable"))
+            order = np.argsort(rows.arrival_ns, kind="stable")
+            rows = _take(rows, order)
+            prompts = None if prompts is None else prompts.take(order)
         offset = int(rows.arrival_ns[0])
-        report = LoadReport(
-            self._name, self._format.name, self._rows_read, dict(self._skipped), offset, sorted=not is_sorted
-        )
-        trace = LoadedTrace(
+        return LoadedTrace(
             arrival_ns=rows.arrival_ns - offset,
             prompt_tokens=rows.prompt_tokens.astype(np.uint32),
             output_tokens=rows.output_tokens.astype(np.uint32),
             priority=None if rows.priority is None else rows.priority.astype(np.int32),
             session=rows.session,
-            report=report,
-        )
-        if rows.hashes is None or rows.hash_counts is None or self._format.block_size is None:
-            return trace
-        prompts = segments_of_hashes(
-            rows.hashes, rows.hash_counts, rows.prompt_tokens, self._format.block_size
-        )
-        return replace(
-            trace,
-            segment_offsets=prompts.offsets,
-            segment_stream=prompts.stream,
-            segment_start=prompts.start,
-            segment_length=prompts.length,
+            segment_offsets=None if prompts is None else prompts.offsets,
+            segment_stream=None if prompts is None else prompts.stream,
+            segment_start=None if prompts is None else prompts.start,
+            segment_length=None if prompts is None else prompts.length,
+            report=LoadReport(
+                file=self._name,
+                format=self._format.name,
+                rows_read=self._rows_read,
+                rows_skipped=dict(self._skipped),
+                arrival_offset_ns=offset,
+                sorted=not is_sorted,
+            ),
         )
 
     def _nothing_left(self) -> str:
@@ -254,14 +264,19 @@ class _Loader:
         )
 
 
-def _split_header(first_line: int, text: str) -> tuple[list[str], int, str]:
+def _split_header(first_line: int, text: str, file: str) -> tuple[list[str], int, str]:
     """Return (column names, line number of what follows, what follows)."""
     while True:
         head, _, text = text.partition("\n")
         first_line += 1
-        if head.strip():
-            names = next(csv.reader([head]))
-            return [name.strip() for name in names], first_line, text
+        if not head.strip():
+            continue
+        try:
+            names = next(csv.reader([head.removesuffix("\r")]))
+        except csv.Error as error:
+            message = f"the header is no CSV ({error}); lines must end with \\n or \\r\\n"
+            raise WorkloadError(message, file=file, line=first_line - 1) from None
+        return [name.strip() for name in names], first_line, text
 
 
 def _keys(first_line: int, text: str, file: str) -> list[str]:
@@ -284,16 +299,8 @@ def _keys(first_line: int, text: str, file: str) -> list[str]:
     return list(keys)
 
 
-def _take(rows: Rows, index: NDArray[np.bool_] | NDArray[np.intp]) -> Rows:
-    """Return the rows of a mask or an order, with their hashes."""
-    hashes, counts = rows.hashes, rows.hash_counts
-    if hashes is not None and counts is not None and not _is_everything(index):
-        kept = np.arange(len(rows))[index]
-        begins = (np.cumsum(counts) - counts)[kept]
-        counts = counts[kept]
-        # Position of every hash kept: its row's begin plus its rank within the row.
-        rank = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        hashes = hashes[np.repeat(begins, counts) + rank]
+def _take(rows: Rows, index: NDArray[np.intp]) -> Rows:
+    """Return the rows `index`, without their hashes."""
     return Rows(
         rows.lines[index],
         rows.arrival_ns[index],
@@ -301,13 +308,18 @@ def _take(rows: Rows, index: NDArray[np.bool_] | NDArray[np.intp]) -> Rows:
         rows.output_tokens[index],
         None if rows.priority is None else rows.priority[index],
         None if rows.session is None else rows.session[index],
-        hashes,
-        counts,
     )
 
 
-def _is_everything(index: NDArray[np.bool_] | NDArray[np.intp]) -> bool:
-    return index.dtype == np.bool_ and bool(index.all())
+def _hashes_of(rows: Rows, index: NDArray[np.intp]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return (hashes, their number per row) of the rows `index`, in ascending order."""
+    assert rows.hashes is not None
+    assert rows.hash_counts is not None
+    if len(index) == len(rows):
+        return rows.hashes, rows.hash_counts
+    counts = rows.hash_counts[index]
+    begins = (np.cumsum(rows.hash_counts) - rows.hash_counts)[index]
+    return rows.hashes[ranges(begins, counts)], counts
 
 
 def _join(pieces: list[Rows]) -> Rows:
@@ -315,14 +327,11 @@ def _join(pieces: list[Rows]) -> Rows:
         present = [column for column in columns if column is not None]
         return np.concatenate(present) if present else None
 
-    first = pieces[0]
     return Rows(
         np.concatenate([piece.lines for piece in pieces]),
         np.concatenate([piece.arrival_ns for piece in pieces]),
         np.concatenate([piece.prompt_tokens for piece in pieces]),
         np.concatenate([piece.output_tokens for piece in pieces]),
-        join([piece.priority for piece in pieces]) if first.priority is not None else None,
-        join([piece.session for piece in pieces]) if first.session is not None else None,
-        join([piece.hashes for piece in pieces]) if first.hashes is not None else None,
-        join([piece.hash_counts for piece in pieces]) if first.hash_counts is not None else None,
+        join([piece.priority for piece in pieces]),
+        join([piece.session for piece in pieces]),
     )

@@ -8,79 +8,124 @@ and turns thousands of blocks into a handful of segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-_MAX_POSITION = 2**31
+from frontier.workloads.segments import Segments, join
+
+REST_STREAM_BASE: Final = 1 << 61
+"""Streams from here on hold what no hash covers, unique to one request each."""
+_MAX_POSITION: Final = 1 << 31
 
 
-@dataclass(frozen=True)
-class Segments:
-    """Prompt segments of all requests: request i owns `offsets[i] ... offsets[i + 1]`."""
+class Prefixes:
+    """Turns block hashes into segments, piece by piece; remembers some 25 bytes per distinct hash."""
 
-    offsets: NDArray[np.uint64]
-    stream: NDArray[np.uint64]
-    start: NDArray[np.uint32]
-    length: NDArray[np.uint32]
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._pieces: list[Segments] = []
+        self._num_streams = 0
+        self._num_rests = 0
+        # Of each hash seen, in ascending order: its stream, its place there, whether another continues it.
+        self._hashes = np.zeros(0, np.uint64)
+        self._stream = np.zeros(0, np.int64)
+        self._place = np.zeros(0, np.int64)
+        self._continued = np.zeros(0, np.bool_)
 
+    def add(
+        self, hashes: NDArray[np.uint64], counts: NDArray[np.int64], prompt_tokens: NDArray[np.int64]
+    ) -> None:
+        """Add requests.
 
-def segments_of_hashes(
-    hashes: NDArray[np.uint64], counts: NDArray[np.int64], prompt_tokens: NDArray[np.int64], block_size: int
-) -> Segments:
-    """Return the segments of prompts given by block hashes.
+        `hashes` are those of all of them, one after another, `counts` their numbers per request: floor or
+        ceil of `prompt_tokens / block_size`. Tokens that no hash covers are unique to the request. A request
+        without hashes has no segments.
+        """
+        size = self._block_size
+        stream, place = self._find(hashes, counts)
+        ends = np.cumsum(counts)
+        hashed = counts > 0
+        length = np.full(len(hashes), size, np.int64)
+        length[(ends - 1)[hashed]] = (prompt_tokens - (counts - 1) * size)[hashed].clip(max=size)
 
-    `hashes` are those of all requests, one after another, `counts` of them per request: floor or ceil of
-    `prompt_tokens / block_size`. Tokens that no hash covers are unique to the request. A request without
-    hashes has no segments.
-    """
-    stream, start = _chains(hashes, counts, block_size)
-    first = np.cumsum(counts) - counts
-    covered = np.minimum(counts * block_size, prompt_tokens)
-    length = np.full(len(hashes), block_size, np.int64)
-    hashed = counts > 0
-    last = (first + counts - 1)[hashed]
-    length[last] = (prompt_tokens - (counts - 1) * block_size)[hashed].clip(max=block_size)
+        rest = prompt_tokens - counts * size
+        has_rest = hashed & (rest > 0)
+        at = ends[has_rest]
+        fresh = REST_STREAM_BASE + self._num_rests + np.arange(len(at))
+        self._num_rests += len(at)
+        stream = np.insert(stream, at, fresh)
+        start = np.insert(place * size, at, 0)
+        length = np.insert(length, at, rest[has_rest])
+        self._pieces.append(_merge(stream, start, length, counts + has_rest))
 
-    # What no hash covers becomes a segment of a fresh stream at the end of the request.
-    has_rest = hashed & (covered < prompt_tokens)
-    at = (first + counts)[has_rest]
-    fresh = (int(stream.max()) + 1 if len(stream) else 0) + np.arange(len(at), dtype=np.int64)
-    stream = np.insert(stream, at, fresh)
-    start = np.insert(start, at, 0)
-    length = np.insert(length, at, (prompt_tokens - covered)[has_rest])
-    return _merge(stream, start, length, counts + has_rest)
+    def finish(self) -> Segments:
+        """Return the segments of all requests added."""
+        return join(self._pieces)
+
+    def _find(
+        self, hashes: NDArray[np.uint64], counts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return (stream, place in it) of every hash, taking note of those not seen before."""
+        distinct, first_seen, code = np.unique(hashes, return_index=True, return_inverse=True)
+        code = code.reshape(-1)
+        slot = np.searchsorted(self._hashes, distinct)
+        known = np.append(self._hashes, np.uint64(0))[slot] == distinct
+        known &= slot < len(self._hashes)
+        stream, place = np.zeros(len(distinct), np.int64), np.zeros(len(distinct), np.int64)
+        continued = np.zeros(len(distinct), np.bool_)
+        stream[known], place[known] = self._stream[slot[known]], self._place[slot[known]]
+        continued[known] = self._continued[slot[known]]
+
+        order = np.argsort(first_seen)
+        new = order[~known[order]]
+        head, steps = _chains(new, first_seen, code, counts, continued)
+        heads = new[head[new] == new]
+        stream[heads] = self._num_streams + np.arange(len(heads))
+        stream[new] = stream[head[new]]
+        place[new] = place[head[new]] + steps[new]
+        self._num_streams += len(heads)
+        # Positions have 32 bits; a hash that would lie beyond has a stream of its own.
+        far = new[place[new] >= _MAX_POSITION // self._block_size]
+        stream[far], place[far] = self._num_streams + np.arange(len(far)), 0
+        self._num_streams += len(far)
+
+        self._continued[slot[known]] = continued[known]
+        at = slot[~known]
+        self._hashes = np.insert(self._hashes, at, distinct[~known])
+        self._stream = np.insert(self._stream, at, stream[~known])
+        self._place = np.insert(self._place, at, place[~known])
+        self._continued = np.insert(self._continued, at, continued[~known])
+        return stream[code], place[code]
 
 
 def _chains(
-    hashes: NDArray[np.uint64], counts: NDArray[np.int64], block_size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (stream, position of the first token) of each hash."""
-    _, first_seen, code = np.unique(hashes, return_index=True, return_inverse=True)
-    code = code.reshape(-1)
-    num = len(first_seen)
-    begins = np.zeros(len(hashes), np.bool_)
+    new: NDArray[np.intp],
+    first_seen: NDArray[np.intp],
+    code: NDArray[np.intp],
+    counts: NDArray[np.int64],
+    continued: NDArray[np.bool_],
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Return (code that a chain begins at, steps from there) of every code, and note which are continued.
+
+    `new` are the codes not seen before, in order of appearance; the others begin at themselves.
+    """
+    begins = np.zeros(len(code), np.bool_)
     begins[(np.cumsum(counts) - counts)[counts > 0]] = True
-    order = np.argsort(first_seen)
-    follower = order[~begins[first_seen[order]]]
+    follower = new[~begins[first_seen[new]]]
     # Of the hashes first seen after the same one, the earliest continues its stream.
-    before = code[first_seen[follower] - 1]
-    parent, index = np.unique(before, return_index=True)
-    head = np.arange(num)
-    head[follower[index]] = parent
-    depth = (head != np.arange(num)).astype(np.int64)
+    parent, index = np.unique(code[first_seen[follower] - 1], return_index=True)
+    free = ~continued[parent]
+    continued[parent] = True
+    head = np.arange(len(first_seen))
+    head[follower[index[free]]] = parent[free]
+    steps = (head != np.arange(len(head))).astype(np.int64)
     # Pointer doubling: after k rounds `head` is 2^k links back, or the chain's beginning.
     while not np.array_equal(further := head[head], head):
-        depth += depth[head]
+        steps += steps[head]
         head = further
-    if num and (int(depth.max()) + 1) * block_size > _MAX_POSITION:
-        # Positions have 32 bits; a stream per hash always fits.
-        head, depth = np.arange(num), np.zeros(num, np.int64)
-    heads = order[head[order] == order]
-    number = np.empty(num, np.int64)
-    number[heads] = np.arange(len(heads))
-    return number[head][code], (depth * block_size)[code]
+    return head, steps
 
 
 def _merge(

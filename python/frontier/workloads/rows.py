@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from frontier.errors import show_value
+from frontier.errors import WorkloadError, show_value
 from frontier.workloads import columns, values
 from frontier.workloads.columns import Problem
 from frontier.workloads.formats import Format, Role
@@ -49,6 +49,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {"": NO_SESSION, str(NO_SESSION): NO_SESSION}
+        self._count = 0
 
     def of_name(self, name: object) -> int:
         """Return the session called `name` (text or a whole number); none for None and empty text."""
@@ -58,7 +59,9 @@ class Sessions:
             raise BadValueError(
                 "not a name", f"was {show_value(name)}, must be text, a whole number or nothing"
             )
-        return self._codes.setdefault(str(name).strip(), len(self._codes) - 2)
+        code = self._codes.setdefault(str(name).strip(), self._count)
+        self._count += code == self._count
+        return code
 
     def of_chat(self, chat: object, parent: object) -> int:
         """Return the session of a chat that follows `parent` (-1 or None for none), which may be unknown."""
@@ -74,7 +77,9 @@ class Sessions:
         names = cells.cast(pl.String).fill_null("").str.strip_chars()
         distinct = names.unique(maintain_order=True)
         codes = pl.Series([self.of_name(name) for name in distinct.to_list()], dtype=pl.UInt32)
-        return names.replace_strict(distinct, codes, return_dtype=pl.UInt32).to_numpy()
+        numbers = names.replace_strict(distinct, codes, return_dtype=pl.UInt32)
+        # Of no rows at all polars makes a column of objects.
+        return numbers.to_numpy().astype(np.uint32)
 
 
 def rows_of_csv(first_line: int, text: str, header: Sequence[str], fmt: Format, sessions: Sessions) -> Rows:
@@ -124,6 +129,15 @@ def rows_of_table(
         bad = {problem.row for problem in output.problems}
         rows.failed = (output.values == 0) & ~np.isin(np.arange(len(rows)), list(bad))
     return rows
+
+
+def check_types(schema: Mapping[str, pl.DataType], fmt: Format, file: str) -> None:
+    """Raise `WorkloadError` if a column of a typed file cannot have its role."""
+    roles: list[tuple[Role, str | None]] = list(fmt.columns.items())
+    roles += [("session", name) for name in fmt.chats or ()]
+    for role, name in roles:
+        if name is not None and (allowed := columns.type_allowed(role, schema[name])) is not None:
+            raise WorkloadError(f"holds {schema[name]}, must hold {allowed}", file=file, column=name)
 
 
 def rows_of_json(first_line: int, text: str, fmt: Format, sessions: Sessions) -> Rows:
@@ -306,10 +320,12 @@ def _quoted_cells(lines: list[str], width: int) -> tuple[list[pl.Series], list[P
     for row, line in enumerate(lines):
         try:
             fields = next(csv.reader([line], strict=True))
-        except csv.Error:
+        except csv.Error as error:
             fields = []
-            message = f"was {show_value(line)}, which has a quote that is not closed on its line"
-            problems.append(Problem(row, None, line, "unclosed quote", message))
+            message = (
+                f"was {show_value(line)}, which is no CSV ({error}); quotes must be closed on their line"
+            )
+            problems.append(Problem(row, None, line, "not CSV", message))
         else:
             if len(fields) != width:
                 problems.append(_ragged(row, len(fields), width, line))

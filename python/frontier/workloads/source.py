@@ -85,12 +85,12 @@ def read_parquet(path: Path, columns: list[str]) -> Iterator[tuple[int, pl.DataF
         raise _unreadable(path, error) from error
 
 
-def parquet_columns(path: Path) -> list[str]:
-    """Return the names of the columns of a Parquet file."""
+def parquet_schema(path: Path) -> dict[str, pl.DataType]:
+    """Return the columns of a Parquet file and their types."""
     import polars as pl  # noqa: PLC0415
 
     try:
-        return pl.scan_parquet(path, glob=False).collect_schema().names()
+        return dict(pl.scan_parquet(path, glob=False).collect_schema())
     except (OSError, pl.exceptions.PolarsError) as error:
         raise _unreadable(path, error) from error
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from frontier.errors import WorkloadError
 from frontier.workloads.loaded import OUTPUT_STREAM_BASE, LoadedTrace
+from frontier.workloads.segments import Segments
 
 
 def slice_time(trace: LoadedTrace, start_ns: int = 0, end_ns: int | None = None) -> LoadedTrace:
@@ -105,37 +106,37 @@ def _take(trace: LoadedTrace, rows: NDArray[np.intp]) -> LoadedTrace:
         priority=None if trace.priority is None else trace.priority[rows],
         session=None if trace.session is None else trace.session[rows],
     )
-    offsets, stream = trace.segment_offsets, trace.segment_stream
-    if offsets is None or stream is None or trace.segment_start is None or trace.segment_length is None:
+    if (
+        trace.segment_offsets is None
+        or trace.segment_stream is None
+        or trace.segment_start is None
+        or trace.segment_length is None
+    ):
         return taken
-    begins = offsets[:-1].astype(np.int64)[rows]
-    counts = offsets[1:].astype(np.int64)[rows] - begins
-    ends = np.cumsum(counts)
-    index = np.repeat(begins - (ends - counts), counts) + np.arange(int(counts.sum()))
+    stream = _follow_outputs(trace.segment_stream, rows, len(trace))
+    prompts = Segments(trace.segment_offsets, stream, trace.segment_start, trace.segment_length).take(rows)
     return replace(
         taken,
-        segment_offsets=np.concatenate([[0], ends]).astype(np.uint64),
-        segment_stream=_follow_outputs(stream, index, rows, len(trace)),
-        segment_start=trace.segment_start[index],
-        segment_length=trace.segment_length[index],
+        segment_offsets=prompts.offsets,
+        segment_stream=prompts.stream,
+        segment_start=prompts.start,
+        segment_length=prompts.length,
     )
 
 
-def _follow_outputs(
-    stream: NDArray[np.uint64], index: NDArray[np.int64], rows: NDArray[np.intp], num: int
-) -> NDArray[np.uint64]:
-    """Return `stream[index]` with references to outputs moved to the new numbers of their requests."""
+def _follow_outputs(stream: NDArray[np.uint64], rows: NDArray[np.intp], num: int) -> NDArray[np.uint64]:
+    """Return the streams with references to outputs moved to the new numbers of their requests."""
     base = np.uint64(OUTPUT_STREAM_BASE)
-    taken = stream[index]
-    is_output = taken >= base
+    is_output = stream >= base
     if not is_output.any():
-        return taken
-    ordinary = stream[stream < base]
+        return stream
+    ordinary = stream[~is_output]
     fresh = int(ordinary.max()) + 1 if len(ordinary) else 0
     moved = np.arange(fresh, fresh + num, dtype=np.uint64)
     moved[rows] = base + np.arange(len(rows), dtype=np.uint64)
-    taken[is_output] = moved[(taken[is_output] - base).astype(np.int64)]
-    return taken
+    followed = stream.copy()
+    followed[is_output] = moved[(stream[is_output] - base).astype(np.int64)]
+    return followed
 
 
 def _file(trace: LoadedTrace) -> str | None:
