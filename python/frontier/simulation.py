@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from frontier.config.fields import Span
-    from frontier.workloads import TraceColumns
+    from frontier.workloads import LoadedTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ def _shared_traces(lowered: list[Lowered]) -> list[_frontier.Trace | None]:
     traces: dict[int, _frontier.Trace] = {}
     shared: list[_frontier.Trace | None] = []
     for plan in lowered:
-        columns: TraceColumns | None = plan.columns
+        columns: LoadedTrace | None = plan.columns
         if columns is None:
             shared.append(None)
             continue

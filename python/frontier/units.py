@@ -32,7 +32,7 @@ MAX_DURATION_NS: Final = 2**62
 """Longest duration accepted, about 146 years: sums of two still fit the simulator's clock."""
 
 _MAX_BYTES: Final = 2**62
-_MAX_COUNT: Final = 2**63
+_MAX_COUNT: Final = 2**64
 _MAX_EXPONENT: Final = 30
 
 _QUANTITY = re.compile(
@@ -187,8 +187,8 @@ def format_duration(nanoseconds: int) -> str:
     """Write a duration in the largest unit that keeps it exact in few digits: `90s`, `1.5ms`, `2h`."""
     if nanoseconds == 0:
         return "0s"
-    for unit in ("d", "h", "min"):
-        if nanoseconds % _DURATION_NS[unit] == 0 and nanoseconds >= 2 * _DURATION_NS[unit]:
+    for unit, least in (("d", 1), ("h", 1), ("min", 2)):
+        if nanoseconds % _DURATION_NS[unit] == 0 and nanoseconds >= least * _DURATION_NS[unit]:
             return f"{nanoseconds // _DURATION_NS[unit]}{unit}"
     unit = next(u for u in ("s", "ms", "us", "ns") if nanoseconds >= _DURATION_NS[u])
     return f"{_plain(Fraction(nanoseconds, _DURATION_NS[unit]))}{unit}"

@@ -35,6 +35,10 @@ UNMODELLED: dict[str, str] = {
 """Settings of vLLM that frontier knows of and does not model; naming one is refused with its reason."""
 
 
+_ABOUT = ("title", "description")
+"""Keys of a JSON Schema that stay outside when alternatives are added."""
+
+
 class Section(BaseModel):
     """A part of a scenario: unknown fields are refused, values do not change once made.
 
@@ -76,10 +80,10 @@ class Section(BaseModel):
             return schema
         inner = handler.resolve_ref_schema(schema)
         field = dict(inner["properties"][cls.shorthand])
-        title = inner.pop("title", cls.__name__)
+        about: dict[str, Any] = {key: inner.pop(key) for key in _ABOUT if key in inner}
         mapping = dict(inner)
         inner.clear()
-        inner.update({"title": title, "anyOf": [field, mapping]})
+        inner.update({**about, "anyOf": [field, mapping]})
         return schema
 
 
@@ -145,13 +149,13 @@ class Choice(Section):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
         inner = handler.resolve_ref_schema(schema)
-        title = inner.pop("title", cls.__name__)
+        about: dict[str, Any] = {key: inner.pop(key) for key in _ABOUT if key in inner}
         mapping = dict(inner, minProperties=1, maxProperties=1)
         short = [{"enum": list(cls.bare())}] if cls.bare() else []
         if cls.shorthand is not None:
             short.append(dict(mapping["properties"][cls.shorthand]))
         inner.clear()
-        inner.update({"title": title, "anyOf": [*short, mapping]} if short else {"title": title, **mapping})
+        inner.update({**about, "anyOf": [*short, mapping]} if short else {**about, **mapping})
         return schema
 
 

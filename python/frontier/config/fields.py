@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
@@ -13,6 +14,7 @@ U32_MAX: Final = 2**32 - 1
 U64_MAX: Final = 2**64 - 1
 MIN_RATE_PER_S: Final = 1e-9
 MAX_RATE_PER_S: Final = 1e9
+_MAX_DEPTH: Final = 20
 
 _NUMBER = r"[0-9][0-9_]*(\.[0-9]*)?([eE][-+]?[0-9]+)?"
 _DURATION_SCHEMA: Final[dict[str, Any]] = {
@@ -106,17 +108,34 @@ def parse_flag(value: object) -> bool:
 
 
 def parse_reference(value: object) -> str | dict[str, Any]:
-    """Read a preset name, a path, or an inline mapping."""
+    """Read a preset name, a path, or an inline mapping of plain values."""
     if isinstance(value, dict):
-        odd = [key for key in value if not isinstance(key, str)]
-        if odd:
-            raise ValueError(f"has the key {show_value(odd[0])}, keys must be text")
         if not value:
             raise ValueError("was an empty mapping, must be a preset name, a path or an inline mapping")
+        _check_plain(value, depth=0)
         return value
     if isinstance(value, str):
         return parse_text(value)
     raise ValueError(f"was {show_value(value)}, must be a preset name, a path or an inline mapping")
+
+
+def _check_plain(value: object, *, depth: int) -> None:
+    """Refuse what YAML and JSON cannot both write: odd keys and types, numbers that are not finite."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"is nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        odd = [key for key in value if not isinstance(key, str)]
+        if odd:
+            raise ValueError(f"has the key {show_value(odd[0])}, keys must be text")
+        for item in value.values():
+            _check_plain(item, depth=depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(item, depth=depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"has the value {value}, numbers must be finite")
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        raise ValueError(f"has the value {show_value(value)}, must be made of plain values")
 
 
 Flag = Annotated[bool, BeforeValidator(parse_flag)]

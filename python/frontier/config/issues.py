@@ -44,9 +44,8 @@ def unknown_field(owner: type[BaseModel], location: Location, value: object, roo
     if name in UNMODELLED and "engine" in location[:-1]:
         return Issue(path, value, f"is not modelled yet: {UNMODELLED[name]}; remove it")
     names = tuple(owner.model_fields)
-    nearest = nearest_name(name.replace("-", "_"), names)
-    if nearest is None:
-        nearest = _elsewhere(root, name)
+    spelt = name.replace("-", "_")
+    nearest = spelt if spelt in names else _elsewhere(root, spelt) or nearest_name(spelt, names)
     if not names:
         return Issue(path, value, "is not a known field; this section has none", nearest=nearest)
     return Issue(path, value, "is not a known field", names, nearest)
@@ -71,7 +70,7 @@ def _leaves(root: type[BaseModel]) -> tuple[str, ...]:
 
 def _elsewhere(root: type[BaseModel], name: str) -> str | None:
     """Return the one path of the schema that ends in `name`, if there is exactly one."""
-    found = [path for path in _leaves(root) if path.rsplit(".", 1)[-1] == name.replace("-", "_")]
+    found = [path for path in _leaves(root) if path.rsplit(".", 1)[-1] == name]
     return found[0] if len(found) == 1 else None
 
 
@@ -93,7 +92,10 @@ def _issue(details: ErrorDetails, owner: type[BaseModel], raw: object, prefix: L
         return Issue(path, value, f"was {shown}", allowed, nearest_name(value, allowed))
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return Issue(path, value, f"was {shown}, must be {words} {context[key]:g}")
+        bound = context[key]
+        return Issue(
+            path, value, f"was {shown}, must be {words} {bound if isinstance(bound, int) else f'{bound:g}'}"
+        )
     if kind == "value_error":
         return Issue(path, value, str(context["error"]))
     if kind == "section":

@@ -67,7 +67,7 @@ class Scenario(BaseModel):
     output: Output = Output()
     """What to record."""
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, /, **data: Any) -> None:
         """Validate the sections given by name, as mappings or as section objects.
 
         Raises:

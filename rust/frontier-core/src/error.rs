@@ -26,6 +26,12 @@ pub enum SimError {
     /// Simulated time left the range of nanoseconds in 63 bits.
     #[error("simulated time went past 2^63 - 1 ns (292 years)")]
     ClockOverflow,
+    /// The run would need more memory or time than it can ever get.
+    #[error("{what}")]
+    TooLong {
+        /// Which bound was reached, and how to mend it.
+        what: String,
+    },
     /// A computed duration is not a length of time.
     #[error(
         "a duration of {seconds} s is not a length of time (it must be finite, not negative, and under 292 years)"

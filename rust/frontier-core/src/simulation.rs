@@ -16,6 +16,12 @@ use crate::scheduler::Submission;
 use crate::time::SimTime;
 use crate::workload::{OUTPUT_STREAM_BASE, RequestSpec, Segment, TraceColumns, Workload};
 
+/// Most requests of a run.
+const MAX_REQUESTS: usize = 100_000_000;
+
+/// Requests that may be refused at one moment by a closed loop without a number of requests.
+const MAX_REFUSALS_AT_ONCE: u64 = 100_000;
+
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -71,6 +77,8 @@ pub struct Simulation {
     outstanding: u64,
     /// When something last happened to a request or an engine.
     last_fact: SimTime,
+    /// The moment of the last refusal, and the refusals at that moment.
+    refused_at_once: (SimTime, u64),
     stopped: bool,
     /// Scratch.
     segments: Vec<Segment>,
@@ -103,6 +111,7 @@ impl Simulation {
             sample_pending: false,
             outstanding: 0,
             last_fact: SimTime::ZERO,
+            refused_at_once: (SimTime::ZERO, 0),
             stopped: false,
             segments: Vec::new(),
             ended: Vec::new(),
@@ -160,7 +169,7 @@ impl Simulation {
             engine.scheduler().check_integrity()?;
         }
         let now = self.last_fact;
-        self.sample_all(now);
+        self.sample_all(now)?;
         self.recorder.close();
         let mut totals = Totals {
             digest: self.recorder.digest(),
@@ -219,7 +228,29 @@ impl Simulation {
         }
     }
 
+    /// A closed loop without think time whose requests are all refused would never let time advance.
+    fn watch_refusals(&mut self, now: SimTime) -> Result<(), SimError> {
+        let (moment, refused) = self.refused_at_once;
+        self.refused_at_once = (now, if moment == now { refused + 1 } else { 1 });
+        if self.refused_at_once.1 < MAX_REFUSALS_AT_ONCE || self.workload.total().is_some() {
+            return Ok(());
+        }
+        Err(SimError::TooLong {
+            what: format!(
+                "{MAX_REFUSALS_AT_ONCE} requests were refused at {} ns, and each is followed by another at once: \
+                 lower the lengths or set a number of requests",
+                now.0
+            ),
+        })
+    }
+
     fn issue(&mut self, spec: RequestSpec) -> Result<(), SimError> {
+        if self.recorder.requests.len() >= MAX_REQUESTS {
+            let what = format!("the workload reached {MAX_REQUESTS} requests at {} ns", spec.arrival.0);
+            return Err(SimError::TooLong {
+                what: format!("{what}: set a number of requests or a shorter duration"),
+            });
+        }
         self.recorder.issue(spec);
         self.push(spec.arrival, Event::Arrival(spec.id))
     }
@@ -231,6 +262,7 @@ impl Simulation {
             RejectReason::None => self.admit(now, &spec)?,
             reason => {
                 self.recorder.reject(id, reason, now);
+                self.watch_refusals(now)?;
                 self.issue_follower(now)?;
             }
         }
@@ -350,14 +382,15 @@ impl Simulation {
             // The run is over: the last sample is taken at its last fact, which lies before this moment.
             return Ok(());
         }
-        self.sample_all(now);
+        self.sample_all(now)?;
         if self.outstanding > 0 { self.arm_sampling(now) } else { Ok(()) }
     }
 
-    fn sample_all(&mut self, now: SimTime) {
+    fn sample_all(&mut self, now: SimTime) -> Result<(), SimError> {
         for (replica, engine) in self.engines.iter_mut().enumerate() {
-            self.recorder.timeline.push(now.0, replica as u32, engine.sample(now));
+            self.recorder.timeline.push(now.0, replica as u32, engine.sample(now))?;
         }
+        Ok(())
     }
 
     fn check_nothing_is_stuck(&self) -> Result<(), SimError> {

@@ -1,5 +1,10 @@
 //! The time line: gauges and running counters of every replica, sampled at a fixed interval.
 
+use crate::error::SimError;
+
+/// Most samples of a run: about a gigabyte.
+const MAX_SAMPLES: usize = 10_000_000;
+
 /// One replica at one moment. Counters run from the start of the simulation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ReplicaSample {
@@ -40,9 +45,20 @@ pub struct Timeline {
 
 impl Timeline {
     /// Appends a sample.
-    pub fn push(&mut self, time_ns: u64, replica: u32, sample: ReplicaSample) {
+    ///
+    /// # Errors
+    /// [`SimError::TooLong`] past ten million samples.
+    pub fn push(&mut self, time_ns: u64, replica: u32, sample: ReplicaSample) -> Result<(), SimError> {
+        if self.samples.len() >= MAX_SAMPLES {
+            return Err(SimError::TooLong {
+                what: format!(
+                    "the time line reached {MAX_SAMPLES} samples at {time_ns} ns: raise output.timeline_interval"
+                ),
+            });
+        }
         self.time_ns.push(time_ns);
         self.replica.push(replica);
         self.samples.push(sample);
+        Ok(())
     }
 }

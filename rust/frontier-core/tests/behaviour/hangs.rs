@@ -6,7 +6,7 @@ use frontier_core::error::SimError;
 use frontier_core::workload::{RawTrace, TraceColumns};
 use serde_json::json;
 
-use crate::support::{plan, run_with};
+use crate::support::{burst, plan, run, run_with};
 
 #[test]
 fn endless_preemption_is_reported_as_a_livelock() {
@@ -32,5 +32,25 @@ fn endless_preemption_is_reported_as_a_livelock() {
             assert!(detail.contains("scheduler_reserve_full_isl"), "{detail}");
         }
         other => panic!("expected a livelock, got {:?}", other.map(|(_, totals)| totals)),
+    }
+}
+
+#[test]
+fn a_closed_loop_of_refusals_ends_with_an_error() {
+    let mut workload = burst(1, 2000, 1);
+    workload["arrivals"] = json!({"kind": "closed_loop", "concurrency": 2, "think_time_ns": 0});
+    workload["num_requests"] = json!(null);
+    workload["duration_ns"] = json!(1_000_000_000);
+    assert!(matches!(run(&plan(&workload)), Err(SimError::TooLong { .. })));
+}
+
+#[test]
+fn a_time_line_without_end_ends_with_an_error() {
+    let mut plan = plan(&burst(1, 1, 2));
+    plan["step_time"]["per_step_ns"] = json!(1_000_000_000_000_000_u64);
+    plan["output"]["timeline_interval_ns"] = json!(1_000_000);
+    match run(&plan) {
+        Err(SimError::TooLong { what }) => assert!(what.contains("output.timeline_interval"), "{what}"),
+        other => panic!("expected an error, got {:?}", other.map(|(_, totals)| totals)),
     }
 }

@@ -1,0 +1,133 @@
+"""`frontier check`: validate a scenario and explain its memory."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from frontier.cli import output
+from frontier.cli.exits import DoesNotFitError, issues_json
+from frontier.cli.options import json_option, scenario_argument, set_option
+from frontier.cli.scenario import Given
+
+if TYPE_CHECKING:
+    from frontier.config import Scenario
+    from frontier.lowering import Lowered
+    from frontier.memory import MemoryPlan
+
+
+@click.command(short_help="Validate a scenario and explain its memory.")
+@scenario_argument
+@set_option
+@json_option
+def check(scenario: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Validate SCENARIO, a YAML file or the name of a built-in example, without running it.
+
+    Reads its trace, shows the engine's effective limits and explains the GPU's memory: weights, KV blocks,
+    what is left, and why a configuration does not fit.
+    """
+    given = Given.of(scenario, overrides)
+    try:
+        chosen = given.load()
+    except DoesNotFitError as error:
+        plan = given.failed_memory_plan(error)
+        assert plan is not None
+        if as_json:
+            output.print_json({"fits": False, "memory": memory_facts(plan), "issues": issues_json(error)})
+        else:
+            _print_memory(replace(plan, issues=()))  # they are the error, which goes to stderr
+        raise
+    from frontier.lowering import lower  # noqa: PLC0415 - slow to import
+
+    lowered = lower(chosen)
+    if as_json:
+        output.print_json(document(chosen, lowered))
+        return
+    output.print_facts(_overview(chosen, lowered))
+    output.print_text("")
+    _print_memory(lowered.resolved.memory)
+    for warning in _other_warnings(lowered):
+        output.print_text(f"warning: {warning}")
+    click.echo(f"\n{scenario} is valid")
+
+
+def document(scenario: Scenario, lowered: Lowered) -> dict[str, Any]:
+    """Return the JSON document of a valid scenario; sizes in bytes."""
+    resolved = lowered.resolved
+    return {
+        "fits": True,
+        "memory": memory_facts(resolved.memory),
+        "issues": [],
+        "engine": {
+            "max_model_len": resolved.max_model_len,
+            "max_num_batched_tokens": resolved.max_num_batched_tokens,
+            "max_num_seqs": resolved.max_num_seqs,
+            "block_size": resolved.block_size,
+            "num_gpu_blocks": resolved.num_blocks,
+        },
+        "cluster": {
+            "replicas": scenario.cluster.replicas,
+            "gpus_per_replica": resolved.gpus_per_replica,
+            "gpus_total": resolved.gpus_total,
+        },
+        "requests": _num_requests(scenario, lowered),
+        "step_time": lowered.plan["step_time"]["kind"],
+        "warnings": list(lowered.warnings),
+        "scenario": scenario.to_dict(),
+    }
+
+
+def memory_facts(plan: MemoryPlan) -> dict[str, Any]:
+    """Return a memory plan as plain values, under the names of `MemoryPlan`."""
+    names = [each.name for each in fields(plan) if each.name != "issues"]
+    facts = {name: getattr(plan, name) for name in names}
+    return {
+        **facts,
+        "warnings": list(plan.warnings),
+        "kv_cache_tokens": plan.kv_cache_tokens,
+        "max_concurrency": plan.max_concurrency,
+    }
+
+
+def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
+    resolved, engine = lowered.resolved, scenario.engine
+    cluster = f"{scenario.cluster.replicas} x "
+    cluster += f"{resolved.gpus_per_replica} x " if resolved.gpus_per_replica > 1 else ""
+    cluster += f"{resolved.gpu.name}, {scenario.cluster.router.policy}"
+    requests = _num_requests(scenario, lowered)
+    source = scenario.workload.chosen
+    if scenario.workload.trace is not None:
+        source = f"trace {scenario.workload.trace.path}"
+    return [
+        ("model", resolved.model.name),
+        ("cluster", cluster),
+        ("engine", f"{engine.name} {engine.version}"),
+        ("max_model_len", f"{resolved.max_model_len:,}"),
+        ("max_num_batched_tokens", f"{resolved.max_num_batched_tokens:,}"),
+        ("max_num_seqs", f"{resolved.max_num_seqs:,}"),
+        ("workload", source if requests is None else f"{source}, {requests:,} requests"),
+        ("step time", lowered.plan["step_time"]["kind"]),
+    ]
+
+
+def _num_requests(scenario: Scenario, lowered: Lowered) -> int | None:
+    """Return how many requests a run would issue, None where a duration ends it."""
+    workload = scenario.workload
+    if workload.synthetic is not None:
+        return workload.synthetic.num_requests
+    wanted: int | None = lowered.plan["workload"]["num_requests"]
+    if wanted is not None or lowered.columns is None:
+        return wanted
+    return len(lowered.columns)
+
+
+def _print_memory(plan: MemoryPlan) -> None:
+    output.print_text(f"memory of one GPU (tensor_parallel_size {plan.tensor_parallel_size}):")
+    output.print_text(plan.explain())
+
+
+def _other_warnings(lowered: Lowered) -> list[str]:
+    """Return the warnings that the explanation of the memory does not have."""
+    return [warning for warning in lowered.warnings if warning not in lowered.resolved.memory.warnings]

@@ -1,0 +1,237 @@
+"""No field without effect: every leaf of the schema has two values that make a difference.
+
+The difference is in the plan, in the columns of the trace, in the facts that metrics use, or, for the fields
+named in `STARTS`, in whether the run starts. A new field fails the first test until it is listed here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frontier.config import Scenario
+from frontier.config.issues import leaf_paths
+from frontier.errors import FrontierError
+from frontier.lowering import Lowered, lower
+from frontier.simulation import run_facts
+
+PLAIN_ROWS = "at,in,out,who,level,hashes\n0,20,5,a,1,1|2\n3,16,6,b,0,1\n1,16,6,a,0,1\n"
+
+LINEAR = {"engine.step_time": {"linear": {"per_step": "10ms"}}}
+LONG = {"engine.long_prefill_token_threshold": 512}
+SHARED = {"workload.synthetic.shared_prefix": {"count": 2, "tokens": 16}}
+AZURE = {"workload": {"trace": {"path": "azure-2023-conv", "num_requests": 200}}}
+SEGMENTS = [{"duration": "1s", "rate": 1}]
+
+Change = tuple[dict[str, Any], Any, Any]
+
+SYN = "workload.synthetic"
+ARR = f"{SYN}.arrivals"
+
+EFFECTS: dict[str, Change] = {
+    "name": ({}, "one", "another"),
+    "model": ({}, "llama-3.1-8b", "qwen3-8b"),
+    "hardware.gpu": ({}, "h100", "h200"),
+    "hardware.price_per_hour": ({}, 1.0, 2.0),
+    "engine.tensor_parallel_size": ({}, 1, 2),
+    "engine.dtype": ({}, "bfloat16", "float16"),
+    "engine.kv_cache_dtype": ({}, "auto", "fp8"),
+    "engine.gpu_memory_utilization": ({}, 0.8, 0.9),
+    "engine.block_size": ({}, 16, 32),
+    "engine.num_gpu_blocks_override": ({}, 10_000, 20_000),
+    "engine.max_model_len": ({}, 4096, 8192),
+    "engine.max_num_batched_tokens": ({}, 2048, 4096),
+    "engine.max_num_scheduled_tokens": ({}, None, 1000),
+    "engine.max_num_seqs": ({}, 64, 128),
+    "engine.max_num_active_seqs": ({}, None, 32),
+    "engine.long_prefill_token_threshold": ({}, 0, 512),
+    "engine.long_prefill_token_threshold_adaptive": (LONG, False, True),
+    "engine.enable_chunked_prefill": ({"engine.max_model_len": 4096}, True, False),
+    "engine.enable_prefix_caching": ({}, True, False),
+    "engine.scheduling_policy": ({}, "fcfs", "priority"),
+    "engine.scheduler_reserve_full_isl": ({}, True, False),
+    "engine.watermark": ({}, 0.0, 0.01),
+    "engine.async_scheduling": ({}, True, False),
+    "engine.cpu_overhead.per_step": ({}, "1ms", "2ms"),
+    "engine.cpu_overhead.per_seq": ({}, "10us", "20us"),
+    "engine.step_time.linear.per_step": (LINEAR, "1ms", "2ms"),
+    "engine.step_time.linear.per_prefill_token": (LINEAR, "1us", "2us"),
+    "engine.step_time.linear.per_decode_token": (LINEAR, "1us", "2us"),
+    "engine.step_time.linear.per_seq": (LINEAR, "1us", "2us"),
+    "engine.step_time.linear.per_kv_token": (LINEAR, "1ns", "2ns"),
+    "cluster.replicas": ({}, 1, 2),
+    "cluster.router.policy": ({}, "round_robin", "random"),
+    "cluster.router.max_imbalance": ({"cluster.router.policy": "prefix_aware"}, 1, 2),
+    f"{ARR}.poisson.rate": ({}, 1, 2),
+    f"{ARR}.gamma.rate": ({f"{ARR}.gamma.cv": 2}, 1, 2),
+    f"{ARR}.gamma.cv": ({f"{ARR}.gamma.rate": 2}, 1, 2),
+    f"{ARR}.constant.rate": ({}, 1, 2),
+    f"{ARR}.piecewise.segments.duration": ({f"{ARR}.piecewise.segments": SEGMENTS}, "1s", "2s"),
+    f"{ARR}.piecewise.segments.rate": ({f"{ARR}.piecewise.segments": SEGMENTS}, 1, 2),
+    f"{ARR}.piecewise.repeat": ({f"{ARR}.piecewise.segments": SEGMENTS}, False, True),
+    f"{ARR}.closed_loop.concurrency": ({}, 1, 2),
+    f"{ARR}.closed_loop.think_time": ({f"{ARR}.closed_loop.concurrency": 1}, "0s", "1s"),
+    f"{SYN}.num_requests": ({}, 5, 6),
+    f"{SYN}.duration": ({}, "5s", "6s"),
+    f"{SYN}.shared_prefix.count": (SHARED, 1, 2),
+    f"{SYN}.shared_prefix.zipf_exponent": (SHARED, 0, 1),
+    f"{SYN}.shared_prefix.share": (SHARED, "100%", "50%"),
+    f"{SYN}.sessions": ({}, None, 5),
+    f"{SYN}.max_priority": ({}, 0, 1),
+    "objectives.ttft": ({}, None, "1s"),
+    "objectives.tpot": ({}, None, "1s"),
+    "objectives.itl": ({}, None, "1s"),
+    "objectives.e2e": ({}, None, "1s"),
+    "objectives.window.warmup": ({}, "0s", "10%"),
+    "objectives.window.cooldown": ({}, "0s", "10s"),
+    "seed": ({}, 0, 1),
+    "replication": ({}, 0, 1),
+    "output.steps": ({}, True, False),
+    "output.timeline_interval": ({}, "1s", "2s"),
+    "workload.trace.path": ({}, "azure-2023-conv", "VIDUR"),
+    "workload.trace.start": (AZURE, "0s", "1min"),
+    "workload.trace.end": ({"workload": {"trace": "azure-2023-conv"}}, "10s", "20s"),
+    "workload.trace.sample": (AZURE, 1, 0.5),
+    "workload.trace.time_scale": (AZURE, 1, 2),
+    "workload.trace.rate_scale": (AZURE, 1, 2),
+    "workload.trace.num_requests": (AZURE, 5, 6),
+}
+for _law, _fields in {
+    "fixed": {"": (5, 6)},
+    "uniform": {"min": (5, 6), "max": (15, 16)},
+    "range_ratio": {"mean": (5, 6), "ratio": (0.5, 0.9)},
+    "lognormal": {"mean": (5, 6), "cv": (0.5, 0.6), "min": (1, 2), "max": (15, 16)},
+    "zipf": {"exponent": (1.1, 1.2), "min": (5, 6), "max": (15, 16)},
+    "histogram": {"edges": ([1, 2, 3], [1, 2, 4]), "weights": ([1, 2], [1, 3])},
+}.items():
+    for _length in (f"{SYN}.prompt_tokens", f"{SYN}.output_tokens", f"{SYN}.shared_prefix.tokens"):
+        _first = {f"{_length}.{_law}.{name}": values[0] for name, values in _fields.items() if name}
+        if "shared" in _length:
+            _first[f"{SYN}.shared_prefix.count"] = 1
+        for _name, (_one, _other) in _fields.items():
+            EFFECTS[f"{_length}.{_law}.{_name}".rstrip(".")] = (_first, _one, _other)
+
+_TRACE_ARRIVALS = "workload.trace.arrivals"
+for _path in [path for path in EFFECTS if path.startswith(f"{ARR}.")]:
+    _context, _one, _other = EFFECTS[_path]
+    _context = {path.replace(ARR, _TRACE_ARRIVALS): value for path, value in _context.items()}
+    EFFECTS[_path.replace(ARR, _TRACE_ARRIVALS)] = ({**AZURE, **_context}, _one, _other)
+
+COLUMNS = {"arrival": "at", "prompt_tokens": "in", "output_tokens": "out"}
+PLAIN: dict[str, Any] = {"format": "plain", "columns": COLUMNS, "on_unsorted": "sort"}
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    """Return a context in which the workload is the file of `PLAIN_ROWS`."""
+    return {"workload": {"trace": {"path": "FILE", **PLAIN, **changes}}}
+
+
+HASHED = plain(block_size=16, columns={**COLUMNS, "hash_ids": "hashes"})
+EFFECTS |= {
+    "workload.trace.columns.arrival": (plain(), "at", "level"),
+    "workload.trace.columns.prompt_tokens": (plain(), "in", "out"),
+    "workload.trace.columns.output_tokens": (plain(), "in", "out"),
+    "workload.trace.columns.priority": (plain(), None, "level"),
+    "workload.trace.columns.session": (plain(), None, "who"),
+    "workload.trace.columns.hash_ids": (HASHED, "hashes", "level"),
+    "workload.trace.time_unit": (plain(), "s", "ms"),
+    "workload.trace.block_size": (HASHED, 16, 15),
+}
+
+STARTS: dict[str, Change] = {
+    "workload.trace.format": (plain(), "plain", "azure"),
+    "workload.trace.on_bad_row": (plain(columns={**COLUMNS, "output_tokens": "level"}), "skip", "error"),
+    "workload.trace.on_unsorted": (plain(), "sort", "error"),
+}
+"""Fields of which one value makes a run and the other, with the same rest, is an error."""
+
+ONE_VALUE = {
+    "engine.name": "sglang",
+    "engine.version": "0.19",
+}
+"""Fields that accept one value so far; another is refused."""
+
+NO_FIELDS = {
+    "engine.step_time.roofline": LINEAR,
+    f"{ARR}.burst": {},
+    f"{_TRACE_ARRIVALS}.burst": {**AZURE, f"{_TRACE_ARRIVALS}.poisson.rate": 1},
+}
+"""Alternatives without fields, and a context with another alternative."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "trace.csv"
+    path.write_text(PLAIN_ROWS)
+    (tmp_path / "vidur.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n")
+    return str(path)
+
+
+def filled(value: Any, file: str) -> Any:
+    """Return a value with the stand-ins for files replaced."""
+    if isinstance(value, dict):
+        return {key: filled(item, file) for key, item in value.items()}
+    names = {"FILE": file, "VIDUR": file.replace("trace.csv", "vidur.csv")}
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def effects(lowered: Lowered, scenario: Scenario) -> tuple[Any, ...]:
+    """Return what the scenario comes to: plan, rows, and facts for metrics, but not its own text."""
+    facts = run_facts(scenario, lowered).to_dict()
+    facts["scenario"] = None
+    columns = lowered.columns
+    rows = None
+    if columns is not None:
+        names = (
+            "arrival_ns",
+            "prompt_tokens",
+            "output_tokens",
+            "priority",
+            "session",
+            "segment_stream",
+            "segment_length",
+        )
+        rows = tuple(str(None if (c := getattr(columns, n)) is None else c.tolist()) for n in names)
+    return (lowered.plan_json, rows, str(facts))
+
+
+def test_every_field_is_listed() -> None:
+    listed = {*EFFECTS, *STARTS, *ONE_VALUE, *NO_FIELDS}
+    assert listed == set(leaf_paths(Scenario))
+
+
+@pytest.mark.parametrize("path", [path for path in EFFECTS if path != "name"])
+def test_two_values_differ(base: Scenario, file: str, path: str) -> None:
+    context, *values = EFFECTS[path]
+    outcomes = []
+    for value in values:
+        change = {path.replace("segments.", "segments.0."): value}
+        scenario = base.with_(filled({**context, **change}, file))
+        outcomes.append(effects(lower(scenario), scenario))
+    assert outcomes[0] != outcomes[1]
+
+
+@pytest.mark.parametrize("path", STARTS)
+def test_one_value_runs_and_the_other_is_an_error(base: Scenario, file: str, path: str) -> None:
+    context, good, bad = STARTS[path]
+    scenario = base.with_(filled(context, file))
+    lower(scenario.with_({path: good}))
+    with pytest.raises(FrontierError):
+        lower(scenario.with_({path: bad}))
+
+
+@pytest.mark.parametrize("path", ONE_VALUE)
+def test_other_values_are_refused(base: Scenario, path: str) -> None:
+    with pytest.raises(FrontierError):
+        base.with_({path: ONE_VALUE[path]})
+
+
+@pytest.mark.parametrize("path", NO_FIELDS)
+def test_alternatives_without_fields_differ_from_others(base: Scenario, path: str) -> None:
+    other = base.with_(NO_FIELDS[path])
+    assert lower(other.with_({path: {}})).plan != lower(other).plan
+
+
+def test_the_name_labels_the_result(base: Scenario) -> None:
+    scenario = base.with_({"name": "label"})
+    assert run_facts(scenario, lower(scenario)).scenario["name"] == "label"

@@ -1,0 +1,95 @@
+"""Every mutated scenario is refused by name, or runs without losing a request."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import frontier
+import pytest
+import yaml
+from frontier.errors import ConfigError
+from frontier.results import Result
+from mutated_scenario_bases import BASES, TRACE_FILE, TRACE_TEXT
+from mutated_scenario_cases import Case, cases_of, with_trace
+from mutation_outcome import (
+    Flaw,
+    Outcome,
+    check_blame,
+    check_elsewhere,
+    check_line,
+    check_run,
+    check_words,
+    outcome_of,
+)
+from yaml_text import lines_of, write_yaml
+
+pytestmark = pytest.mark.timeout(60)
+
+PARTS = 4
+RELATED = {"model": ("engine", "hardware"), "hardware": ("engine",), "engine": ("hardware", "cluster"), "workload": ("cluster",), "cluster": ("workload",)}
+"""Sections that may be blamed for what is wrong in another, because they are judged together."""
+
+
+@pytest.fixture(scope="module")
+def trace_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("scenarios") / "requests.csv"
+    path.write_text(TRACE_TEXT, "utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("base", BASES)
+def test_mutated_scenarios(base: str, part: int, trace_file: str) -> None:
+    cases = cases_of(base)
+    flaws = []
+    for number in range(part, len(cases), PARTS):
+        case = cases[number]
+        try:
+            judge(case, trace_file, as_text=not case.native and number % 5 == 0)
+        except Flaw as flaw:
+            flaws.append(f"{case.name}: {flaw}")
+    assert not flaws, f"{len(flaws)} of {len(cases)} cases:\n" + "\n".join(flaws)
+
+
+def judge(case: Case, trace_file: str, *, as_text: bool) -> None:
+    """Run a case and raise `Flaw` unless what comes of it is what must."""
+    plain = with_trace(case.plain, trace_file)
+    text = write_yaml(plain) if as_text else None
+    outcome = outcome_of(lambda: simulate(plain if text is None else text))
+    if isinstance(outcome, Result):
+        if case.expect == "refused":
+            raise Flaw(f"must be refused, gave {outcome!r}")
+        check_run(outcome, requests_asked(plain))
+        if case.expect == "same" and outcome.digest != digest_of(case.base, trace_file):
+            raise Flaw("must run as the scenario it was made from")
+        return
+    check_words(outcome)
+    if case.expect == "same":
+        raise Flaw(f"must run as the scenario it was made from: {outcome!r}")
+    for blame in case.blames:
+        value = with_trace(blame.value, trace_file)
+        check_blame(outcome, blame.path, value, nearby=blame.nearby, nearest=blame.nearest)
+    if case.alone:
+        assert isinstance(outcome, ConfigError)
+        check_elsewhere(outcome, case.blames[0].path, RELATED)
+    if text is not None and isinstance(outcome, ConfigError):
+        check_line(outcome, case.blames[0].path if case.blames else (), lines_of(text))
+
+
+def simulate(document: Any) -> Result:
+    scenario = frontier.Scenario.from_yaml(document) if isinstance(document, str) else document
+    return frontier.simulate(scenario)
+
+
+@cache
+def digest_of(base: str, trace_file: str) -> str:
+    return frontier.simulate(with_trace(BASES[base], trace_file)).digest
+
+
+def requests_asked(plain: Any) -> int | None:
+    """Return how many requests a valid document asks for, None where a duration or the trace decides."""
+    synthetic = plain["workload"].get("synthetic")
+    if synthetic is None or "duration" in synthetic:
+        return None
+    return int(synthetic["num_requests"])
