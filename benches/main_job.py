@@ -34,7 +34,8 @@ str(result.summary())
 t4 = time.process_time()
 steps, tokens = result.totals["num_steps"], int(result.columns.requests["generated_tokens"].sum())
 print(f"import {t1 - t0:.3f} s, lower {t2 - t1:.3f} s, simulate {t3 - t2:.3f} s, summary {t4 - t3:.3f} s")
-print(f"{steps:,} steps at {(t3 - t2) / steps * 1e9:.0f} ns, {tokens:,} tokens, {tokens / (t3 - t2) / 1e6:.2f} M tokens per CPU-second")
+rate = tokens / (t3 - t2) / 1e6
+print(f"{steps:,} steps at {(t3 - t2) / steps * 1e9:.0f} ns, {tokens:,} tokens, {rate:.2f} M per CPU-second")
 """
 
 

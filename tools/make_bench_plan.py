@@ -2,8 +2,8 @@
 
     python tools/make_bench_plan.py > rust/frontier-core/benches/main_job.json
 
-The rate and the mean and spread of lengths are those of the Azure 2023 conversation trace. `step_times` holds the
-step-time models to choose from: a linear clock, and the roofline of Llama-3.1-8B on H100.
+The rate and the mean and spread of lengths are those of the Azure 2023 conversation trace. `step_times` holds
+the step-time models to choose from: a linear clock, and the roofline of Llama-3.1-8B on H100.
 """
 
 import json

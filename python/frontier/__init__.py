@@ -87,9 +87,7 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         if name == "__version__":
-            from frontier._frontier import __version__
-
-            return __version__
+            return importlib.import_module("frontier._frontier").__version__
         raise AttributeError(f"module 'frontier' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"frontier.{home}"), name)
     globals()[name] = value

@@ -17,7 +17,8 @@ class Trace:
     """Immutable, checked columns of a trace, shared between runs without copying.
 
     A prompt is a list of segments (stream, start, length); the identity of a token is (stream, position).
-    Requests without segments have unique content. Raises `frontier.WorkloadError` naming column, row and value.
+    Requests without segments have unique content. Raises `frontier.WorkloadError` naming column, row and
+    value.
     """
 
     def __new__(

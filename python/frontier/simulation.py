@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from frontier import _frontier
-from frontier.config import Scenario
+from frontier.config import Scenario, load
 from frontier.errors import ConfigError, FrontierError, Issue
 from frontier.lowering import Lowered, lower
 from frontier.results import Objectives, Result, RunFacts
@@ -51,7 +51,8 @@ def simulate(
     Raises:
         ConfigError: the scenario is not valid; all problems are listed.
         WorkloadError: its trace cannot be read.
-        SimulationError: the run could not end (`DeadlockError`, `LivelockError`), as the real engine's could not.
+        SimulationError: the run could not end (`DeadlockError`, `LivelockError`), as the real engine's could
+            not.
 
     Ctrl-C ends the run within a fraction of a second. Equal scenarios give equal results, bit for bit.
     """
@@ -97,13 +98,14 @@ def simulate_many(
         scenarios: as for `simulate`, any number.
         threads: worker threads, by default as many as there are processors.
         progress: called with (number done, number in all) after each run.
-        on_error: `raise` the first error in order of the scenarios, or `return` it in the place of its result.
+        on_error: `raise` the first error in order of the scenarios, or `return` it in place of its result.
 
     Returns:
         One result per scenario, in their order. Results do not depend on the number of threads.
 
     Raises:
-        ConfigError: `threads` or `on_error` is not valid, and what `simulate` raises if `on_error` is `raise`.
+        ConfigError: `threads` or `on_error` is not valid.
+        FrontierError: what `simulate` raises, if `on_error` is `raise`.
     """
     if threads is not None and threads < 1:
         raise ConfigError(Issue("threads", threads, f"was {threads}, must be at least 1"))
@@ -145,8 +147,6 @@ def as_scenario(scenario: Scenario | Mapping[str, Any] | str | PathLike[str]) ->
         return scenario
     if isinstance(scenario, Mapping):
         return Scenario.from_dict(dict(scenario))
-    from frontier.config import load
-
     return load(scenario)
 
 

@@ -151,7 +151,7 @@ def _misspelt(base: str, rng: random.Random) -> Iterator[Case]:
         renamed = {typo if key == path[-1] else key: value for key, value in siblings.items()}
         plain = renamed if len(path) == 1 else changed(BASES[base], path[:-1], renamed)
         wrong = (*path[:-1], typo)
-        yield Case(f"{base}/{_dots(path)} misspelt '{typo}'", plain, "refused", (Blame(wrong, nearest=path[-1]),))
+        yield Case(f"{base}/{_dots(path)} misspelt '{typo}'", plain, "refused", (Blame(wrong, nearest=path[-1] if len(path[-1]) > 3 else None),))
 
 
 def _typo(name: str, rng: random.Random) -> str:

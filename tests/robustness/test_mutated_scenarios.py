@@ -1,17 +1,14 @@
 """Every mutated scenario is refused by name, or runs without losing a request."""
 
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import frontier
 import pytest
-import yaml
 from frontier.errors import ConfigError
 from frontier.results import Result
 from mutated_scenario_bases import BASES, TRACE_FILE, TRACE_TEXT
-from mutated_scenario_cases import Case, cases_of, with_trace
+from mutated_scenario_cases import Case, cases_of, changed, with_trace
 from mutation_outcome import (
     Flaw,
     Outcome,
@@ -22,6 +19,7 @@ from mutation_outcome import (
     check_words,
     outcome_of,
 )
+from scenario_variants import contradictions, extremes, native, same
 from yaml_text import lines_of, write_yaml
 
 pytestmark = pytest.mark.timeout(60)
@@ -41,12 +39,15 @@ def trace_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("base", BASES)
 def test_mutated_scenarios(base: str, part: int, trace_file: str) -> None:
-    cases = cases_of(base)
+    judge_all([(case, number % 5 == 0) for number, case in enumerate(cases_of(base))][part::PARTS], trace_file)
+
+
+def judge_all(cases: list[tuple[Case, bool]], trace_file: str) -> None:
+    """Judge (case, whether as YAML text), and name all that have a flaw."""
     flaws = []
-    for number in range(part, len(cases), PARTS):
-        case = cases[number]
+    for case, as_text in cases:
         try:
-            judge(case, trace_file, as_text=not case.native and number % 5 == 0)
+            judge(case, trace_file, as_text=as_text)
         except Flaw as flaw:
             flaws.append(f"{case.name}: {flaw}")
     assert not flaws, f"{len(flaws)} of {len(cases)} cases:\n" + "\n".join(flaws)
@@ -93,3 +94,47 @@ def requests_asked(plain: Any) -> int | None:
     if synthetic is None or "duration" in synthetic:
         return None
     return int(synthetic["num_requests"])
+
+
+def test_contradictions(trace_file: str) -> None:
+    judge_all([(case, number % 3 == 0) for number, case in enumerate(contradictions())], trace_file)
+
+
+def test_the_same_in_other_words(trace_file: str) -> None:
+    judge_all([(case, number % 3 == 0) for number, case in enumerate(same())], trace_file)
+
+
+def test_values_of_python(trace_file: str) -> None:
+    judge_all([(case, False) for case in native()], trace_file)
+
+
+def test_extremes(trace_file: str) -> None:
+    flaws = []
+    for case, rejected in extremes():
+        plain = with_trace(case.plain, trace_file)
+        try:
+            outcome = outcome_of(lambda plain=plain: simulate(plain))
+            if isinstance(outcome, Result):
+                check_run(outcome, requests_asked(plain))
+                counted = outcome.summary(0, 0).rejected
+                if rejected is not None and counted != rejected:
+                    raise Flaw(f"{counted} requests were rejected, not {rejected}")
+            elif rejected is not None:
+                raise Flaw(f"must run: {outcome!r}")
+            else:
+                check_words(outcome)
+        except Flaw as flaw:
+            flaws.append(f"{case.name}: {flaw}")
+    assert not flaws, "\n".join(flaws)
+
+
+def test_documents_that_contain_themselves() -> None:
+    for path in (("engine",), ("model",), ("hardware", "gpu"), ("workload", "synthetic", "prompt_tokens")):
+        plain = changed(BASES["poisson"], path, {})
+        owner = plain
+        for part in path:
+            owner = owner[part]
+        owner["x"] = plain
+        error = outcome_of(lambda plain=plain: simulate(plain))
+        assert isinstance(error, ConfigError)
+        check_words(error)

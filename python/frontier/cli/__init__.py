@@ -1,7 +1,7 @@
 """The command line: `frontier run`, `check`, `examples`, `models`, `gpus`, `schema`.
 
-Every command converts its options, calls the Python API and prints. Figures go to the standard output: as text,
-of 80 columns where it is no terminal, or with `--json` as one document. Errors and progress go to the
+Every command converts its options, calls the Python API and prints. Figures go to the standard output: as
+text, of 80 columns where it is no terminal, or with `--json` as one document. Errors and progress go to the
 standard error; with `--json` errors are documents too:
 `{"error": {"type", "message", "exit_code", "source", "issues": [...]}}`.
 
