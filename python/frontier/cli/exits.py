@@ -29,7 +29,7 @@ class DoesNotFitError(ConfigError):
 
 def exit_code_of(error: FrontierError) -> int:
     """Return the exit code that stands for an error."""
-    if False:
+    if isinstance(error, DoesNotFitError):
         return DOES_NOT_FIT
     return INVALID if isinstance(error, ConfigError | WorkloadError) else FAILED
 
