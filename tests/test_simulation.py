@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import frontier
 import pytest
+
+import frontier
 from frontier.errors import ConfigError, LivelockError
 
 SMALL = {
@@ -170,3 +171,23 @@ def test_build_info_names_the_version():
     info = frontier.build_info()
     assert info["version"] == frontier.__version__
     assert info["plan_schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "engine", "reason"),
+    [
+        (2000, {"max_model_len": 1024}, "exceeds_max_model_len"),
+        (2000, {"max_model_len": 4096, "num_gpu_blocks_override": 270}, None),
+        (
+            900,
+            {"max_model_len": 1024, "enable_chunked_prefill": False, "max_num_scheduled_tokens": 512},
+            "exceeds_token_budget",
+        ),
+    ],
+)
+def test_requests_that_can_never_fit_are_counted_by_reason(prompt, engine, reason):
+    synthetic = {**SMALL["workload"]["synthetic"], "prompt_tokens": prompt}
+    result = frontier.simulate({**SMALL, "engine": engine, "workload": {"synthetic": synthetic}})
+    expected = {} if reason is None else {reason: 60}
+    assert {k: v for k, v in result.summary().rejected_by_reason.items() if v} == expected
+    assert result.summary().completed == (60 if reason is None else 0)

@@ -60,9 +60,8 @@ class Given:
 
     def failed_memory_plan(self, error: ConfigError) -> MemoryPlan | None:
         """Return the memory plan behind an error, None where the error has other reasons."""
-        try:
-            plan = _memory_plan(self._plain())
-        except ConfigError:
+        plan = _memory_plan(self._plain())
+        if plan is None:
             return None
         reasons = {issue.message for issue in plan.issues}
         return plan if all(issue.message in reasons for issue in error.issues) else None
@@ -77,43 +76,21 @@ class Given:
         return apply_set(anchor_paths(plain, self.file.resolve().parent), self.overrides)
 
 
-def _memory_plan(plain: Mapping[str, Any]) -> MemoryPlan:
-    """Return the memory plan of a scenario's plain values, also where it does not fit.
+def _memory_plan(plain: Mapping[str, Any]) -> MemoryPlan | None:
+    """Return the memory plan of plain values, also of a scenario that does not fit; None if they are wrong.
 
-    A `Scenario` that does not fit cannot be made, so its sections are resolved by the same steps here.
-
-    Raises:
-        ConfigError: one of the sections it rests on is not valid.
+    A `Scenario` that does not fit cannot be made, so the sections it rests on are read one by one.
     """
     from pydantic import ValidationError  # noqa: PLC0415 - slow to import
 
     from frontier.config import resolve  # noqa: PLC0415
     from frontier.config.engine import Engine  # noqa: PLC0415
     from frontier.config.sections import Hardware  # noqa: PLC0415
-    from frontier.memory import plan_kv_cache  # noqa: PLC0415
 
     try:
         engine = Engine.model_validate(plain.get("engine", {}))
         hardware = Hardware.model_validate(plain.get("hardware"))
-    except ValidationError as error:
-        raise ConfigError(str(error)) from None
-    parts = resolve.Parts(plain.get("model"), hardware, engine, None, None, None, frozenset())
-    issues: list[Issue] = []
-    spec, gpu = resolve._load_model(parts, issues), resolve._load_gpu(parts, issues)
-    limits = resolve._limits(parts, engine, spec, gpu)
-    if spec is None or gpu is None or limits is None:
-        raise ConfigError(issues)
-    return plan_kv_cache(
-        spec,
-        gpu,
-        tensor_parallel_size=engine.tensor_parallel_size,
-        block_size=resolve._block_size(engine, spec, gpu),
-        gpu_memory_utilization=engine.gpu_memory_utilization,
-        max_num_batched_tokens=limits.max_num_batched_tokens,
-        max_num_seqs=limits.max_num_seqs,
-        # What `auto` comes down to where even the shortest context does not fit.
-        max_model_len=2 if engine.max_model_len == "auto" else limits.max_model_len,
-        kv_cache_dtype=engine.kv_cache_dtype,
-        num_gpu_blocks_override=engine.num_gpu_blocks_override,
-        weight_dtype="auto",
-    )
+    except ValidationError:
+        return None
+    sections = {"model": plain.get("model"), "hardware": hardware, "engine": engine}
+    return resolve.memory_plan(resolve.Parts.of(sections, frozenset()))

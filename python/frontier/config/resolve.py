@@ -128,6 +128,22 @@ def examine(parts: Parts) -> tuple[list[Issue], Resolved | None]:
     return [], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program)
 
 
+def memory_plan(parts: Parts) -> MemoryPlan | None:
+    """Return how a scenario's GPU memory would be spent, also where that does not fit.
+
+    None where the model, the GPU or the engine limits it rests on are not valid.
+    """
+    spec, gpu, engine = _load_model(parts, []), _load_gpu(parts, []), parts.engine
+    if spec is None or gpu is None or engine is None:
+        return None
+    limits = _limits(parts, engine, spec, gpu)
+    if limits is None:
+        return None
+    # What `auto` comes down to where even the shortest context does not fit.
+    length = 2 if engine.max_model_len == "auto" else limits.max_model_len
+    return _plan_memory(engine, length, spec=spec, gpu=gpu, limits=limits)
+
+
 def _load_model(parts: Parts, issues: list[Issue]) -> ModelSpec | None:
     from frontier.config.model_source import load_model_section  # noqa: PLC0415 - keeps `import frontier` light
 
@@ -227,26 +243,12 @@ def _memory(
     parts: Parts, engine: Engine, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits, issues: list[Issue]
 ) -> tuple[MemoryPlan, int] | None:
     """Return the memory plan and the longest context, None where the engine would not start."""
-    from frontier.memory import plan_kv_cache  # noqa: PLC0415
-
     needed = ("gpu_memory_utilization", "block_size", "num_gpu_blocks_override")
     if not parts.known(*(f"engine.{field}" for field in needed)):
         return None
 
     def plan(max_model_len: int) -> MemoryPlan:
-        return plan_kv_cache(
-            spec,
-            gpu,
-            tensor_parallel_size=engine.tensor_parallel_size,
-            block_size=_block_size(engine, spec, gpu),
-            gpu_memory_utilization=engine.gpu_memory_utilization,
-            max_num_batched_tokens=limits.max_num_batched_tokens,
-            max_num_seqs=limits.max_num_seqs,
-            max_model_len=max_model_len,
-            kv_cache_dtype=engine.kv_cache_dtype,
-            num_gpu_blocks_override=engine.num_gpu_blocks_override,
-            weight_dtype="auto",
-        )
+        return _plan_memory(engine, max_model_len, spec=spec, gpu=gpu, limits=limits)
 
     length = limits.max_model_len
     memory = plan(length)
@@ -255,6 +257,26 @@ def _memory(
         memory = plan(length)
     issues += memory.issues
     return None if memory.issues else (memory, length)
+
+
+def _plan_memory(
+    engine: Engine, max_model_len: int, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits
+) -> MemoryPlan:
+    from frontier.memory import plan_kv_cache  # noqa: PLC0415
+
+    return plan_kv_cache(
+        spec,
+        gpu,
+        tensor_parallel_size=engine.tensor_parallel_size,
+        block_size=_block_size(engine, spec, gpu),
+        gpu_memory_utilization=engine.gpu_memory_utilization,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_num_seqs=limits.max_num_seqs,
+        max_model_len=max_model_len,
+        kv_cache_dtype=engine.kv_cache_dtype,
+        num_gpu_blocks_override=engine.num_gpu_blocks_override,
+        weight_dtype="auto",
+    )
 
 
 def _longest(fits: Callable[[int], bool], *, most: int) -> int:

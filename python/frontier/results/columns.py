@@ -26,7 +26,7 @@ NONE_U32 = 4_294_967_295
 
 STATUSES = ("finished", "rejected", "unfinished")
 FINISHED, REJECTED, UNFINISHED = range(3)
-REJECT_REASONS = ("none", "exceeds_max_model_len", "exceeds_kv_cache")
+REJECT_REASONS = ("none", "exceeds_max_model_len", "exceeds_kv_cache", "exceeds_token_budget")
 
 ATTRIBUTION_CAUSES = (
     "queue",

@@ -36,7 +36,7 @@ def title(summary: Mapping[str, Any]) -> str:
     """Return the head line, which always names how step times were made."""
     gpus = summary["gpus"]
     return (
-        f"frontier: {summary['completed']:,} requests completed in {summary['duration']:,.6g} s on {gpus:,} "
+        f"{summary['completed']:,} requests completed in {summary['duration']:,.6g} s on {gpus:,} "
         f"GPU{'s' if gpus != 1 else ''} (step time: {summary['step_time']})"
     )
 
@@ -90,12 +90,14 @@ def attribution_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def format_seconds(value: float | None) -> str:
-    """Return a time with a fitting unit and four significant digits."""
+    """Return a time with a fitting unit and four significant digits; below the clock's 1 ns it is 0."""
     if value is None:
         return "-"
+    if abs(value) < 0.5e-9:
+        return "0 s"
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if value * factor >= 1.0 or unit == "µs":
-            return f"{_digits(value * factor)} {unit}" if value else "0 s"
+            return f"{_digits(value * factor)} {unit}"
     raise AssertionError("the last unit always fits")
 
 

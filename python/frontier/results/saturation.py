@@ -79,7 +79,7 @@ def judge_saturation(columns: Columns, window: Window) -> Saturation:
     completions = int(((finished >= start_ns) & (finished <= stop_ns)).sum())
     reason = (
         f"{arrivals:,} arrivals and {completions:,} completions in {length_s:,.4g} s; the number waiting "
-        f"changed by {growth:+,.1f} (fitted line), at most {threshold:,.0f} is taken for chance"
+        f"changed by {round(growth, 1) + 0.0:+,.1f} (fitted line), at most {threshold:,.0f} is taken for chance"
     )
     if rising and growth >= threshold:
         return Saturation(SATURATED, reason)
