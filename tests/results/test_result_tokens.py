@@ -92,7 +92,7 @@ def test_counts_and_largest_gaps_equal_those_of_a_loop(columns: Columns) -> None
     times = tokens_by_loop(columns)
     assert runs.tokens_per_request.tolist() == [len(each) for each in times]
     assert runs.max_gap_ns.tolist() == [max(np.diff(each)) if len(each) > 1 else -1 for each in times]
-    assert int(runs.tokens_per_step().sum()) == sum(map(len, times))
+    assert int(runs.tokens_per_step.sum()) == sum(map(len, times))
 
 
 def test_fifo_gaps_are_all_one_decode_step() -> None:

@@ -125,7 +125,7 @@ def _throughput(columns: Columns, runs: TokenRuns, facts: RunFacts, chosen: _Sel
     window, completed = chosen.window, chosen.completed
     seconds = window.duration_s
     inside = window.holds(runs.end_ns)
-    per_step = runs.tokens_per_step()[inside]
+    per_step = runs.tokens_per_step[inside]
     second = ((runs.end_ns[inside] - window.start_ns) // int(NS_PER_S)).astype(np.int64)
     output = int(per_step.sum())
     prompts = int(columns.requests["prompt_tokens"][completed].sum(dtype=np.int64))

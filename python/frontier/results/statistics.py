@@ -88,9 +88,13 @@ def weighted_sample(values: NDArray[np.int64], counts: NDArray[np.int64]) -> Sam
     bits = int(counts.max(initial=0)).bit_length()
     if len(values) and values.min() >= 0 and int(values.max()) < 1 << (63 - bits):
         # Value and count in one integer: sorting integers is several times faster than finding an order.
-        packed = (values << bits) | counts
+        packed = values << bits
+        packed |= counts
         packed.sort()
-        return Sample((packed >> bits).astype(np.float64), np.cumsum(packed & ((1 << bits) - 1)))
+        cumulative = packed & ((1 << bits) - 1)
+        np.cumsum(cumulative, out=cumulative)
+        packed >>= bits
+        return Sample(packed.astype(np.float64), cumulative)
     order = np.argsort(values)
     return Sample(values[order].astype(np.float64), np.cumsum(counts[order]))
 

@@ -55,16 +55,17 @@ class TokenRuns:
             requests: boolean mask over all requests of the run.
         """
         request, first, last = self._select(requests)
-        inside = self._crossings(first + 1, last)
-        steps = np.flatnonzero(inside)
-        # inside[step] is 0 at the first step of a replica, so no difference reaches over replicas.
-        values = self.end_ns[steps] - self.end_ns[steps - 1]
+        # inside[i]: how many requests cross from step i to step i + 1. It is 0 at the last step of a replica, so
+        # no difference reaches over replicas.
+        inside = self._crossings(first + 1, last)[1:]
+        crossed = inside > 0
         between = self._between(request, first, last)
-        counts = np.concatenate([inside[steps], np.ones(len(between), np.int64)])
-        return weighted_sample(np.concatenate([values, between]), counts)
+        counts = np.concatenate([inside[crossed], np.ones(len(between), np.int64)])
+        return weighted_sample(np.concatenate([np.diff(self.end_ns)[crossed], between]), counts)
 
+    @cached_property
     def tokens_per_step(self) -> Ints:
-        """Return how many tokens (of all requests) each step emitted, at its `end_ns`."""
+        """How many tokens (of all requests) each step emitted, at its `end_ns`."""
         return self._crossings(self.first, self.last)
 
     @cached_property
@@ -94,9 +95,10 @@ class TokenRuns:
         """Count, for each step, the runs with first <= step <= last (empty where first = last + 1)."""
         length = len(self.end_ns) + 1
         # bincount in place of add.at: it is an order of magnitude faster on long inputs.
-        change = np.bincount(first, minlength=length) - np.bincount(last + 1, minlength=length)
-        counts: Ints = np.cumsum(change[: length - 1])
-        return counts
+        counts: Ints = np.bincount(first, minlength=length)
+        counts -= np.bincount(last + 1, minlength=length)
+        np.cumsum(counts, out=counts)
+        return counts[:-1]
 
     def _between(self, request: Ints, first: Ints, last: Ints) -> Ints:
         same = request[1:] == request[:-1]
