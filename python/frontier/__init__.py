@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from frontier.hardware import GpuSpec, gpu_names, load_gpu
     from frontier.models import ModelSpec, load_model, model_names
     from frontier.results import Result, Summary
-    from frontier.simulation import build_info, simulate, simulate_many
+    from frontier.simulation import Progress, build_info, simulate, simulate_many
     from frontier.workloads import load_trace
 
 _HOME_OF = {
@@ -41,6 +41,7 @@ _HOME_OF = {
     "Issue": "errors",
     "LivelockError": "errors",
     "ModelSpec": "models",
+    "Progress": "simulation",
     "Result": "results",
     "Scenario": "config",
     "SimulationError": "errors",
@@ -66,6 +67,7 @@ __all__ = [
     "Issue",
     "LivelockError",
     "ModelSpec",
+    "Progress",
     "Result",
     "Scenario",
     "SimulationError",

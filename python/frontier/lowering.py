@@ -131,6 +131,7 @@ def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
         "policy": engine.scheduling_policy,
         "scheduler_reserve_full_isl": engine.scheduler_reserve_full_isl,
         "watermark": engine.watermark,
+        "num_lookahead_tokens": 0,  # slots for drafts; speculative decoding is not part of this version
         "async_scheduling": engine.async_scheduling,
     }
 

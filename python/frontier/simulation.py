@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from frontier import _frontier
 from frontier.config import Scenario, load
@@ -14,10 +15,13 @@ from frontier.lowering import Lowered, lower
 from frontier.results import Objectives, Result, RunFacts
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from frontier.config.fields import Span
     from frontier.workloads import LoadedTrace
+
+T = TypeVar("T")
+
+ScenarioLike: TypeAlias = Scenario | Mapping[str, Any] | str | PathLike[str]
+"""A scenario, its plain values, or the path of its YAML file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Progress:
 
 
 def simulate(
-    scenario: Scenario | Mapping[str, Any] | str | PathLike[str],
+    scenario: ScenarioLike,
     *,
     progress: Callable[[Progress], object] | None = None,
 ) -> Result:
@@ -65,31 +69,45 @@ def simulate(
 
 @overload
 def simulate_many(
-    scenarios: Iterable[Scenario | Mapping[str, Any] | str | PathLike[str]],
+    scenarios: Iterable[ScenarioLike],
     *,
     threads: int | None = ...,
     progress: Callable[[int, int], object] | None = ...,
     on_error: Literal["raise"] = ...,
+    reduce: None = ...,
 ) -> list[Result]: ...
 
 
 @overload
 def simulate_many(
-    scenarios: Iterable[Scenario | Mapping[str, Any] | str | PathLike[str]],
+    scenarios: Iterable[ScenarioLike],
+    *,
+    threads: int | None = ...,
+    progress: Callable[[int, int], object] | None = ...,
+    on_error: Literal["raise"] = ...,
+    reduce: Callable[[Result], T],
+) -> list[T]: ...
+
+
+@overload
+def simulate_many(
+    scenarios: Iterable[ScenarioLike],
     *,
     threads: int | None = ...,
     progress: Callable[[int, int], object] | None = ...,
     on_error: Literal["return"],
-) -> list[Result | FrontierError]: ...
+    reduce: Callable[[Result], T] | None = ...,
+) -> list[T | Result | FrontierError]: ...
 
 
 def simulate_many(
-    scenarios: Iterable[Scenario | Mapping[str, Any] | str | PathLike[str]],
+    scenarios: Iterable[ScenarioLike],
     *,
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
     on_error: Literal["raise", "return"] = "raise",
-) -> list[Result] | list[Result | FrontierError]:
+    reduce: Callable[[Result], Any] | None = None,
+) -> list[Any]:
     """Simulate independent scenarios in parallel, without the GIL.
 
     Scenarios with the same trace settings share one copy of the trace.
@@ -98,56 +116,85 @@ def simulate_many(
         scenarios: as for `simulate`, any number.
         threads: worker threads, by default as many as there are processors.
         progress: called with (number done, number in all) after each run.
-        on_error: `raise` the first error in order of the scenarios, or `return` it in place of its result.
+        on_error: `raise` the first error that is met, or `return` errors in place of their results.
+        reduce: what to keep of each result, such as `lambda result: result.summary().to_dict()`; called in
+            the calling thread as runs end. A result with all its columns takes tens of megabytes per million
+            tokens, so long sweeps want one.
 
     Returns:
-        One result per scenario, in their order. Results do not depend on the number of threads.
+        One result (or what `reduce` made of it) per scenario, in their order. Results do not depend on the
+        number of threads.
 
     Raises:
-        ConfigError: `threads` or `on_error` is not valid.
-        FrontierError: what `simulate` raises, if `on_error` is `raise`.
+        ConfigError: an argument is not valid.
+        FrontierError: what `simulate` raises, if `on_error` is `raise`, with a note that names the scenario.
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(Issue("threads", threads, f"was {threads}, must be at least 1"))
+    threads = _checked_threads(threads)
     if on_error not in ("raise", "return"):
         message = f"was {on_error!r}, says what to do with runs that fail"
         raise ConfigError(Issue("on_error", on_error, message, allowed=("raise", "return")))
-    outcomes: list[Result | FrontierError | None] = []
+    if isinstance(scenarios, (Scenario, Mapping, str)) or not isinstance(scenarios, Iterable):
+        message = f"was {type(scenarios).__name__}, must be several scenarios, as in a list"
+        raise ConfigError(Issue("scenarios", scenarios, message))
+    outcomes: list[Any] = []
     ready: list[tuple[int, Scenario, Lowered]] = []
+
+    def fail(index: int, error: FrontierError) -> None:
+        if on_error == "raise":
+            error.add_note(f"in scenarios[{index}]")
+            raise error
+        outcomes[index] = error
+
     for index, scenario in enumerate(scenarios):
         outcomes.append(None)
         try:
             chosen = as_scenario(scenario)
             ready.append((index, chosen, lower(chosen)))
         except FrontierError as error:
-            if on_error == "raise":
-                raise
-            outcomes[index] = error
-    raws = _frontier.simulate_many(
-        [lowered.plan_json for _, _, lowered in ready],
-        _shared_traces([lowered for _, _, lowered in ready]),
-        threads or os.cpu_count() or 1,
-        progress,
-    )
-    for (index, chosen, lowered), raw in zip(ready, raws, strict=True):
+            fail(index, error)
+    ended = len(outcomes) - len(ready)
+
+    def finish(position: int, raw: Any) -> None:
+        nonlocal ended
+        index, chosen, lowered = ready[position]
         if isinstance(raw, FrontierError):
-            if on_error == "raise":
-                raise raw
-            outcomes[index] = raw
+            fail(index, raw)
         elif isinstance(raw, BaseException):
             raise raw
         else:
-            outcomes[index] = Result(raw, run_facts(chosen, lowered))
-    return [outcome for outcome in outcomes if outcome is not None]
+            result = Result(raw, run_facts(chosen, lowered))
+            outcomes[index] = result if reduce is None else reduce(result)
+        ended += 1
+        if progress is not None:
+            progress(ended, len(outcomes))
+
+    plans = [lowered for _, _, lowered in ready]
+    _frontier.simulate_many([plan.plan_json for plan in plans], _shared_traces(plans), threads, finish)
+    return outcomes
 
 
-def as_scenario(scenario: Scenario | Mapping[str, Any] | str | PathLike[str]) -> Scenario:
-    """Return the scenario that is meant: itself, its plain values, or the path of its YAML file."""
+def _checked_threads(threads: int | None) -> int:
+    if threads is None:
+        return os.cpu_count() or 1
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ConfigError(Issue("threads", threads, f"was {threads!r}, must be a whole number of at least 1"))
+    return threads
+
+
+def as_scenario(scenario: ScenarioLike) -> Scenario:
+    """Return the scenario that is meant: itself, its plain values, or the path of its YAML file.
+
+    Raises:
+        ConfigError: it is none of these, or not valid.
+    """
     if isinstance(scenario, Scenario):
         return scenario
     if isinstance(scenario, Mapping):
         return Scenario.from_dict(dict(scenario))
-    return load(scenario)
+    if isinstance(scenario, (str, PathLike)):
+        return load(scenario)
+    message = f"was {type(scenario).__name__}, must be a Scenario, its values, or the path of its YAML file"
+    raise ConfigError(Issue("scenario", scenario, message))
 
 
 def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:

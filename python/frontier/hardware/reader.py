@@ -24,11 +24,14 @@ import functools
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frontier import units
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 from frontier.hardware.spec import GpuSpec, PeakFlops
+
+if TYPE_CHECKING:
+    import yaml
 
 _PEAKS = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4")
 _MAX_FILE_BYTES = 2**20
@@ -142,16 +145,40 @@ def _parse(data: bytes, where: str) -> Mapping[str, Any]:
     import yaml  # noqa: PLC0415 - only needed where a GPU is loaded
 
     try:
-        document = yaml.safe_load(data)
+        loader = yaml.SafeLoader(data)
+        node = loader.get_single_node()
+        document = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         raise ConfigError(f"is not YAML: {error.problem}", source=place) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"is not YAML: {error}", source=where) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not YAML: {' '.join(str(error).split())}", source=where) from None
+    except RecursionError:
+        raise ConfigError("is not YAML: it is nested too deeply", source=where) from None
+    except ValueError:  # Python reads no whole number of more than 4300 digits, and YAML no impossible date
+        message = "is not YAML that can be read: a number or date is out of range"
+        raise ConfigError(message, source=where) from None
     if not isinstance(document, Mapping):
         raise ConfigError(f"was {show_value(document)}; a mapping of keys is needed", source=where)
+    if issues := _repeated_keys(node, ""):
+        raise ConfigError(issues, source=where)
     return document
+
+
+def _repeated_keys(node: yaml.Node | None, prefix: str) -> list[Issue]:
+    """Return the keys given twice in a mapping or in the mappings in it; YAML would take the last."""
+    issues: list[Issue] = []
+    first: dict[str, int] = {}
+    for key, value in node.value if node is not None and node.id == "mapping" else ():
+        path, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if path in first:
+            message = f"is given twice, on lines {first[path]} and {line}"
+            issues.append(Issue(path, getattr(value, "value", None), message))
+        elif not prefix:
+            issues += _repeated_keys(value, f"{path}.")
+        first.setdefault(path, line)
+    return issues
 
 
 def _read(config: Mapping[str, Any], where: str) -> GpuSpec:

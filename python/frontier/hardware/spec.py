@@ -54,9 +54,10 @@ class LinkSpec:
     latency_s: float
     efficiency: float
 
-    def to_plan(self) -> dict[str, float]:
-        """Return the plan's `LinkSpec`."""
+    def to_plan(self) -> dict[str, float | bool]:
+        """Return the plan's `LinkSpec`; over PCIe, ranks share the way to each other."""
         return {
+            "direct": self.kind != "pcie",
             "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s,
             "latency_s": self.latency_s,
             "efficiency": self.efficiency,

@@ -42,7 +42,7 @@ class Fields:
         if key is None:
             if default is not None:
                 return default
-            near = nearest_name(keys[0], (str(k) for k in self.config))
+            near = nearest_name(keys[0], (str(k) for k in self.config if k not in keys))
             other = f" (or {', '.join(keys[1:])})" if len(keys) > 1 else ""
             self.problem(keys[0], f"is missing{other}; a whole number >= {minimum} is needed", nearest=near)
             return max(minimum, 1)
@@ -84,8 +84,9 @@ class Fields:
         return str(value)
 
     def must_divide(self, divisor_key: str, divisor: int, key: str, dividend: int) -> None:
-        """Note a problem unless `divisor` divides `dividend`."""
-        if dividend % divisor:
+        """Note a problem unless `divisor` divides `dividend`, or one of them is a stand-in."""
+        broken = {issue.path.removeprefix(self.prefix) for issue in self.issues}
+        if dividend % divisor and not {divisor_key, key} & broken:
             message = f"was {divisor}, which does not divide {key} ({dividend})"
             self.problem(divisor_key, message, value=divisor)
 
@@ -121,7 +122,7 @@ class Fields:
             return None
         items = value.split(",") if isinstance(value, str) else value
         try:
-            indices = {int(i) for i in items}
+            indices = {_layer_index(i) for i in items}
         except (TypeError, ValueError):
             self.problem(key, f"was {show_value(value)}; a list of layer indices is needed", value=value)
             return None
@@ -138,3 +139,9 @@ class Fields:
         """
         if self.issues:
             raise ConfigError(self.issues, source=source)
+
+
+def _layer_index(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"was {show_value(value)}, must be the index of a layer")
+    return int(value)

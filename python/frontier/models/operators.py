@@ -125,7 +125,23 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gemm(Operator):
+class ComputeOperator(Operator):
+    """An operator with arithmetic to count.
+
+    `model_share` is the share of its FLOPs that no other rank repeats (1 / ranks for work that every rank
+    does whole), so that FLOPs summed over ranks are the model's.
+    """
+
+    model_share: float = 1.0
+
+    @property
+    def flops_scale(self) -> float:
+        """What its FLOPs are proportional to, whatever the batch."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm(ComputeOperator):
     """`[rows, k] x [k, n]`, `batch` independent products in one launch; `dtype` as the plan names it."""
 
     k: int
@@ -136,12 +152,18 @@ class Gemm(Operator):
     rows: Rows = "tokens"
     batch: int = 1
 
+    @property
+    def flops_scale(self) -> float:
+        """Multiplications per row."""
+        return float(self.k * self.n * self.batch)
+
     def to_plan(self) -> dict[str, Any]:
         """Return the plan's `gemm`."""
         return {
             "op": "gemm",
             "name": self.name,
             "count": self.count,
+            "model_share": self.model_share,
             "rows": self.rows,
             "k": self.k,
             "n": self.n,
@@ -153,7 +175,7 @@ class Gemm(Operator):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupedGemm(Operator):
+class GroupedGemm(ComputeOperator):
     """Products of each token with `top_k` of `experts`."""
 
     experts: int
@@ -164,12 +186,18 @@ class GroupedGemm(Operator):
     weight_bytes_per_element: float
     activation_bytes: float
 
+    @property
+    def flops_scale(self) -> float:
+        """Multiplications per token."""
+        return self.top_k * self.k * self.n
+
     def to_plan(self) -> dict[str, Any]:
         """Return the plan's `grouped_gemm`."""
         return {
             "op": "grouped_gemm",
             "name": self.name,
             "count": self.count,
+            "model_share": self.model_share,
             "experts": self.experts,
             "top_k": self.top_k,
             "k": self.k,
@@ -181,7 +209,7 @@ class GroupedGemm(Operator):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attention(Operator):
+class Attention(ComputeOperator):
     """Scaled dot-product attention over the paged KV cache.
 
     `kv_heads` is the number of heads of keys and values that are streamed apart; 1 where all query heads read
@@ -198,12 +226,18 @@ class Attention(Operator):
     phase: Phase = "both"
     window: int | None = None
 
+    @property
+    def flops_scale(self) -> float:
+        """Multiplications per query-key pair."""
+        return float(self.heads * (self.qk_dim + self.v_dim))
+
     def to_plan(self) -> dict[str, Any]:
         """Return the plan's `attention`."""
         return {
             "op": "attention",
             "name": self.name,
             "count": self.count,
+            "model_share": self.model_share,
             "phase": self.phase,
             "heads": self.heads,
             "kv_heads": self.kv_heads,

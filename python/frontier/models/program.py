@@ -8,11 +8,20 @@ head and sampler one per request.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 from frontier.models.attention_program import attention_operators
 from frontier.models.feed_forward_program import feed_forward_operators
 from frontier.models.kv import resolve_kv_cache_dtype
-from frontier.models.operators import Collective, Gemm, Operator, WeightTensor, merge_operators
+from frontier.models.operators import (
+    Collective,
+    ComputeOperator,
+    Gemm,
+    Operator,
+    WeightTensor,
+    merge_operators,
+)
 from frontier.models.rank import Rank
 from frontier.models.sharding import sharding_issues, vocab_per_rank
 from frontier.models.spec import LayerGroup, ModelSpec
@@ -49,13 +58,40 @@ def operator_program(
     if issues:
         raise ConfigError(issues)
     dtype = _weight_dtype(spec, weight_dtype)
-    rank = Rank(spec, tensor_parallel_size, dtype, resolve_kv_cache_dtype(spec, kv_cache_dtype))
+    kv_dtype = resolve_kv_cache_dtype(spec, kv_cache_dtype)
+    operators = _forward_pass(Rank(spec, tensor_parallel_size, dtype, kv_dtype))
+    if tensor_parallel_size > 1:
+        whole = _forward_pass(Rank(spec, 1, dtype, kv_dtype))
+        operators = _with_model_shares(operators, whole, tensor_parallel_size)
+    return merge_operators(operators)
+
+
+def _forward_pass(rank: Rank) -> list[Operator]:
     operators = _embedding(rank)
-    for group in spec.layers:
+    for group in rank.spec.layers:
         operators += _layer(rank, group)
     operators.append(_fused_norm(rank, 1))
     operators += _head(rank)
-    return merge_operators(operators)
+    return operators
+
+
+def _with_model_shares(operators: list[Operator], whole: list[Operator], ranks: int) -> list[Operator]:
+    """Return one rank's operators with the share of their FLOPs that no other rank repeats.
+
+    `whole` is the same forward pass on a single rank, which computes nothing twice.
+    """
+    model = iter([operator for operator in whole if not isinstance(operator, Collective)])
+    return [
+        operator if isinstance(operator, Collective) else _with_model_share(operator, next(model), ranks)
+        for operator in operators
+    ]
+
+
+def _with_model_share(operator: Operator, single: Operator, ranks: int) -> Operator:
+    assert single.name == operator.name, "every rank runs the operators of a single one"
+    if isinstance(operator, ComputeOperator) and isinstance(single, ComputeOperator):
+        return replace(operator, model_share=min(1.0, single.flops_scale / (ranks * operator.flops_scale)))
+    return operator
 
 
 def required_dtypes(program: list[Operator]) -> list[str]:

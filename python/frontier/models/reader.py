@@ -11,7 +11,7 @@ from typing import Any
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 from frontier.models.families import FAMILIES
-from frontier.models.fields import Fields
+from frontier.models.fields import MAX_COUNT, Fields
 from frontier.models.quantization import read_quantization
 from frontier.models.refusals import refusal
 from frontier.models.spec import ModelDtype, ModelSpec, group_layers
@@ -126,7 +126,12 @@ def _parse(path: Path) -> Mapping[str, Any]:
     except json.JSONDecodeError as error:
         where = f"{path}, line {error.lineno}, column {error.colno}"
         raise ConfigError(f"is not JSON: {error.msg}", source=where) from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot be read: {error}", source=str(path)) from None
+    except ValueError:  # Python reads no whole number of more than 4300 digits
+        message = "is not JSON that can be read: a number has too many digits"
+        raise ConfigError(message, source=str(path)) from None
+    except (OSError, RecursionError) as error:
         raise ConfigError(f"cannot be read: {error}", source=str(path)) from None
     if not isinstance(config, dict):
         raise ConfigError(f"is {show_value(config)}; a JSON object is needed", source=str(path))
@@ -201,7 +206,12 @@ def _max_model_len(f: Fields, model_type: str) -> int:
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1e6:
         f.problem("rope_scaling.factor", f"was {show_value(factor)}; a number > 0 is needed", value=factor)
         return length
-    return int(length * factor)
+    scaled = int(length * factor)
+    if not 2 <= scaled <= MAX_COUNT:
+        message = f"was {show_value(factor)}, which makes a context of {scaled} tokens"
+        f.problem("rope_scaling.factor", f"{message}; 2 to {MAX_COUNT} are accepted", value=factor)
+        return length
+    return scaled
 
 
 def _drop_repeats(f: Fields) -> None:

@@ -91,7 +91,8 @@ def refusal(config: Mapping[str, Any], known: frozenset[str]) -> Issue | None:
 
     `known` are the model types that are modelled.
     """
-    model_type = config.get("model_type")
+    given = config.get("model_type")
+    model_type = given if isinstance(given, str) else None
     adapter = next((key for key in _ADAPTER_KEYS if key in config), None)
     if adapter is not None:
         return Issue(adapter, config[adapter], "belongs to a LoRA adapter; give the base model's config.json")
@@ -132,6 +133,7 @@ def _refused_keys(config: Mapping[str, Any]) -> Issue | None:
 def _multimodal_hint(config: Mapping[str, Any], known: frozenset[str]) -> str:
     text = "belongs to a multimodal model, which is not modelled"
     backbone = config.get("text_config")
-    if isinstance(backbone, Mapping) and backbone.get("model_type") in known:
-        text += f"; for the language model alone give its text_config (model_type '{backbone['model_type']}')"
+    inner = backbone.get("model_type") if isinstance(backbone, Mapping) else None
+    if isinstance(inner, str) and inner in known:
+        text += f"; for the language model alone give its text_config (model_type '{inner}')"
     return text

@@ -40,6 +40,8 @@ pub struct EngineContext<'a> {
     pub recorder: &'a mut Recorder,
     /// Receives the requests that end.
     pub ended: &'a mut Vec<RequestId>,
+    /// Grows with the work done, in requests handled.
+    pub work: &'a mut u64,
 }
 
 /// A batch that was formed and whose output was not processed yet.
@@ -164,7 +166,10 @@ impl EngineCore {
     /// Returns the gauges and counters as of `now`.
     pub fn sample(&mut self, now: SimTime) -> ReplicaSample {
         self.count_blocks(now);
+        let used = self.used_blocks();
+        let peak = std::mem::replace(&mut self.counters.peak_used_blocks, used);
         ReplicaSample {
+            peak_used_blocks: peak,
             num_running: self.scheduler.running().len() as u32,
             num_waiting: self.scheduler.num_waiting() as u32,
             used_blocks: self.used_blocks(),
@@ -211,7 +216,8 @@ impl EngineCore {
                     None => return Ok(Wake::OnArrival),
                 }
             };
-            if next.end > now {
+            // Even a step that takes no time is waited for, so that the event loop keeps control.
+            if next.end > now || next.step.is_some() {
                 let end = next.end;
                 self.awaited = Some(next);
                 return Ok(Wake::At(end));
@@ -270,6 +276,9 @@ impl EngineCore {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(&mut batch.output);
+        *context.work += batch.output.scheduled.len() as u64;
+        // Blocks are taken here and only here, so no moment in between has more.
+        self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());
         batch.step = None;
         let mut row = self.shape_batch(&batch.output);
         let empty = batch.output.scheduled.is_empty();
@@ -371,8 +380,11 @@ impl EngineCore {
             for &slot in self.scheduler.running() {
                 let request = self.scheduler.request(slot);
                 if !request.was_scheduled_in(this_call) {
-                    let wait =
-                        if request.prompt_is_pending() { Activity::ChunkWait } else { Activity::DecodeWait };
+                    let wait = if request.prompt_is_unfinished() {
+                        Activity::ChunkWait
+                    } else {
+                        Activity::DecodeWait
+                    };
                     recorder.enter(request.id(), wait, start, meter);
                 }
             }

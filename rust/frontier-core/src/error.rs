@@ -24,7 +24,9 @@ pub enum SimError {
         message: String,
     },
     /// Simulated time left the range of nanoseconds in 63 bits.
-    #[error("simulated time went past 2^63 - 1 ns (292 years)")]
+    #[error(
+        "simulated time went past 2^63 - 1 ns (292 years): shorten gaps between arrivals, lengths or step times"
+    )]
     ClockOverflow,
     /// The run would need more memory or time than it can ever get.
     #[error("{what}")]

@@ -8,7 +8,7 @@
 //! rounding and comparison in a fixed order, so that a time is the same on every platform.
 //!
 //! Left out: cache residency, clocks and power, contention between kernels that overlap, routing skew of
-//! experts, quantisation kernels, CUDA-graph padding (the engine pads the batch that it describes).
+//! experts, quantisation kernels, CUDA-graph padding, attention tiles of other than four query heads per KV head.
 //!
 //! | room | holds |
 //! |---|---|

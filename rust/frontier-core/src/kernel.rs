@@ -72,11 +72,6 @@ impl<E: Copy> EventQueue<E> {
         self.popped
     }
 
-    /// Returns the number of pending events.
-    pub fn len(&self) -> usize {
-        self.heap.len()
-    }
-
     /// Tells whether nothing is pending.
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()

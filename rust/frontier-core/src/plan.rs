@@ -54,19 +54,21 @@ pub struct ClusterSpec {
 }
 
 /// Routing policies over replicas. Ties go to the lowest replica number unless said otherwise.
+///
+/// Policies without settings are empty structs: serde does not refuse unknown fields of unit variants.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "policy", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RouterSpec {
     /// Replica 0, 1, 2, ... in turn.
-    RoundRobin,
+    RoundRobin {},
     /// Uniformly at random.
-    Random,
+    Random {},
     /// Fewest running and waiting requests.
-    LeastOutstanding,
+    LeastOutstanding {},
     /// The less loaded (running and waiting) of two distinct replicas drawn at random.
-    PowerOfTwo,
+    PowerOfTwo {},
     /// Lowest share of KV blocks in use, then fewest outstanding.
-    LeastKvUse,
+    LeastKvUse {},
     /// Longest cached prefix among replicas whose outstanding requests exceed the least loaded one's by at
     /// most `max_imbalance`; ties by fewest outstanding.
     PrefixAware {
@@ -74,7 +76,7 @@ pub enum RouterSpec {
         max_imbalance: u32,
     },
     /// The first request of a session goes to the least loaded replica, later ones to the same.
-    SessionSticky,
+    SessionSticky {},
 }
 
 /// What to record beside the request columns.
@@ -101,7 +103,7 @@ pub struct DecisionLogSpec {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitSpec {
-    /// Stop once a replica has made this many non-empty steps.
+    /// Stop once a replica has made this many non-empty steps (for replays: what is in flight then stays so).
     pub max_steps: Option<u64>,
     /// Refuse requests that can never fit (true for simulations, false for replays of real engines' logs).
     pub refuse_oversized: bool,

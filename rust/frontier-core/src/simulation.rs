@@ -16,16 +16,16 @@ use crate::scheduler::Submission;
 use crate::time::SimTime;
 use crate::workload::{OUTPUT_STREAM_BASE, RequestSpec, Segment, TraceColumns, Workload};
 
-/// Most requests of a run.
-const MAX_REQUESTS: usize = 100_000_000;
+/// Most requests of a run: their records take about 330 bytes each.
+const MAX_REQUESTS: usize = 20_000_000;
 
-/// Requests that may be refused at one moment by a closed loop without a number of requests.
-const MAX_REFUSALS_AT_ONCE: u64 = 100_000;
+/// Most requests that the clients of a closed loop may send at one moment in reply to ended ones.
+const MAX_FOLLOWERS_AT_ONCE: u64 = 1_000_000;
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Simulated time of the last event.
+    /// Simulated time when something last happened.
     pub now: SimTime,
     /// Requests finished or refused.
     pub ended: u64,
@@ -77,8 +77,10 @@ pub struct Simulation {
     outstanding: u64,
     /// When something last happened to a request or an engine.
     last_fact: SimTime,
-    /// The moment of the last refusal, and the refusals at that moment.
-    refused_at_once: (SimTime, u64),
+    /// The moment of the last request that followed an ended one, and how many did so at that moment.
+    followers: (SimTime, u64),
+    /// Work done: events, and requests handled in batches.
+    work: u64,
     stopped: bool,
     /// Scratch.
     segments: Vec<Segment>,
@@ -94,7 +96,8 @@ impl Simulation {
         let streams = RngStreams::new(plan.seed, plan.replication);
         let replicas = plan.cluster.replicas;
         let config = plan.scheduler.clone();
-        let timer = StepTimer::compile(&plan.step_time, config.max_num_batched_tokens, config.max_num_seqs)?;
+        let timer =
+            StepTimer::compile(&plan.step_time, config.max_num_batched_tokens, config.max_batch_seqs())?;
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
@@ -111,26 +114,27 @@ impl Simulation {
             sample_pending: false,
             outstanding: 0,
             last_fact: SimTime::ZERO,
-            refused_at_once: (SimTime::ZERO, 0),
+            followers: (SimTime::ZERO, 0),
+            work: 0,
             stopped: false,
             segments: Vec::new(),
             ended: Vec::new(),
             config,
             timer,
         };
-        simulation.issue_first_requests()?;
+        simulation.issue_next_arrival()?;
         Ok(simulation)
     }
 
-    /// Handles up to `max_events` events. Returns whether the run is over.
+    /// Handles events until about `max_work` of them, or of requests in their batches, are handled. Returns
+    /// whether the run is over.
     ///
     /// # Errors
     /// Any [`SimError`]; the run is then over and its state meaningless.
-    pub fn run_slice(&mut self, max_events: u64) -> Result<bool, SimError> {
-        for _ in 0..max_events {
-            if self.stopped {
-                return Ok(true);
-            }
+    pub fn run_slice(&mut self, max_work: u64) -> Result<bool, SimError> {
+        let enough = self.work.saturating_add(max_work);
+        while !self.stopped && self.work < enough {
+            self.work += 1;
             if let Some((now, event)) = self.queue.pop() {
                 self.handle(now, event)?;
             } else {
@@ -153,7 +157,7 @@ impl Simulation {
     /// Returns how far the run has come.
     pub fn progress(&self) -> Progress {
         Progress {
-            now: self.queue.now(),
+            now: self.last_fact,
             ended: self.recorder.num_ended(),
             total: self.workload.total(),
             events: self.queue.popped(),
@@ -209,39 +213,12 @@ impl Simulation {
         self.queue.push(time, event.phase() as u8, event)
     }
 
-    fn issue_first_requests(&mut self) -> Result<(), SimError> {
-        if self.workload.is_closed_loop() {
-            while let Some(spec) = self.workload.next_arrival()? {
-                self.issue(spec)?;
-            }
-            Ok(())
-        } else {
-            self.issue_next_open_loop()
-        }
-    }
-
-    /// An open loop has one arrival pending at a time.
-    fn issue_next_open_loop(&mut self) -> Result<(), SimError> {
+    /// One request that follows from no other is pending at a time: an arrival brings the next one.
+    fn issue_next_arrival(&mut self) -> Result<(), SimError> {
         match self.workload.next_arrival()? {
             Some(spec) => self.issue(spec),
             None => Ok(()),
         }
-    }
-
-    /// A closed loop without think time whose requests are all refused would never let time advance.
-    fn watch_refusals(&mut self, now: SimTime) -> Result<(), SimError> {
-        let (moment, refused) = self.refused_at_once;
-        self.refused_at_once = (now, if moment == now { refused + 1 } else { 1 });
-        if self.refused_at_once.1 < MAX_REFUSALS_AT_ONCE || self.workload.total().is_some() {
-            return Ok(());
-        }
-        Err(SimError::TooLong {
-            what: format!(
-                "{MAX_REFUSALS_AT_ONCE} requests were refused at {} ns, and each is followed by another at once: \
-                 lower the lengths or set a number of requests",
-                now.0
-            ),
-        })
     }
 
     fn issue(&mut self, spec: RequestSpec) -> Result<(), SimError> {
@@ -262,11 +239,10 @@ impl Simulation {
             RejectReason::None => self.admit(now, &spec)?,
             reason => {
                 self.recorder.reject(id, reason, now);
-                self.watch_refusals(now)?;
                 self.issue_follower(now)?;
             }
         }
-        if self.workload.is_closed_loop() { Ok(()) } else { self.issue_next_open_loop() }
+        self.issue_next_arrival()
     }
 
     fn admit(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
@@ -302,8 +278,7 @@ impl Simulation {
             RejectReason::ExceedsMaxModelLen
         } else if blocks > u64::from(self.config.num_blocks - 1) {
             RejectReason::ExceedsKvCache
-        } else if !self.config.enable_chunked_prefill && total - 1 > u64::from(budget) {
-            // After a preemption the whole of prompt and output may have to be recomputed at once.
+        } else if !self.config.enable_chunked_prefill && spec.prompt_tokens > budget {
             RejectReason::ExceedsTokenBudget
         } else {
             RejectReason::None
@@ -318,8 +293,12 @@ impl Simulation {
     }
 
     fn on_step_end(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
-        let mut context =
-            EngineContext { timer: &self.timer, recorder: &mut self.recorder, ended: &mut self.ended };
+        let mut context = EngineContext {
+            timer: &self.timer,
+            recorder: &mut self.recorder,
+            ended: &mut self.ended,
+            work: &mut self.work,
+        };
         self.engines[replica.index()].complete(now, &mut context)?;
         self.settle_ended(now)?;
         if self.queue.is_alone_in_time() && !self.schedule_pending[replica.index()] {
@@ -332,8 +311,12 @@ impl Simulation {
     fn on_schedule(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
         self.schedule_pending[replica.index()] = false;
         let engine = &mut self.engines[replica.index()];
-        let mut context =
-            EngineContext { timer: &self.timer, recorder: &mut self.recorder, ended: &mut self.ended };
+        let mut context = EngineContext {
+            timer: &self.timer,
+            recorder: &mut self.recorder,
+            ended: &mut self.ended,
+            work: &mut self.work,
+        };
         let wake = engine.run_until_blocked(now, &mut context)?;
         if self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) {
             self.stopped = true;
@@ -358,11 +341,22 @@ impl Simulation {
         Ok(())
     }
 
+    /// Lets the client of a request that ended go on. A loop in which requests take no time would never let
+    /// time advance.
     fn issue_follower(&mut self, now: SimTime) -> Result<(), SimError> {
-        match self.workload.next_after(now)? {
-            Some(spec) => self.issue(spec),
-            None => Ok(()),
+        let Some(spec) = self.workload.next_after(now)? else { return Ok(()) };
+        let (moment, count) = self.followers;
+        self.followers = (now, if moment == now { count + 1 } else { 1 });
+        if self.followers.1 > MAX_FOLLOWERS_AT_ONCE {
+            return Err(SimError::TooLong {
+                what: format!(
+                    "clients sent {MAX_FOLLOWERS_AT_ONCE} requests at {} ns, each because another ended at once: \
+                     requests that are refused or take no time need a think time",
+                    now.0
+                ),
+            });
         }
+        self.issue(spec)
     }
 
     /// Sampling sleeps while nothing is outstanding, and wakes at the next multiple of the interval.
@@ -416,7 +410,7 @@ impl Simulation {
             })
             .collect();
         Err(SimError::Deadlock {
-            time_ns: self.queue.now().0,
+            time_ns: self.last_fact.0,
             unfinished: self.outstanding,
             waiting_for: stuck.join("; "),
         })

@@ -1,6 +1,6 @@
 //! Simulated time: integer nanoseconds, and the one conversion from floating point.
 
-use std::ops::{Add, AddAssign, Sub};
+use std::ops::Sub;
 
 use crate::error::SimError;
 
@@ -60,22 +60,6 @@ impl SimDuration {
     #[inline]
     pub fn as_seconds(self) -> f64 {
         self.0 as f64 / 1e9
-    }
-}
-
-impl Add for SimDuration {
-    type Output = Self;
-
-    #[inline]
-    fn add(self, other: Self) -> Self {
-        Self(self.0 + other.0)
-    }
-}
-
-impl AddAssign for SimDuration {
-    #[inline]
-    fn add_assign(&mut self, other: Self) {
-        self.0 += other.0;
     }
 }
 

@@ -24,7 +24,7 @@ fn gpu() -> Value {
 fn gemm(name: &str, count: u32, rows: &str, k: u32, n: u32) -> Value {
     json!({
         "op": "gemm", "name": name, "count": count, "rows": rows, "k": k, "n": n, "batch": 1,
-        "dtype": "bf16", "weight_bytes": 2.0, "activation_bytes": 2.0,
+        "dtype": "bf16", "weight_bytes": 2.0, "activation_bytes": 2.0, "model_share": 1.0,
     })
 }
 
@@ -36,7 +36,7 @@ fn attention(name: &str, count: u32, window: Option<u32>) -> Value {
     json!({
         "op": "attention", "name": name, "count": count, "phase": "both", "heads": 32, "kv_heads": 8,
         "qk_dim": 128, "v_dim": 128, "kv_bytes_per_token": 4096.0, "window": window, "dtype": "bf16",
-        "activation_bytes": 2.0,
+        "activation_bytes": 2.0, "model_share": 1.0,
     })
 }
 
@@ -70,7 +70,8 @@ fn llama() -> Value {
 fn zoo() -> Value {
     let mut plan = llama();
     plan["gpus_per_replica"] = json!(4);
-    plan["link"] = json!({"bandwidth_bytes_per_s": 450e9, "latency_s": 2e-6, "efficiency": 0.8});
+    plan["link"] =
+        json!({"bandwidth_bytes_per_s": 450e9, "latency_s": 2e-6, "efficiency": 0.8, "direct": true});
     plan["cpu"] = json!({"per_step_s": 1e-3, "per_seq_s": 2e-6, "overlapped": false});
     let Value::Array(program) = &mut plan["program"] else { unreachable!() };
     program.extend([
@@ -79,7 +80,7 @@ fn zoo() -> Value {
         attention("attention_sliding_too", 8, Some(128)),
         json!({
             "op": "grouped_gemm", "name": "experts.gate_up_proj", "count": 32, "experts": 32, "top_k": 2.0,
-            "k": 2048, "n": 1536, "dtype": "fp8", "weight_bytes": 1.0, "activation_bytes": 2.0,
+            "k": 2048, "n": 1536, "dtype": "fp8", "weight_bytes": 1.0, "activation_bytes": 2.0, "model_share": 1.0,
         }),
         json!({
             "op": "all_reduce", "name": "all_reduce.attention", "count": 32, "rows": "tokens",
@@ -291,6 +292,7 @@ fn values_that_make_no_sense_are_refused_with_their_path() {
         ("/link/bandwidth_bytes_per_s", json!(-5.0), "step_time.link.bandwidth_bytes_per_s", "was -5"),
         ("/link/latency_s", json!(-5.0), "step_time.link.latency_s", "was -5"),
         ("/link/efficiency", json!(2.0), "step_time.link.efficiency", "was 2"),
+        ("/program/2/model_share", json!(1.5), "step_time.program[2].model_share", "must be in (0, 1]"),
         ("/link", json!(null), "step_time.link", "program[17] communicates between 4 ranks"),
         ("/cpu/per_step_s", json!(-0.1), "step_time.cpu.per_step_s", "was -0.1"),
         ("/cpu/per_seq_s", json!(-0.1), "step_time.cpu.per_seq_s", "was -0.1"),

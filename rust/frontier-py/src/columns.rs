@@ -2,7 +2,11 @@
 
 #![expect(clippy::cast_possible_wrap, reason = "simulated times fit 63 bits (`SimTime::MAX`)")]
 
-use frontier_core::metrics::{Cause, Recorder, ReplicaSample, RequestRecord, StepRow, TokenRun};
+use std::mem::take;
+
+use frontier_core::metrics::{
+    Cause, Recorder, ReplicaSample, RequestRecord, StepRow, StepTable, Timeline, TokenRun,
+};
 use frontier_core::simulation::Totals;
 use frontier_core::time::SimTime;
 use frontier_core::workload::NO_SESSION;
@@ -20,10 +24,12 @@ pub(crate) fn raw_result<'py>(
     totals: &Totals,
 ) -> PyResult<Bound<'py, PyDict>> {
     let raw = PyDict::new(py);
-    raw.set_item("requests", requests(py, &recorder.requests)?)?;
-    raw.set_item("steps", steps(py, &recorder)?)?;
-    raw.set_item("token_runs", token_runs(py, &recorder.runs)?)?;
-    raw.set_item("timeline", timeline(py, &recorder)?)?;
+    let replicas = recorder.steps.len();
+    // Each table is freed as soon as its columns exist.
+    raw.set_item("requests", requests(py, &take(&mut recorder.requests))?)?;
+    raw.set_item("steps", steps(py, &take(&mut recorder.steps), recorder.keeps_step_rows())?)?;
+    raw.set_item("token_runs", token_runs(py, &take(&mut recorder.runs))?)?;
+    raw.set_item("timeline", timeline(py, &take(&mut recorder.timeline))?)?;
     let facts = PyDict::new(py);
     facts.set_item("digest", format!("{:016x}", totals.digest))?;
     facts.set_item("end_ns", totals.end.0)?;
@@ -34,7 +40,7 @@ pub(crate) fn raw_result<'py>(
     facts.set_item("prefix_hit_tokens", totals.prefix_hit_tokens)?;
     facts.set_item("num_blocks", totals.num_blocks)?;
     facts.set_item("step_time", totals.step_time)?;
-    facts.set_item("replicas", recorder.steps.len())?;
+    facts.set_item("replicas", replicas)?;
     raw.set_item("totals", facts)?;
     let log = recorder.decision_log.as_mut().map(frontier_core::metrics::DecisionLog::take);
     raw.set_item("decision_log", log)?;
@@ -65,19 +71,17 @@ fn requests<'py>(py: Python<'py>, records: &[RequestRecord]) -> PyResult<Bound<'
     Ok(table)
 }
 
-fn steps<'py>(py: Python<'py>, recorder: &Recorder) -> PyResult<Bound<'py, PyDict>> {
+fn steps<'py>(py: Python<'py>, tables: &[StepTable], wide: bool) -> PyResult<Bound<'py, PyDict>> {
     let table = PyDict::new(py);
     let mut offsets = vec![0_u64];
-    for steps in &recorder.steps {
+    for steps in tables {
         offsets.push(offsets[offsets.len() - 1] + steps.end_ns.len() as u64);
     }
-    let ends: Vec<i64> =
-        recorder.steps.iter().flat_map(|steps| steps.end_ns.iter().map(|&ns| ns as i64)).collect();
-    let complete = recorder.steps.iter().all(|steps| steps.rows.len() == steps.end_ns.len());
+    let ends: Vec<i64> = tables.iter().flat_map(|steps| steps.end_ns.iter().map(|&ns| ns as i64)).collect();
     table.set_item("replica_offsets", offsets.into_pyarray(py))?;
     table.set_item("end_ns", ends.into_pyarray(py))?;
-    if complete && recorder.keeps_step_rows() {
-        let rows: Vec<&StepRow> = recorder.steps.iter().flat_map(|steps| &steps.rows).collect();
+    if wide {
+        let rows: Vec<&StepRow> = tables.iter().flat_map(|steps| &steps.rows).collect();
         table.set_item("start_ns", column(py, &rows, |r| r.start_ns as i64))?;
         table.set_item("prefill_tokens", column(py, &rows, |r| r.prefill_tokens))?;
         table.set_item("decode_tokens", column(py, &rows, |r| r.decode_tokens))?;
@@ -98,14 +102,15 @@ fn token_runs<'py>(py: Python<'py>, runs: &[TokenRun]) -> PyResult<Bound<'py, Py
     Ok(table)
 }
 
-fn timeline<'py>(py: Python<'py>, recorder: &Recorder) -> PyResult<Bound<'py, PyDict>> {
+fn timeline<'py>(py: Python<'py>, timeline: &Timeline) -> PyResult<Bound<'py, PyDict>> {
     let table = PyDict::new(py);
-    let samples: &[ReplicaSample] = &recorder.timeline.samples;
-    table.set_item("time_ns", column(py, &recorder.timeline.time_ns, |&ns| ns as i64))?;
-    table.set_item("replica", column(py, &recorder.timeline.replica, |&id| id))?;
+    let samples: &[ReplicaSample] = &timeline.samples;
+    table.set_item("time_ns", column(py, &timeline.time_ns, |&ns| ns as i64))?;
+    table.set_item("replica", column(py, &timeline.replica, |&id| id))?;
     table.set_item("num_running", column(py, samples, |s| s.num_running))?;
     table.set_item("num_waiting", column(py, samples, |s| s.num_waiting))?;
     table.set_item("used_blocks", column(py, samples, |s| s.used_blocks))?;
+    table.set_item("peak_used_blocks", column(py, samples, |s| s.peak_used_blocks))?;
     table.set_item("prompt_tokens", column(py, samples, |s| s.prompt_tokens))?;
     table.set_item("output_tokens", column(py, samples, |s| s.output_tokens))?;
     table.set_item("finished", column(py, samples, |s| s.finished))?;

@@ -1,5 +1,7 @@
 //! Runs simulations with the GIL released, in slices, so that Ctrl-C works.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -19,8 +21,8 @@ use crate::columns::raw_result;
 use crate::error::to_python;
 use crate::trace::Trace;
 
-/// Events between looks at the clock: well under a millisecond of work, save for huge batches.
-const EVENTS_PER_LOOK: u64 = 256;
+/// Work (events, and requests in their batches) between looks at the clock: about a millisecond.
+const WORK_PER_LOOK: u64 = 10_000;
 /// Time between looks for signals.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between progress reports.
@@ -58,18 +60,18 @@ pub(crate) fn simulate<'py>(
     raw_result(py, recorder, &totals)
 }
 
-/// Runs independent plans on `threads` threads. Entry i of the returned list is the raw result of plan i, or
-/// the exception that ended it. `progress` is called with (number done, number of plans).
+/// Runs independent plans on up to `threads` threads and calls `done(index, outcome)` as each one ends, in the
+/// calling thread: the outcome is the raw result of the plan or the exception that ended it. An exception of
+/// `done`, or Ctrl-C, cancels what is left.
 #[pyfunction]
-#[pyo3(signature = (plans_json, traces, threads, progress=None))]
 #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
-pub(crate) fn simulate_many<'py>(
-    py: Python<'py>,
+pub(crate) fn simulate_many(
+    py: Python<'_>,
     plans_json: Vec<String>,
-    traces: Vec<Option<Bound<'py, Trace>>>,
+    traces: Vec<Option<Bound<'_, Trace>>>,
     threads: usize,
-    progress: Option<&Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyList>> {
+    done: Py<PyAny>,
+) -> PyResult<()> {
     if plans_json.len() != traces.len() {
         return Err(PyValueError::new_err("simulate_many: give one trace (or None) per plan"));
     }
@@ -78,49 +80,73 @@ pub(crate) fn simulate_many<'py>(
     }
     let columns: Vec<Option<Arc<TraceColumns>>> =
         traces.iter().map(|trace| trace.as_ref().map(|trace| Arc::clone(&trace.get().columns))).collect();
-    let total = plans_json.len();
-    let mut results: Vec<Option<Py<PyAny>>> = (0..total).map(|_| None).collect();
-    let (next, cancelled) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let progress = progress.map(|progress| progress.clone().unbind());
+    let batch = Batch {
+        plans: &plans_json,
+        columns: &columns,
+        next: AtomicUsize::new(0),
+        cancelled: AtomicBool::new(false),
+    };
     py.detach(|| {
-        let (sender, receiver) = mpsc::channel::<(usize, Finished)>();
+        let workers = threads.min(plans_json.len());
+        // Bounded, so that results do not pile up before a slow caller.
+        let (sender, receiver) = mpsc::sync_channel(workers);
         std::thread::scope(|scope| {
-            for _ in 0..threads.min(total) {
-                let sender = sender.clone();
-                let (next, cancelled, plans, columns) = (&next, &cancelled, &plans_json, &columns);
-                scope.spawn(move || {
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        if index >= plans.len() || cancelled.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        let Some(finished) =
-                            run_unless_cancelled(&plans[index], columns[index].clone(), cancelled)
-                        else {
-                            return;
-                        };
-                        if sender.send((index, finished)).is_err() {
-                            return;
-                        }
-                    }
-                });
+            for worker in 0..workers {
+                let (sender, batch) = (sender.clone(), &batch);
+                let spawned = std::thread::Builder::new().spawn_scoped(scope, move || batch.work(&sender));
+                match spawned {
+                    Ok(_) => {}
+                    Err(error) if worker == 0 => return Err(error.into()),
+                    // The system gives no more threads; those that started do all the work.
+                    Err(_) => break,
+                }
             }
             drop(sender);
-            let collected = collect(&receiver, &mut results, progress.as_ref());
-            cancelled.store(true, Ordering::Relaxed);
+            // The receiver ends with `collect`, so that workers that wait to send go on to their end.
+            let collected = collect(receiver, &done);
+            batch.cancelled.store(true, Ordering::Relaxed);
             collected
         })
-    })?;
-    PyList::new(py, results.into_iter().map(|result| result.expect("Invariant: every plan was answered")))
+    })
 }
 
-/// Receives results until all workers are gone, looking for signals in between.
-fn collect(
-    receiver: &mpsc::Receiver<(usize, Finished)>,
-    results: &mut [Option<Py<PyAny>>],
-    progress: Option<&Py<PyAny>>,
-) -> PyResult<()> {
-    let mut done = 0_usize;
+/// Plans that several threads work off.
+struct Batch<'a> {
+    plans: &'a [String],
+    columns: &'a [Option<Arc<TraceColumns>>],
+    next: AtomicUsize,
+    cancelled: AtomicBool,
+}
+
+impl Batch<'_> {
+    /// Runs plans until none is left or the batch is cancelled.
+    fn work(&self, sender: &mpsc::SyncSender<(usize, Finished)>) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= self.plans.len() || self.cancelled.load(Ordering::Relaxed) {
+                return;
+            }
+            let run =
+                || run_unless_cancelled(&self.plans[index], self.columns[index].clone(), &self.cancelled);
+            // A bug met by one plan must not take the others' results along.
+            let finished = catch_unwind(AssertUnwindSafe(run))
+                .unwrap_or_else(|panic| Some(Err(SimError::Invariant { what: panic_text(panic.as_ref()) })));
+            let Some(finished) = finished else { return };
+            if sender.send((index, finished)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
+}
+
+/// Hands over outcomes until all workers are gone, looking for signals in between.
+#[expect(clippy::needless_pass_by_value, reason = "the receiver has to end here")]
+fn collect(receiver: mpsc::Receiver<(usize, Finished)>, done: &Py<PyAny>) -> PyResult<()> {
     loop {
         let message = receiver.recv_timeout(SIGNAL_INTERVAL);
         if matches!(message, Err(mpsc::RecvTimeoutError::Disconnected)) {
@@ -131,15 +157,11 @@ fn collect(
             let Ok((index, finished)) = message else {
                 return Ok(());
             };
-            results[index] = Some(match finished {
-                Ok((recorder, totals)) => raw_result(py, recorder, &totals)?.into_any().unbind(),
-                Err(error) => to_python(py, &error).into_value(py).into_any(),
-            });
-            done += 1;
-            match progress {
-                Some(progress) => progress.call1(py, (done, results.len())).map(drop),
-                None => Ok(()),
-            }
+            let outcome = match finished {
+                Ok((recorder, totals)) => raw_result(py, recorder, &totals)?.into_any(),
+                Err(error) => to_python(py, &error).into_value(py).into_bound(py).into_any(),
+            };
+            done.call1(py, (index, outcome)).map(drop)
         })?;
     }
 }
@@ -154,15 +176,16 @@ pub(crate) fn step_breakdown<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let evaluate = || {
         let plan = Plan::from_json(plan_json)?;
-        let (max_tokens, max_seqs) = (plan.scheduler.max_num_batched_tokens, plan.scheduler.max_num_seqs);
+        let (max_tokens, max_seqs) = (plan.scheduler.max_num_batched_tokens, plan.scheduler.max_batch_seqs());
         let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs)?;
         let mut shape = BatchShape::new(timer.windows());
         for &(query_tokens, context_after, is_prefill) in &batch {
-            if query_tokens == 0 || context_after < query_tokens {
+            if query_tokens == 0 || query_tokens > max_tokens || context_after < query_tokens {
                 return Err(SimError::Input {
                     what: "batch".into(),
                     message: format!(
-                        "({query_tokens}, {context_after}): query tokens must be at least 1 and part of the context"
+                        "({query_tokens}, {context_after}): query tokens must be 1 to {max_tokens} and part of the \
+                         context"
                     ),
                 });
             }
@@ -199,7 +222,7 @@ fn start(plan_json: &str, trace: Option<Arc<TraceColumns>>) -> Result<Simulation
 fn run_for(simulation: &mut Simulation, time: Duration) -> Result<bool, SimError> {
     let begin = now();
     loop {
-        if simulation.run_slice(EVENTS_PER_LOOK)? {
+        if simulation.run_slice(WORK_PER_LOOK)? {
             return Ok(true);
         }
         if begin.elapsed() >= time {
@@ -218,7 +241,7 @@ fn run_unless_cancelled(
         Err(error) => return Some(Err(error)),
     };
     loop {
-        match simulation.run_slice(EVENTS_PER_LOOK) {
+        match simulation.run_slice(WORK_PER_LOOK) {
             Ok(true) => return Some(simulation.finish()),
             Ok(false) if cancelled.load(Ordering::Relaxed) => return None,
             Ok(false) => {}

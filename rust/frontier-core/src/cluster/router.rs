@@ -34,11 +34,6 @@ impl Router {
         }
     }
 
-    /// Returns the running and waiting requests of each replica.
-    pub fn outstanding(&self) -> &[u32] {
-        &self.outstanding
-    }
-
     /// Notes that a request of `replica` ended.
     pub fn release(&mut self, replica: ReplicaId) {
         self.outstanding[replica.index()] -= 1;
@@ -53,15 +48,15 @@ impl Router {
         engines: &[EngineCore],
     ) -> ReplicaId {
         let replica = match self.spec {
-            RouterSpec::RoundRobin => self.turn(),
-            RouterSpec::Random => self.draw(),
-            RouterSpec::LeastOutstanding => self.least_outstanding(),
-            RouterSpec::PowerOfTwo => self.power_of_two(),
-            RouterSpec::LeastKvUse => self.least_kv_use(engines),
+            RouterSpec::RoundRobin {} => self.turn(),
+            RouterSpec::Random {} => self.draw(),
+            RouterSpec::LeastOutstanding {} => self.least_outstanding(),
+            RouterSpec::PowerOfTwo {} => self.power_of_two(),
+            RouterSpec::LeastKvUse {} => self.least_kv_use(engines),
             RouterSpec::PrefixAware { max_imbalance } => {
                 self.longest_prefix(request, segments, engines, max_imbalance)
             }
-            RouterSpec::SessionSticky => self.session_home(request.session),
+            RouterSpec::SessionSticky {} => self.session_home(request.session),
         };
         self.outstanding[replica.index()] += 1;
         replica

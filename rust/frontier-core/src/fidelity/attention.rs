@@ -46,6 +46,8 @@ pub struct AttentionShape {
     pub activation_bytes: f64,
     /// Which of the batch's windows, if any.
     pub window: Option<usize>,
+    /// Share of the FLOPs that no other rank repeats.
+    pub model_share: f64,
 }
 
 /// An attention operator of known shape.
@@ -90,7 +92,7 @@ impl Attention {
             bandwidth_bytes_per_s: device.bandwidth_bytes_per_s,
             kv_bytes_per_token: shape.kv_bytes_per_token,
             query_bytes_per_token: heads * width * shape.activation_bytes,
-            flops_per_pair: 2.0 * width * heads,
+            flops_per_pair: 2.0 * width * heads * shape.model_share,
             row_key_s: 2.0 * width / (flops_per_s / num_sms),
             heads,
             kv_heads: f64::from(shape.kv_heads),
@@ -184,6 +186,7 @@ mod tests {
             v_dim: 128,
             kv_bytes_per_token: 4096.0,
             activation_bytes: 2.0,
+            model_share: 1.0,
             window,
         };
         Attention::new(&device, device.flops_per_s(Dtype::Bf16).unwrap(), &shape)

@@ -1,18 +1,18 @@
 //! Collectives by latency and bandwidth: `messages * latency + bytes / bandwidth` (the alpha-beta model; Thakur,
 //! Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH", 2005).
 //!
-//! Up to [`MAX_DIRECT_RANKS`] ranks, every rank reaches every other directly, as in vLLM's custom all-reduce
-//! (`vllm/distributed/device_communicators/custom_all_reduce.py`, worlds of 2, 4, 6 and 8): *one-shot* reads all
-//! peers' buffers at once, *two-shot* scatters the reduction and gathers it. Beyond, a ring that moves
-//! the same bytes as two-shot, the least possible, in `2 (n - 1)` messages (Patarasuk and Yuan, "Bandwidth
+//! Worlds of [`DIRECT_RANKS`] whose ranks reach each other directly use vLLM's custom all-reduce
+//! (`vllm/distributed/device_communicators/custom_all_reduce.py`): *one-shot* reads all peers' buffers at once,
+//! *two-shot* scatters the reduction and gathers it. More than two ranks without `NVLink`, and other worlds, use a
+//! ring that moves the same bytes as two-shot, the least possible, in `2 (n - 1)` messages (Patarasuk and Yuan, "Bandwidth
 //! optimal all-reduce algorithms for clusters of workstations", 2009).
 
 use super::cost::Cost;
 use super::device::Device;
 use crate::plan::step_time::LinkSpec;
 
-/// Most ranks of a direct (one-shot or two-shot) collective.
-pub const MAX_DIRECT_RANKS: u32 = 8;
+/// Worlds of a direct (one-shot or two-shot) collective.
+pub const DIRECT_RANKS: [u32; 4] = [2, 4, 6, 8];
 
 /// Which collective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub struct Collective {
     kind: Kind,
     bytes_per_row: f64,
     ranks: u32,
+    direct: bool,
     latency_s: f64,
     link_bytes_per_s: f64,
     memory_bytes_per_s: f64,
@@ -42,6 +43,7 @@ impl Collective {
             kind,
             bytes_per_row,
             ranks,
+            direct: DIRECT_RANKS.contains(&ranks) && (link.direct || ranks == 2),
             latency_s: link.latency_s,
             link_bytes_per_s: link.bandwidth_bytes_per_s * link.efficiency,
             memory_bytes_per_s: device.bandwidth_bytes_per_s,
@@ -72,7 +74,7 @@ impl Collective {
         let peers = f64::from(self.ranks - 1);
         let all_of_peers = peers * payload / self.link_bytes_per_s;
         let two_passes = 2.0 * (peers / f64::from(self.ranks)) * payload / self.link_bytes_per_s;
-        if self.ranks > MAX_DIRECT_RANKS {
+        if !self.direct {
             return 2.0 * peers * self.latency_s + two_passes;
         }
         let one_shot = self.latency_s + all_of_peers;
@@ -82,7 +84,7 @@ impl Collective {
 
     fn all_gather_s(&self, payload: f64) -> f64 {
         let peers = f64::from(self.ranks - 1);
-        let messages = if self.ranks > MAX_DIRECT_RANKS { peers } else { 1.0 };
+        let messages = if self.direct { 1.0 } else { peers };
         messages * self.latency_s + (peers / f64::from(self.ranks)) * payload / self.link_bytes_per_s
     }
 }
@@ -108,6 +110,15 @@ mod tests {
         let bytes = 1 << 28;
         close(network_s(Kind::AllReduce, 8, bytes), 2.0 * latency + 1.75 * f64::from(bytes) / rate);
         close(network_s(Kind::AllReduce, 16, bytes), 30.0 * latency + 1.875 * f64::from(bytes) / rate);
+    }
+
+    #[test]
+    fn without_direct_links_a_ring_takes_a_message_per_hop() {
+        let device = Device::new(&h100());
+        let pcie = LinkSpec { direct: false, ..nvlink() };
+        let cost = |ranks| Collective::new(&device, &pcie, Kind::AllReduce, 1.0, ranks).cost(1).network_s;
+        assert!(cost(8) >= 14.0 * pcie.latency_s);
+        assert!(cost(2) < 2.0 * pcie.latency_s, "two ranks always reach each other");
     }
 
     #[test]

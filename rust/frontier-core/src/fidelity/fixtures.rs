@@ -23,5 +23,5 @@ pub(crate) fn h100() -> GpuSpec {
 
 /// `NVLink` 4: 450 GB/s per direction.
 pub(crate) fn nvlink() -> LinkSpec {
-    LinkSpec { bandwidth_bytes_per_s: 450e9, latency_s: 2e-6, efficiency: 0.8 }
+    LinkSpec { bandwidth_bytes_per_s: 450e9, latency_s: 2e-6, efficiency: 0.8, direct: true }
 }

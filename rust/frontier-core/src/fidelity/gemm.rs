@@ -100,6 +100,8 @@ pub struct GemmShape {
     pub weight_bytes: f64,
     /// Bytes per element of input and output.
     pub activation_bytes: f64,
+    /// Share of the FLOPs that no other rank repeats.
+    pub model_share: f64,
 }
 
 impl Gemm {
@@ -126,7 +128,7 @@ impl Gemm {
             bandwidth_bytes_per_s: device.bandwidth_bytes_per_s,
             weight_bytes: k * n * shape.weight_bytes * batch,
             activation_bytes_per_row: (k + n) * shape.activation_bytes * batch,
-            flops_per_row: 2.0 * k * n * batch,
+            flops_per_row: 2.0 * k * n * batch * shape.model_share,
         }
     }
 
@@ -191,7 +193,7 @@ mod tests {
     fn gemm_on(gpu: &GpuSpec, k: u32, n: u32, batch: u32) -> Gemm {
         let device = Device::new(gpu);
         let rate = device.flops_per_s(Dtype::Bf16).unwrap();
-        let shape = GemmShape { k, n, batch, weight_bytes: 2.0, activation_bytes: 2.0 };
+        let shape = GemmShape { k, n, batch, weight_bytes: 2.0, activation_bytes: 2.0, model_share: 1.0 };
         Gemm::new(&device, rate, &shape)
     }
 

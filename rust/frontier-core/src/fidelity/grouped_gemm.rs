@@ -34,6 +34,8 @@ pub struct ExpertShape {
     pub weight_bytes: f64,
     /// Bytes per element of input and output.
     pub activation_bytes: f64,
+    /// Share of the FLOPs that no other rank repeats.
+    pub model_share: f64,
 }
 
 /// An expert product of known shape.
@@ -74,7 +76,7 @@ impl GroupedGemm {
             bandwidth_bytes_per_s: device.bandwidth_bytes_per_s,
             weight_bytes_per_expert: k * n * shape.weight_bytes,
             activation_bytes_per_visit: (k + n) * shape.activation_bytes,
-            flops_per_visit: 2.0 * k * n,
+            flops_per_visit: 2.0 * k * n * shape.model_share,
         }
     }
 
@@ -135,8 +137,15 @@ mod tests {
     fn experts(experts: u32, top_k: f64) -> GroupedGemm {
         let device = Device::new(&h100());
         let rate = device.flops_per_s(Dtype::Bf16).unwrap();
-        let shape =
-            ExpertShape { experts, top_k, k: 2048, n: 1536, weight_bytes: 2.0, activation_bytes: 2.0 };
+        let shape = ExpertShape {
+            experts,
+            top_k,
+            k: 2048,
+            n: 1536,
+            weight_bytes: 2.0,
+            activation_bytes: 2.0,
+            model_share: 1.0,
+        };
         GroupedGemm::new(&device, rate, &shape)
     }
 

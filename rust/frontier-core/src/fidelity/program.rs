@@ -221,12 +221,24 @@ fn row_operator(
         Ok(RowOperator::Collective(Collective::new(device, link, kind, bytes_per_row, ranks)))
     };
     Ok(Some(match *operator {
-        OperatorSpec::Gemm { rows, k, n, batch, dtype, weight_bytes, activation_bytes, .. } => {
-            let shape = GemmShape { k, n, batch, weight_bytes, activation_bytes };
+        OperatorSpec::Gemm {
+            rows, k, n, batch, dtype, weight_bytes, activation_bytes, model_share, ..
+        } => {
+            let shape = GemmShape { k, n, batch, weight_bytes, activation_bytes, model_share };
             (rows, RowOperator::Gemm(Gemm::new(device, rate(device, dtype, position)?, &shape)))
         }
-        OperatorSpec::GroupedGemm { experts, top_k, k, n, dtype, weight_bytes, activation_bytes, .. } => {
-            let shape = ExpertShape { experts, top_k, k, n, weight_bytes, activation_bytes };
+        OperatorSpec::GroupedGemm {
+            experts,
+            top_k,
+            k,
+            n,
+            dtype,
+            weight_bytes,
+            activation_bytes,
+            model_share,
+            ..
+        } => {
+            let shape = ExpertShape { experts, top_k, k, n, weight_bytes, activation_bytes, model_share };
             let gemm = GroupedGemm::new(device, rate(device, dtype, position)?, &shape);
             (Rows::Tokens, RowOperator::GroupedGemm(gemm))
         }
@@ -259,6 +271,7 @@ fn attention_operator(
         window,
         dtype,
         activation_bytes,
+        model_share,
         ..
     } = *operator
     else {
@@ -272,6 +285,7 @@ fn attention_operator(
         v_dim,
         kv_bytes_per_token,
         activation_bytes,
+        model_share,
         window: window.and_then(|window| windows.iter().position(|&known| known == window)),
     };
     Ok(Some(Attention::new(device, rate(device, dtype, position)?, &shape)))

@@ -44,7 +44,7 @@ impl PrefixHasher {
     /// form: no two adjacent segments continue each other), then positions 0, 1, ... of the stream `output`.
     #[inline]
     pub fn extend(&mut self, block_size: u32, prompt: &[Segment], output: u64, num_tokens: u32) {
-        while (self.hashes.len() as u32 + 1) * block_size <= num_tokens {
+        while (self.hashes.len() as u64 + 1) * u64::from(block_size) <= u64::from(num_tokens) {
             self.hash_next_block(block_size, prompt, output);
         }
     }

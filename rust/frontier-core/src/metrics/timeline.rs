@@ -14,6 +14,8 @@ pub struct ReplicaSample {
     pub num_waiting: u32,
     /// Blocks held by requests.
     pub used_blocks: u32,
+    /// Most blocks held at once since the sample before.
+    pub peak_used_blocks: u32,
     /// Prompt tokens computed, recomputation included.
     pub prompt_tokens: u64,
     /// Tokens made.

@@ -31,7 +31,7 @@ pub struct SchedulerConfig {
     pub max_num_scheduled_tokens: Option<u32>,
     /// Most requests in RUNNING.
     pub max_num_seqs: u32,
-    /// A smaller limit on RUNNING, if set.
+    /// Another limit on RUNNING in its place, if set.
     pub max_num_active_seqs: Option<u32>,
     /// Largest chunk of a prompt while other requests exist; 0 means no limit.
     pub long_prefill_token_threshold: u32,
@@ -47,11 +47,24 @@ pub struct SchedulerConfig {
     pub scheduler_reserve_full_isl: bool,
     /// Share of blocks kept free when admitting beside running requests.
     pub watermark: f64,
+    /// Tokens for which blocks are reserved beyond those scheduled (drafts of speculative decoding).
+    pub num_lookahead_tokens: u32,
     /// Schedule the next step while the present one runs.
     pub async_scheduling: bool,
 }
 
 impl SchedulerConfig {
+    /// Returns the blocks that `tokens` fill; no request has more than `max_model_len` tokens.
+    #[inline]
+    pub fn blocks_for(&self, tokens: u32) -> u32 {
+        tokens.min(self.max_model_len).div_ceil(self.block_size)
+    }
+
+    /// Returns the most requests that a batch can have.
+    pub fn max_batch_seqs(&self) -> u32 {
+        self.max_num_active_seqs.unwrap_or(self.max_num_seqs)
+    }
+
     /// Checks the settings on their own.
     ///
     /// # Errors

@@ -142,6 +142,9 @@ pub struct LinkSpec {
     pub latency_s: f64,
     /// Share of the bandwidth that a large collective sustains, in (0, 1].
     pub efficiency: f64,
+    /// Every rank reaches every other at full bandwidth at once (`NVLink`, not PCIe): what direct collectives of
+    /// more than two ranks need.
+    pub direct: bool,
 }
 
 /// Host cost of a step: `per_step_s + per_seq_s * num_seqs`.
@@ -189,6 +192,9 @@ pub enum OperatorSpec {
         name: String,
         /// Runs per step.
         count: u32,
+        /// Share of this rank's FLOPs that no other rank repeats, in (0, 1]: 1 / ranks for work that every rank
+        /// does whole. FLOPs summed over ranks are then the model's.
+        model_share: f64,
         /// What the rows are.
         rows: Rows,
         /// Inner dimension.
@@ -210,6 +216,9 @@ pub enum OperatorSpec {
         name: String,
         /// Runs per step.
         count: u32,
+        /// Share of this rank's FLOPs that no other rank repeats, in (0, 1]: 1 / ranks for work that every rank
+        /// does whole. FLOPs summed over ranks are then the model's.
+        model_share: f64,
         /// Experts on this rank.
         experts: u32,
         /// Routed experts per token that live on this rank, on average (`top_k` x local share).
@@ -231,6 +240,9 @@ pub enum OperatorSpec {
         name: String,
         /// Runs per step.
         count: u32,
+        /// Share of this rank's FLOPs that no other rank repeats, in (0, 1]: 1 / ranks for work that every rank
+        /// does whole. FLOPs summed over ranks are then the model's.
+        model_share: f64,
         /// Which requests.
         phase: AttentionPhase,
         /// Query heads on this rank.

@@ -80,7 +80,7 @@ pub enum ArrivalSpec {
         rate_per_s: f64,
     },
     /// Everything at time 0 (offline inference).
-    Burst,
+    Burst {},
     /// A Poisson process whose rate changes at given times.
     Piecewise {
         /// Rates in order.

@@ -132,12 +132,6 @@ impl LiveRequest {
         self.id
     }
 
-    /// Returns where the request stands.
-    #[inline]
-    pub fn status(&self) -> Status {
-        self.status
-    }
-
     /// Returns the prompt length in tokens.
     #[inline]
     pub fn prompt_tokens(&self) -> u32 {
@@ -148,12 +142,6 @@ impl LiveRequest {
     #[inline]
     pub fn num_output_tokens(&self) -> u32 {
         self.num_tokens - self.prompt_tokens
-    }
-
-    /// Returns how many tokens are computed or being computed.
-    #[inline]
-    pub fn num_computed(&self) -> u32 {
-        self.num_computed
     }
 
     /// Returns how often the request was preempted.
@@ -180,10 +168,10 @@ impl LiveRequest {
         self.last_scheduled == call
     }
 
-    /// Tells whether more than the next output token is still to be computed.
+    /// Tells whether a part of the prompt is still to be computed.
     #[inline]
-    pub fn prompt_is_pending(&self) -> bool {
-        self.num_pending() > 1
+    pub fn prompt_is_unfinished(&self) -> bool {
+        self.num_computed < self.prompt_tokens
     }
 
     /// Sort key of the priority policy: smaller is served first.

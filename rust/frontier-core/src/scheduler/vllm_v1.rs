@@ -277,7 +277,7 @@ impl VllmScheduler {
 
     /// Phase 2: admits waiting requests until the first that does not fit.
     fn admit_waiting(&mut self, budget: &mut Budget, out: &mut SchedulerOutput) {
-        let max_running = self.config.max_num_active_seqs.unwrap_or(self.config.max_num_seqs) as usize;
+        let max_running = self.config.max_batch_seqs() as usize;
         let mut passed_over = Vec::new();
         while budget.left() > 0 && self.running.len() < max_running {
             let Some(slot) = self.waiting.front() else {
@@ -332,7 +332,7 @@ impl VllmScheduler {
     fn allocate_running(&mut self, slot: Slot, num_tokens: u32) -> bool {
         let request = &mut self.requests[slot.index()];
         let total = request.num_computed.min(self.config.max_model_len) + num_tokens;
-        let wanted = total.min(self.config.max_model_len).div_ceil(self.config.block_size);
+        let wanted = self.config.blocks_for(total.saturating_add(self.config.num_lookahead_tokens));
         let missing = wanted.saturating_sub(request.blocks.len() as u32);
         if missing > 0 {
             if missing > self.pool.num_free() {
@@ -351,17 +351,18 @@ impl VllmScheduler {
         let request = &mut self.requests[slot.index()];
         let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
         // A hit that nobody holds sits among the free blocks, so reviving it costs one.
-        let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u32;
+        let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u64;
         let held = self.hits.len() as u32;
         let fits = |tokens: u32| {
-            let fresh = tokens.min(config.max_model_len).div_ceil(config.block_size).saturating_sub(held);
-            fresh + revived + watermark <= self.pool.num_free()
+            let fresh = config.blocks_for(tokens).saturating_sub(held);
+            u64::from(fresh) + revived + u64::from(watermark) <= u64::from(self.pool.num_free())
         };
         if config.scheduler_reserve_full_isl && !fits(request.num_tokens) {
             return false;
         }
         let total = computed + num_tokens;
-        if !fits(total) {
+        let reserved = total.saturating_add(config.num_lookahead_tokens);
+        if !fits(reserved) {
             return false;
         }
         for &block in &self.hits {
@@ -369,8 +370,7 @@ impl VllmScheduler {
         }
         request.blocks.extend_from_slice(&self.hits);
         request.num_cached_blocks = held;
-        let wanted = total.min(config.max_model_len).div_ceil(config.block_size);
-        self.pool.allocate(wanted.saturating_sub(held), &mut request.blocks);
+        self.pool.allocate(config.blocks_for(reserved).saturating_sub(held), &mut request.blocks);
         cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), config.block_size);
         true
     }
@@ -505,7 +505,8 @@ fn cache_full_blocks(pool: &mut BlockPool, request: &mut LiveRequest, num_tokens
     if !pool.caching() {
         return;
     }
-    let full = num_tokens / block_size;
+    // A prompt beyond `max_model_len` (only replays admit one) has fewer blocks than tokens would fill.
+    let full = (num_tokens / block_size).min(request.blocks.len() as u32);
     while request.num_cached_blocks < full {
         let index = request.num_cached_blocks as usize;
         pool.insert_cached(request.blocks[index], request.hasher.hashes()[index]);

@@ -33,7 +33,7 @@ impl Arrivals {
                 Process::Gamma(Gamma::new(1.0 / variance, variance / rate_per_s))
             }
             ArrivalSpec::Constant { rate_per_s } => Process::Constant { gap_s: 1.0 / rate_per_s },
-            ArrivalSpec::Burst => Process::Burst,
+            ArrivalSpec::Burst {} => Process::Burst,
             ArrivalSpec::Piecewise { segments, repeat } => {
                 Process::Piecewise(Piecewise::new(segments, *repeat))
             }

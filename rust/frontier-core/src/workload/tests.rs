@@ -111,8 +111,10 @@ fn a_trace_starts_over_with_its_own_unique_content_and_outputs() {
 fn what_does_not_go_together_is_refused() {
     let poisson = synthetic(ArrivalSpec::Poisson { rate_per_s: 1.0 }, Some(1), None);
     let too_many = WorkloadSpec::Trace { arrivals: None, num_requests: Some(4) };
-    let ranks =
-        WorkloadSpec::Trace { arrivals: Some(ArrivalSpec::Burst), num_requests: Some(u64::from(u32::MAX)) };
+    let ranks = WorkloadSpec::Trace {
+        arrivals: Some(ArrivalSpec::Burst {}),
+        num_requests: Some(u64::from(u32::MAX)),
+    };
     let bad = synthetic(ArrivalSpec::Poisson { rate_per_s: -1.0 }, Some(1), None);
     let cases = [
         (&AS_TRACED, None, "workload.kind", "no trace was handed over"),
@@ -142,7 +144,7 @@ fn arrivals_change_nothing_but_arrivals() {
     let poisson = lengths(ArrivalSpec::Poisson { rate_per_s: 10.0 });
     assert_eq!(poisson.len(), 500);
     assert_eq!(poisson, lengths(ArrivalSpec::Gamma { rate_per_s: 0.1, cv: 3.0 }));
-    assert_eq!(poisson, lengths(ArrivalSpec::Burst));
+    assert_eq!(poisson, lengths(ArrivalSpec::Burst {}));
     assert_eq!(poisson, lengths(ArrivalSpec::ClosedLoop { concurrency: 500, think_time_ns: 0 }));
 }
 

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use frontier_core::error::SimError;
+use frontier_core::plan::Plan;
+use frontier_core::simulation::Simulation;
+use frontier_core::time::SimTime;
 use frontier_core::workload::{RawTrace, TraceColumns};
 use serde_json::json;
 
@@ -52,5 +55,36 @@ fn a_time_line_without_end_ends_with_an_error() {
     match run(&plan) {
         Err(SimError::TooLong { what }) => assert!(what.contains("output.timeline_interval"), "{what}"),
         other => panic!("expected an error, got {:?}", other.map(|(_, totals)| totals)),
+    }
+}
+
+#[test]
+fn a_clock_at_rest_leaves_the_loop_in_control() {
+    let mut plan = plan(&burst(16, 1, 500));
+    plan["step_time"]["per_step_ns"] = json!(0);
+    plan["step_time"]["per_prefill_token_ns"] = json!(0);
+    let plan = Plan::from_json(&plan.to_string()).unwrap();
+    let mut simulation = Simulation::new(&plan, None).unwrap();
+    let mut slices = 0;
+    while !simulation.run_slice(100).unwrap() {
+        slices += 1;
+    }
+    assert!(slices > 50, "{slices} slices for 500 steps of 16 requests");
+    assert_eq!(simulation.finish().unwrap().1.end, SimTime::ZERO);
+}
+
+#[test]
+fn a_request_that_cannot_be_resumed_is_reported_as_a_deadlock() {
+    // Without chunks, a request preempted with more tokens than the budget can never be recomputed.
+    let mut plan = plan(&burst(2, 100, 200));
+    plan["scheduler"]["num_blocks"] = json!(35);
+    plan["scheduler"]["enable_chunked_prefill"] = json!(false);
+    plan["scheduler"]["enable_prefix_caching"] = json!(false);
+    match run(&plan) {
+        Err(SimError::Deadlock { unfinished, waiting_for, .. }) => {
+            assert_eq!(unfinished, 1);
+            assert!(waiting_for.contains("request 1"), "{waiting_for}");
+        }
+        other => panic!("expected a deadlock, got {:?}", other.map(|(_, totals)| totals)),
     }
 }

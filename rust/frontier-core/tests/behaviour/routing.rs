@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::support::{plan, run, run_with, synthetic};
+use frontier_core::error::SimError;
 use frontier_core::metrics::Recorder;
 use frontier_core::workload::{RawSegments, RawTrace, TraceColumns};
 use serde_json::{Value, json};
@@ -98,6 +99,18 @@ fn prefix_aware_routing_follows_the_cache_until_it_costs_too_much() {
     let strict = json!({"policy": "prefix_aware", "max_imbalance": 0});
     let (recorder, _) = run_with(&on_replicas(2, &strict, &burst), trace()).unwrap();
     assert_eq!(counts(&recorder, 2), [6, 6], "no imbalance allowed: the cache must not matter");
+}
+
+#[test]
+fn settings_that_a_policy_does_not_have_are_refused() {
+    let with_extra = on_replicas(2, &json!({"policy": "round_robin", "max_imbalance": 3}), &poisson(3));
+    assert!(matches!(run(&with_extra), Err(SimError::Plan { .. })));
+    let mut burst = poisson(3);
+    burst["arrivals"] = json!({"kind": "burst", "rate_per_s": 3.0});
+    assert!(matches!(
+        run(&on_replicas(2, &json!({"policy": "round_robin"}), &burst)),
+        Err(SimError::Plan { .. })
+    ));
 }
 
 #[test]

@@ -46,7 +46,10 @@ impl RooflineSpec {
         }
         at_least(path, "count", operator.count(), 1)?;
         match *operator {
-            OperatorSpec::Gemm { k, n, batch, dtype, weight_bytes, activation_bytes, .. } => {
+            OperatorSpec::Gemm {
+                k, n, batch, dtype, weight_bytes, activation_bytes, model_share, ..
+            } => {
+                share(path, "model_share", model_share)?;
                 within(path, "k", k, MAX_DIMENSION)?;
                 within(path, "n", n, MAX_DIMENSION)?;
                 within(path, "batch", batch, MAX_BATCH)?;
@@ -55,8 +58,17 @@ impl RooflineSpec {
                 positive(path, "activation_bytes", activation_bytes)
             }
             OperatorSpec::GroupedGemm {
-                experts, top_k, k, n, dtype, weight_bytes, activation_bytes, ..
+                experts,
+                top_k,
+                k,
+                n,
+                dtype,
+                weight_bytes,
+                activation_bytes,
+                model_share,
+                ..
             } => {
+                share(path, "model_share", model_share)?;
                 within(path, "experts", experts, MAX_BATCH)?;
                 let experts = f64::from(experts);
                 // False for NaN, so NaN is refused as well.
@@ -93,11 +105,13 @@ impl RooflineSpec {
             window,
             dtype,
             activation_bytes,
+            model_share,
             ..
         } = *operator
         else {
             return Ok(());
         };
+        share(path, "model_share", model_share)?;
         for (field, value) in [("heads", heads), ("kv_heads", kv_heads), ("qk_dim", qk_dim), ("v_dim", v_dim)]
         {
             within(path, field, value, MAX_BATCH)?;

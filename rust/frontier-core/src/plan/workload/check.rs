@@ -39,7 +39,7 @@ impl SyntheticSpec {
             (_, Some(0)) => {
                 return refuse("workload.duration_ns", "was 0, must be at least 1".into());
             }
-            (None, Some(_)) if self.arrivals == ArrivalSpec::Burst => {
+            (None, Some(_)) if self.arrivals == ArrivalSpec::Burst {} => {
                 let message =
                     "is not set, but burst arrivals (all at time 0) end only after num_requests".into();
                 return refuse("workload.num_requests", message);
@@ -102,7 +102,7 @@ impl ArrivalSpec {
                 check_rate(path, *rate_per_s)?;
                 within(path, "cv", *cv, 1e-4, 1e3)
             }
-            Self::Burst => Ok(()),
+            Self::Burst {} => Ok(()),
             Self::Piecewise { segments, .. } => check_segments(path, segments),
             Self::ClosedLoop { concurrency, .. } => at_least_one(path, "concurrency", *concurrency),
         }

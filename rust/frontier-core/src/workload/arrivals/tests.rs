@@ -71,7 +71,7 @@ fn constant_gaps_do_not_drift() {
 
 #[test]
 fn a_burst_arrives_at_time_zero() {
-    assert_eq!(times(&ArrivalSpec::Burst, 3), [0, 0, 0]);
+    assert_eq!(times(&ArrivalSpec::Burst {}, 3), [0, 0, 0]);
 }
 
 #[test]

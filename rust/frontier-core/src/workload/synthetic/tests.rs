@@ -5,7 +5,7 @@ const REQUESTS: u32 = 20_000;
 
 fn spec(shared_prefix: Option<SharedPrefixSpec>) -> SyntheticSpec {
     SyntheticSpec {
-        arrivals: ArrivalSpec::Burst,
+        arrivals: ArrivalSpec::Burst {},
         num_requests: Some(u64::from(REQUESTS)),
         duration_ns: None,
         prompt_tokens: LengthSpec::Uniform { min: 10, max: 1_000 },

@@ -43,7 +43,7 @@ fn top_level_fields_are_checked() {
     assert_refused(SyntheticSpec { num_requests: None, ..synthetic() }, "workload", "at least one must be");
     assert_refused(SyntheticSpec { duration_ns: Some(0), ..synthetic() }, "workload.duration_ns", "was 0");
     let burst = SyntheticSpec {
-        arrivals: ArrivalSpec::Burst,
+        arrivals: ArrivalSpec::Burst {},
         num_requests: None,
         duration_ns: Some(5),
         ..synthetic()
