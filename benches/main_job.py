@@ -19,11 +19,10 @@ import time, sys
 t0 = time.process_time()
 import frontier
 from frontier.config import load
-from frontier.cli.examples import example_path
 from frontier.lowering import lower
 from frontier import simulation, _frontier
 t1 = time.process_time()
-scenario = load(example_path(sys.argv[1]))
+scenario = load(sys.argv[1])
 lowered = lower(scenario)
 trace = lowered.trace
 t2 = time.process_time()

@@ -146,6 +146,7 @@ def _timeline(
     times: list[int],
 ) -> dict[str, Any]:
     """Sample all replicas at each of `times`; busy and block time grow within steps, the rest at ends."""
+    before = dict(zip(times, [0, *times], strict=False))
     finished = [(number, when) for number, when in enumerate(requests["finished_ns"]) if when >= 0]
     rows: list[tuple[float, ...]] = []
     for now in times:
@@ -163,7 +164,9 @@ def _timeline(
                 and ask.arrival_ns <= now
                 and not 0 <= requests["scheduled_ns"][number] <= now
             ]
-            gauges = (len(serving), len(waiting), BLOCKS_PER_REQUEST * len(serving))
+            served = any(begin <= now and end > before[now] for begin, end in spans[replica])
+            blocks = (BLOCKS_PER_REQUEST * len(serving), BLOCKS_PER_REQUEST * served)
+            gauges = (len(serving), len(waiting), *blocks)
             counters = (0, len(done), len(mine), 0, busy, held)
             work = (FLOPS_PER_STEP * len(done), BYTES_PER_STEP * len(done))
             rows.append((now, replica, *gauges, *counters, *work))
@@ -173,6 +176,7 @@ def _timeline(
         "num_running",
         "num_waiting",
         "used_blocks",
+        "peak_used_blocks",
         "prompt_tokens",
         "output_tokens",
     )

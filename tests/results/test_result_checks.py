@@ -106,7 +106,17 @@ def both(*changes: Callable[[Raw], None]) -> Callable[[Raw], None]:
         (add("timeline", "output_tokens", -1, 1), "timeline.output_tokens ends at"),
         (add("timeline", "finished", -1, 1), "timeline.finished ends at 4, the requests add up to 3"),
         (add("timeline", "preemptions", -1, 1), "timeline.preemptions ends at 1, the requests add up to 0"),
-        (put("timeline", "used_blocks", 0, 101), "exceeds the 100 usable blocks"),
+        (put("timeline", "used_blocks", 0, 101), "timeline.used_blocks exceeds the 100 usable blocks"),
+        (put("timeline", "peak_used_blocks", 0, 101), "peak_used_blocks exceeds the 100 usable blocks"),
+        (
+            put("timeline", "peak_used_blocks", 4, 9),
+            "peak_used_blocks is less than the used_blocks at the ends",
+        ),
+        (
+            put("timeline", "peak_used_blocks", 6, 9),
+            "peak_used_blocks is less than the used_blocks at the ends",
+        ),
+        (put("timeline", "peak_used_blocks", 0, 0), "used_block_ns grows faster than timeline.peak_used"),
         (put("requests", "cached_tokens", 0, 50), "totals.prefix_hit_tokens is 0, requests add up to 50"),
         (put("requests", "cached_tokens", 0, 101), "request 0 hit more of its prefix than its prompt has"),
         (

@@ -60,7 +60,7 @@ def test_the_verdict_is_about_the_window() -> None:
 @pytest.mark.parametrize(
     ("asks", "settings", "reason"),
     [
-        ([Ask(second * S) for second in range(49)], {}, "49 requests arrived in the window, 50 are needed"),
+        ([Ask(second * S) for second in range(49)], {}, "49 requests arrived in the window; 50 are needed"),
         ([Ask(0)] * 60, {}, "all 60 requests arrived at once"),
         (
             [Ask(0, 900, replica=i) for i in range(59)] + [Ask(S)],
@@ -68,9 +68,20 @@ def test_the_verdict_is_about_the_window() -> None:
             "none of the 60",
         ),
         ([Ask(i * MS, 1000, replica=i) for i in range(60)], {"replicas": 60}, "less than 3 times the median"),
-        ([Ask(second * S, reject=1) for second in range(60)], {}, "0 requests arrived"),
+        ([], {}, "0 requests arrived in the window; 50 are needed"),
+        (
+            [Ask(second * S, reject=second % 3) for second in range(60)],
+            {},
+            "20 requests arrived in the window, not counting 40 rejected; 50 are needed",
+        ),
+        (
+            [Ask(second * S, reject=1) for second in range(60)],
+            {},
+            "all 60 requests that arrived in the window were rejected",
+        ),
+        ([Ask(0, reject=1)], {}, "the only request that arrived in the window was rejected"),
     ],
-    ids=["few", "burst", "unfinished", "short", "rejected"],
+    ids=["few", "burst", "unfinished", "short", "none", "some rejected", "all rejected", "one rejected"],
 )
 def test_too_short_to_tell(asks: list[Ask], settings: dict[str, int], reason: str) -> None:
     summary = run(asks, **settings).summary()

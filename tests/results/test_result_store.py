@@ -43,6 +43,7 @@ def test_round_trip_is_exact(tmp_path: Path, wide_steps: bool, log: str | None) 
     assert np.array_equal(result.columns.replica_offsets, again.columns.replica_offsets)
     assert (again.totals, again.facts, again.decision_log) == (result.totals, result.facts, log)
     assert again.summary() == result.summary()
+    assert again.columns.timeline["peak_used_blocks"].max() == 10
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from fifo import BLOCKS_PER_REQUEST, BYTES_PER_STEP, FLOPS_PER_STEP, MS, Ask, S, facts, fifo, run
 
-from frontier.errors import ConfigError
 from frontier.results import METRICS, Objectives, Result, Summary
 
 # Two requests overlap: the second waits 100 ms.  tokens: 5 and 3; service 140 ms and 120 ms.
@@ -50,7 +49,7 @@ def test_throughput_and_counts_of_a_pair() -> None:
     assert summary.total_token_throughput == pytest.approx(308 / 0.26)
     assert summary.output_throughput_per_gpu == pytest.approx(2 / 0.26)
     assert summary.max_output_tokens_per_s == 8
-    assert summary.max_concurrent_requests == 2
+    assert summary.max_concurrent_requests == summary.peak_concurrent_requests == 2
     assert summary.mean_concurrent_requests == pytest.approx((0.140 + 0.220) / 0.26)
     assert summary.gpus == 4
 
@@ -97,8 +96,19 @@ def test_whole_run_follows_the_definitions_of_vllm_bench() -> None:
     assert summary.gpu_busy_share == pytest.approx(sum(busy) / 2 / duration)
     moments = np.sort(np.concatenate([requests["arrival_s"].to_numpy(), requests["finished_s"].to_numpy()]))
     levels = [((requests["arrival_s"] <= at) & (requests["finished_s"] > at)).sum() for at in moments]
-    assert summary.max_concurrent_requests == max(levels)
+    assert summary.peak_concurrent_requests == max(levels)
     assert summary.mean_concurrent_requests == pytest.approx(e2el.sum() / duration)  # Little's law
+
+
+def test_rows_of_the_trace_are_shown_as_numbers() -> None:
+    summary = run(PAIR, facts(trace_rows_read=12_345, trace_rows_skipped=3)).summary()
+    assert (summary.trace_rows_read, summary.to_dict()["trace_rows_skipped"]) == (12_345, 3)
+    for text in (str(summary), summary._repr_html_()):
+        assert "12,345" in text
+        assert "Rows skipped" in text
+    without = run(PAIR).summary()
+    assert (without.trace_rows_read, without.trace_rows_skipped) == (None, None)
+    assert "Rows" not in str(without) + without._repr_html_()
 
 
 def test_vllm_bench_keys() -> None:
@@ -132,91 +142,9 @@ def test_rejected_and_unfinished_requests_miss_objectives() -> None:
     assert summary.slo_attainment == 0.25
     assert (summary.arrived, summary.measured_requests, summary.rejected, summary.unfinished) == (4, 1, 2, 1)
     assert summary.rejected_by_reason == {"exceeds_max_model_len": 1, "exceeds_kv_cache": 1}
-    assert summary.max_concurrent_requests == 1
+    assert (summary.max_concurrent_requests, summary.peak_concurrent_requests) == (1, 1)
     assert any("2 of 4 requests were rejected" in warning for warning in summary.warnings)
     assert any("1 requests had not finished" in warning for warning in summary.warnings)
-
-
-def test_window_counts_what_belongs_to_it() -> None:
-    # One request each second, 140 ms long; the one arriving at 2 s lies in [2, 3), and so does its work.
-    result = run([Ask(second * S, 5) for second in range(6)], interval_ns=S // 4)
-    summary = result.summary(start=2.0, end=3.0)
-    assert (summary.window_start_s, summary.window_end_s, summary.duration) == (2.0, 3.0, 1.0)
-    assert (summary.arrived, summary.completed, summary.total_output_tokens) == (1, 1, 5)
-    assert summary.output_throughput == 5.0
-    assert summary.gpu_busy_share == pytest.approx(0.140)
-    # Half of the request: it arrives before the window and finishes in it.
-    half = result.summary(start=2.105, end=3.0)
-    assert (half.arrived, half.measured_requests, half.completed, half.total_output_tokens) == (0, 0, 1, 4)
-    assert half.max_concurrent_requests == 1
-    assert half.mean_ttft_s is None
-    # It arrives in the window and finishes after it: measured, not completed.
-    early = result.summary(start=1.9, end=2.12)
-    assert (early.arrived, early.measured_requests, early.completed, early.total_output_tokens) == (
-        1,
-        1,
-        0,
-        2,
-    )
-    assert early.mean_e2el_s == 0.14
-
-
-def test_counters_are_interpolated_at_the_edges() -> None:
-    # Samples at 1 s and 2 s only: the 140 ms from 1 s on are spread over the second.
-    result = run([Ask(second * S, 5) for second in range(4)])
-    assert result.summary(start=1.0, end=1.5).gpu_busy_share == pytest.approx(0.140)
-    assert result.summary(start=1.25, end=2.25).gpu_busy_share == pytest.approx(0.140)
-
-
-def test_peak_concurrency_is_that_of_half_open_intervals() -> None:
-    # The first leaves at 140 ms exactly when the second arrives.
-    asks = [Ask(0, 5), Ask(140 * MS, 5), Ask(140 * MS, 5)]
-    assert run(asks).summary().max_concurrent_requests == 2
-    assert run(asks[:2]).summary().max_concurrent_requests == 1
-    assert run(asks).summary(start=0.14, end=0.2).max_concurrent_requests == 2
-    assert run([Ask(0, 5)]).summary(start=0.05, end=0.06).max_concurrent_requests == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "start", "end"),
-    [
-        ({}, 0.5, 9.0),
-        ({"warmup": 0}, 0.0, 9.0),
-        ({"warmup": "10%", "cooldown": "20 %"}, 1.0, 8.0),
-        ({"warmup": "1500ms", "cooldown": 2.5}, 1.5, 7.5),
-        ({"start": 3.0}, 3.0, 9.0),
-        ({"start": 3, "end": 10.0}, 3.0, 10.0),
-        ({"end": 4.0}, 0.5, 4.0),
-    ],
-)
-def test_window_arguments(arguments: dict[str, object], start: float, end: float) -> None:
-    result = run([Ask(0, 1), Ask(9900 * MS, 1)], facts(warmup=0.5, cooldown="10%"))
-    window = result.window(**arguments)  # type: ignore[arg-type]
-    assert (window.start_ns / 1e9, window.end_ns / 1e9) == (start, end)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"warmup": -1.0}, "warmup: was -1.0, must be 0 or more"),
-        ({"warmup": float("nan")}, "warmup: was nan"),
-        ({"warmup": True}, "warmup: was True"),
-        ({"warmup": "100%"}, "warmup: was '100%'"),
-        ({"warmup": "soon"}, "warmup: .*soon"),
-        ({"cooldown": "5"}, "cooldown: .*unit"),
-        ({"start": -2.0}, "start: was -2.0"),
-        ({"end": float("inf")}, "end: was inf"),
-        ({"end": 11.0}, "end: was 11 s, but the run ended at 10 s"),
-        ({"start": 5.0, "end": 5.0}, "the window is empty: from 5 s to 5 s of a run of 10 s"),
-        ({"warmup": "60%", "cooldown": "40%"}, "the window is empty"),
-        ({"warmup": 1.0, "start": 1.0}, "warmup: was given together with start"),
-        ({"cooldown": 1.0, "end": 1.0}, "cooldown: was given together with end"),
-    ],
-)
-def test_bad_windows_are_refused(arguments: dict[str, object], message: str) -> None:
-    result = run([Ask(0, 1), Ask(9900 * MS, 1)])
-    with pytest.raises(ConfigError, match=message):
-        result.summary(**arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +161,7 @@ def test_empty_results_are_none_or_zero(asks: list[Ask]) -> None:
     assert summary.cost_per_million_output_tokens_usd is None
     assert summary.slo_attainment == (0.0 if asks else None)
     assert summary.saturation == "too short to tell"
-    assert result.attribution("e2e", 99).mean_s is None
+    assert result.attribution("e2el", 99).mean_s is None
     assert (result.requests.height, result.steps.height) == (len(asks), 0)
     json.dumps(summary.to_dict(), allow_nan=False)
     for text in (

@@ -1,12 +1,14 @@
 """Inter-token gaps and token counts against a plain per-token loop."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from fifo import MS, Ask, fifo, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frontier.results import TokenRuns
+from frontier.results import TokenRuns, statistics, tokens
 from frontier.results.columns import Columns
 
 
@@ -67,7 +69,11 @@ def test_gaps_equal_those_of_a_loop_over_tokens(columns: Columns, data: st.DataO
     times = tokens_by_loop(columns)
     chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(times), max_size=len(times))), bool)
     gaps = np.sort(np.concatenate([np.zeros(0), *(np.diff(times[i]) for i in np.flatnonzero(chosen))]))
-    found = runs.gaps(chosen)
+    block = data.draw(st.sampled_from([1, 2, 5, 1 << 16]))
+    with patch.object(tokens, "_BLOCK", block), patch.object(statistics, "_BLOCK", block):
+        found = runs.gaps(chosen)
+        moments = found.moments()
+    assert moments == pytest.approx(found.moments())
     assert np.repeat(found.values, found.counts).tolist() == gaps.tolist()
     assert len(found) == len(gaps)
     if len(gaps):
@@ -92,7 +98,9 @@ def test_counts_and_largest_gaps_equal_those_of_a_loop(columns: Columns) -> None
     times = tokens_by_loop(columns)
     assert runs.tokens_per_request.tolist() == [len(each) for each in times]
     assert runs.max_gap_ns.tolist() == [max(np.diff(each)) if len(each) > 1 else -1 for each in times]
-    assert int(runs.tokens_per_step.sum()) == sum(map(len, times))
+    moments = np.arange(-1, int(max(runs.end_ns, default=0)) + 3)
+    emitted = np.sort(np.concatenate([np.zeros(0), *times]))
+    assert runs.tokens_until(moments).tolist() == np.searchsorted(emitted, moments).tolist()
 
 
 def test_fifo_gaps_are_all_one_decode_step() -> None:

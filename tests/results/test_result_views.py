@@ -13,6 +13,7 @@ from fifo import MS, Ask, S, facts, fifo, run
 
 from frontier.errors import ConfigError, FrontierError
 from frontier.results import ATTRIBUTION_CAUSES, Objectives, Result, RunFacts
+from frontier.results.layout import format_seconds
 
 ASKS = [Ask(0, 5), Ask(40 * MS, 1, reject=2), Ask(50 * MS, 1, replica=1), Ask(S, 400)]
 
@@ -32,10 +33,10 @@ def test_requests_frame() -> None:
     assert frame["finished_ns"].to_list() == [140 * MS, None, 150 * MS, None]
     assert frame["ttft_s"].to_list() == [0.1, None, 0.1, 0.1]
     assert frame["tpot_s"].to_list() == [0.01, None, None, None]
-    assert frame["e2e_s"].to_list() == [0.14, None, 0.1, None]
+    assert frame["e2el_s"].to_list() == [0.14, None, 0.1, None]
     assert frame["max_itl_s"].to_list() == [0.01, None, None, 0.01]
-    assert frame["e2e_decode_s"].to_list() == [0.04, None, 0.0, None]
-    assert {f"{kind}_{cause}_s" for kind in ("ttft", "e2e") for cause in ATTRIBUTION_CAUSES} <= set(
+    assert frame["e2el_decode_s"].to_list() == [0.04, None, 0.0, None]
+    assert {f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in ATTRIBUTION_CAUSES} <= set(
         frame.columns
     )
 
@@ -74,7 +75,7 @@ def test_attribution_adds_up() -> None:
     assert ttft.causes_s["prefill"] == pytest.approx(0.1)
     assert ttft.mean_s == pytest.approx(5.05)
     assert ttft.shares["queue"] == pytest.approx(4.95 / 5.05)
-    assert result.summary().e2el_attribution_s == result.attribution("e2e").causes_s
+    assert result.summary().e2el_attribution_s == result.attribution("e2el").causes_s
 
 
 @pytest.mark.parametrize(
@@ -92,10 +93,25 @@ def test_attribution_around_a_percentile_of_few() -> None:
     assert [result.attribution("ttft", q).causes_s["queue"] for q in (0, 40, 99)] == [0.0, 0.1, 0.2]
 
 
+def test_both_names_of_end_to_end_latency_are_taken() -> None:
+    result = queue()
+    assert result.attribution("e2e") == result.attribution("e2el")
+    assert result.attribution("e2e").kind == result.attribution("e2e").to_dict()["kind"] == "e2el"
+    # Frames and summaries know one name only.
+    names = [*result.requests.columns, *result.summary()]
+    assert [name for name in names if "e2e" in name and "e2el" not in name] == []
+
+
+def test_the_scenario_is_a_copy() -> None:
+    result = run(ASKS[:1], facts(scenario={"engine": {"max_num_seqs": 8}}))
+    result.scenario["engine"]["max_num_seqs"] = 9
+    assert result.scenario == {"engine": {"max_num_seqs": 8}}
+
+
 def test_attribution_of_a_window() -> None:
     result = run([Ask(0, 1), Ask(0, 1), Ask(S, 1)])
-    assert result.attribution("e2e", end=0.5).causes_s["queue"] == pytest.approx(0.05)
-    assert result.attribution("e2e", warmup=0.5).num_requests == 1
+    assert result.attribution("e2el", end=0.5).causes_s["queue"] == pytest.approx(0.05)
+    assert result.attribution("e2el", warmup=0.5).num_requests == 1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +119,8 @@ def test_attribution_of_a_window() -> None:
     [
         (("tfft",), "did you mean 'ttft'"),
         (("ttft", 101), "q: was 101"),
-        (("e2e", float("nan")), "q: was nan"),
+        (("e2el", float("nan")), "q: was nan"),
+        ((None,), r"kind: was None.*ttft, e2el"),
     ],
 )
 def test_bad_attributions_are_refused(arguments: tuple[object, ...], message: str) -> None:
@@ -129,6 +146,24 @@ def test_text_shows_every_section_and_the_label() -> None:
     assert "warning: check this" in text
     assert "mean TTFT goes to queue" in text
     assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (9.9999999e-3, "10.00 ms"),
+        (0.99999999, "1.000 s"),
+        (0.99994, "999.9 ms"),
+        (99.99999, "100.0 s"),
+        (9.9999e-4, "1.000 ms"),
+        (1234.5, "1,234 s"),
+        (0.0, "0 s"),
+        (5e-9, "0.005 µs"),
+        (None, "-"),
+    ],
+)
+def test_times_have_four_digits_on_either_side_of_a_power_of_ten(seconds: float | None, shown: str) -> None:
+    assert format_seconds(seconds) == shown
 
 
 def test_every_form_names_the_step_time() -> None:
@@ -192,7 +227,7 @@ def test_html_is_balanced_escaped_and_self_contained() -> None:
     assert hostile in page.text
     assert "<script>" not in result._repr_html_()
     widths = [
-        float(width) for width in re.findall(r"width:([\d.]+)%", result.attribution("e2e")._repr_html_())
+        float(width) for width in re.findall(r"width:([\d.]+)%", result.attribution("e2el")._repr_html_())
     ]
     assert sum(widths) == pytest.approx(100.0, abs=0.01)
 
@@ -207,6 +242,13 @@ def test_html_is_balanced_escaped_and_self_contained() -> None:
         ({"peak_flops_per_s": 0.0}, "peak_flops_per_s: was 0.0, must be above 0 or null"),
         ({"memory_bandwidth_bytes_per_s": float("inf")}, "memory_bandwidth_bytes_per_s: was inf"),
         ({"max_model_len": True}, "max_model_len: was True"),
+        ({"trace_rows_read": -1}, "trace_rows_read: was -1, must be a whole number of at least 0 or null"),
+        ({"trace_rows_skipped": 0.5}, "trace_rows_skipped: was 0.5"),
+        (
+            {"trace_rows_read": 3, "trace_rows_skipped": 4},
+            r"trace_rows_skipped: was 4, must be at most trace_rows_read \(3\)",
+        ),
+        ({"trace_rows_skipped": 4}, "at most trace_rows_read"),
     ],
 )
 def test_bad_facts_are_refused(changes: dict[str, object], message: str) -> None:
@@ -222,7 +264,12 @@ def test_bad_objectives_are_refused_together() -> None:
 
 def test_facts_survive_a_round_trip() -> None:
     full = facts(
-        objectives=Objectives(ttft_s=0.2, itl_s=0.05), warmup="10%", scenario={"a": [1]}, warnings=["w"]
+        objectives=Objectives(ttft_s=0.2, itl_s=0.05),
+        warmup="10%",
+        trace_rows_read=7,
+        trace_rows_skipped=2,
+        scenario={"a": [1]},
+        warnings=["w"],
     )
     assert RunFacts.from_dict(full.to_dict()) == full
     for change, message in (

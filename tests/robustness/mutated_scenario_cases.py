@@ -1,4 +1,4 @@
-"""Mutations of the valid scenarios: each case says what must come of it, as far as that follows from how it was made."""
+"""Mutations of the valid scenarios, each with what must come of it where that follows from its making."""
 
 import copy
 import random
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from mutated_scenario_bases import BASES, TRACE_FILE, WRONG, kind_of
+from mutated_scenario_bases import BASES, TRACE_FILE
+from mutated_scenario_kinds import WRONG, kind_of
 from mutation_outcome import INF, NAN, Path
 
 Expect = Literal["refused", "same", "ends"]
@@ -32,7 +33,7 @@ class Case:
     Attributes:
         name: base and mutation, for messages.
         plain: the document.
-        expect: `refused` with a `ConfigError`, the `same` run as the base, or `ends` in an error or a sound run.
+        expect: `refused` with a `ConfigError`, the `same` run as the base, or `ends` in an error or a run.
         blames: what the error must name.
         alone: whether nothing in unrelated sections may be blamed beside.
         native: whether it holds Python values that no YAML text can.
@@ -52,10 +53,10 @@ class Case:
 
 
 _NEEDED: Final = (
-    "model", "hardware", "workload", "gpu", "path", "arrivals", "prompt_tokens", "output_tokens", "rate", "cv",
-    "concurrency", "mean", "ratio", "exponent", "edges", "weights", "segments", "count", "tokens", "model_type",
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "num_sms", "memory",
-    "memory_bandwidth", "peak", "pcie_bandwidth",
+    "model", "hardware", "workload", "gpu", "path", "arrivals", "prompt_tokens", "output_tokens", "rate",
+    "cv", "concurrency", "mean", "ratio", "exponent", "edges", "weights", "segments", "count", "tokens",
+    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "vocab_size", "num_sms", "memory", "memory_bandwidth", "peak", "pcie_bandwidth",
 )  # fmt: skip
 _CHOICES: Final = ("arrivals", "prompt_tokens", "output_tokens", "step_time", "workload")
 """Sections of which exactly one alternative is given; without it they are empty."""
@@ -64,7 +65,18 @@ _CHOICES: Final = ("arrivals", "prompt_tokens", "output_tokens", "step_time", "w
 def cases_of(base: str) -> list[Case]:
     """Return the cases made from one valid scenario, always the same ones."""
     rng = random.Random(f"scenario {base}")
-    makers = (_wrong_values, _dropped, _misspelt, _unknown, _moved, _swapped, _replaced, _nested, _several, _nulls)
+    makers = (
+        _wrong_values,
+        _dropped,
+        _misspelt,
+        _unknown,
+        _moved,
+        _swapped,
+        _replaced,
+        _nested,
+        _several,
+        _nulls,
+    )
     return [case for maker in makers for case in maker(base, rng)]
 
 
@@ -115,7 +127,7 @@ def _mappings(base: str) -> list[Path]:
 
 
 def _is_open(path: Path) -> bool:
-    """Return whether the mapping at `path` may have keys that frontier does not read: a Hugging Face config."""
+    """Return whether the mapping at `path` may have keys of its own: a Hugging Face configuration."""
     return path[:1] == ("model",)
 
 
@@ -136,7 +148,11 @@ def _dropped(base: str, rng: random.Random) -> Iterator[Case]:
         name = f"{base}/without {_dots(path)}"
         if path[-2:-1] and path[-2] in _CHOICES:
             yield Case(name, plain, "refused", (Blame(path, nearby=True),), alone=True)
-        elif path[-1] in _NEEDED and path[-2:-1] not in (("columns",), ("config",)) and "config" not in BASES[base]["model"]:
+        elif (
+            path[-1] in _NEEDED
+            and path[-2:-1] not in (("columns",), ("config",))
+            and "config" not in BASES[base]["model"]
+        ):
             yield Case(name, plain, "refused", (Blame(path, nearby=path[-1] == "gpu"),), alone=True)
         else:
             yield Case(name, plain, "ends")
@@ -151,7 +167,12 @@ def _misspelt(base: str, rng: random.Random) -> Iterator[Case]:
         renamed = {typo if key == path[-1] else key: value for key, value in siblings.items()}
         plain = renamed if len(path) == 1 else changed(BASES[base], path[:-1], renamed)
         wrong = (*path[:-1], typo)
-        yield Case(f"{base}/{_dots(path)} misspelt '{typo}'", plain, "refused", (Blame(wrong, nearest=path[-1] if len(path[-1]) > 3 else None),))
+        yield Case(
+            f"{base}/{_dots(path)} misspelt '{typo}'",
+            plain,
+            "refused",
+            (Blame(wrong, nearest=path[-1] if len(path[-1]) > 3 else None),),
+        )
 
 
 def _typo(name: str, rng: random.Random) -> str:
@@ -176,13 +197,26 @@ def _unknown(base: str, rng: random.Random) -> Iterator[Case]:
         if _is_open(path):
             continue
         value = rng.choice(values)
-        new = (*path, rng.choice(("colour", "enable_magic", "", "model_name", "__class__", "naïve", "x" * 200)))
-        yield Case(f"{base}/extra {_dots(new)}", changed(BASES[base], new, value), "refused", (Blame(new),), alone=True)
+        new = (
+            *path,
+            rng.choice(("colour", "enable_magic", "", "model_name", "__class__", "naïve", "x" * 200)),
+        )
+        yield Case(
+            f"{base}/extra {_dots(new)}",
+            changed(BASES[base], new, value),
+            "refused",
+            (Blame(new),),
+            alone=True,
+        )
 
 
 def _moved(base: str, rng: random.Random) -> Iterator[Case]:
     homes = [path for path in _mappings(base) if not _is_open(path)]
-    movable = [path for path in _keys(base) if kind_of(path) is not None and path[-1] != "name" and not _is_open(path)]
+    movable = [
+        path
+        for path in _keys(base)
+        if kind_of(path) is not None and path[-1] != "name" and not _is_open(path)
+    ]
     for path in rng.sample(movable, min(8, len(movable))):
         home = rng.choice([home for home in homes if home[0] != path[0]])
         value = _owner(BASES[base], path)[path[-1]]
@@ -208,7 +242,9 @@ def _replaced(base: str, rng: random.Random) -> Iterator[Case]:
             if _is_open(path) and isinstance(wrong, dict):
                 continue
             name = f"{base}/section {_dots(path)} becomes {wrong!r:.40}"
-            yield Case(name, changed(BASES[base], path, wrong), "refused", (Blame(path, nearby=True),), alone=True)
+            yield Case(
+                name, changed(BASES[base], path, wrong), "refused", (Blame(path, nearby=True),), alone=True
+            )
 
 
 def _nested(base: str, rng: random.Random) -> Iterator[Case]:
@@ -219,9 +255,24 @@ def _nested(base: str, rng: random.Random) -> Iterator[Case]:
         if kind == 0:
             return [tree(depth - 1) for _ in range(rng.randrange(4))]
         if kind < 3:
-            keys = ("x", "name", "fixed", "gpu", "rate", "config", "", "0", "min", "policy", "path", "poisson")
+            keys = (
+                "x",
+                "name",
+                "fixed",
+                "gpu",
+                "rate",
+                "config",
+                "",
+                "0",
+                "min",
+                "policy",
+                "path",
+                "poisson",
+            )
             return {rng.choice(keys): tree(depth - 1) for _ in range(rng.randrange(4))}
-        return rng.choice((0, -1, 10**18, 1e308, NAN, INF, "", "x", "5ms", True, None, "a\x00b", "\u202e", "🦀"))
+        return rng.choice(
+            (0, -1, 10**18, 1e308, NAN, INF, "", "x", "5ms", True, None, "a\x00b", "\u202e", "🦀")
+        )
 
     paths = _keys(base)
     for _ in range(12):
@@ -230,7 +281,12 @@ def _nested(base: str, rng: random.Random) -> Iterator[Case]:
         # No field takes a list that begins so, nor does a list of numbers.
         plain = changed(BASES[base], path, value)
         expect: Expect = "ends" if _is_open(path) else "refused"
-        yield Case(f"{base}/{_dots(path)} becomes {value!r:.60}", plain, expect, () if expect == "ends" else (Blame(path),))
+        yield Case(
+            f"{base}/{_dots(path)} becomes {value!r:.60}",
+            plain,
+            expect,
+            () if expect == "ends" else (Blame(path),),
+        )
 
 
 def _several(base: str, rng: random.Random) -> Iterator[Case]:
@@ -245,7 +301,9 @@ def _several(base: str, rng: random.Random) -> Iterator[Case]:
             wrong = rng.choice(WRONG[str(kind_of(path))])
             plain = changed(plain, path, wrong)
             blames.append(Blame(path, wrong))
-        yield Case(f"{base}/wrong at once: {', '.join(map(_dots, paths.values()))}", plain, "refused", tuple(blames))
+        yield Case(
+            f"{base}/wrong at once: {', '.join(map(_dots, paths.values()))}", plain, "refused", tuple(blames)
+        )
 
 
 def _nulls(base: str, rng: random.Random) -> Iterator[Case]:

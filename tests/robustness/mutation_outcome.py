@@ -2,22 +2,24 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from frontier.errors import ConfigError, FrontierError, WorkloadError
+
+from frontier.errors import ConfigError, FrontierError, InvariantError, WorkloadError
 from frontier.results import Result
 from frontier.results.columns import FINISHED, REJECTED
 
 Path = tuple[str, ...]
 Outcome = Result | FrontierError
+_Value = TypeVar("_Value")
 
 NAN, INF = float("nan"), float("inf")
 
 # Words of the libraries beneath, and of Python itself, that mean nothing to whoever wrote the input.
 _FOREIGN = re.compile(
     r"pydantic|validation error|Input should|should be (a valid|strings)|Traceback|object has no attribute"
-    r"|NoneType|<built-in|positional argument|RecursionError|panicked|ComputeError|unhashable"
+    r"|NoneType|positional argument|RecursionError|panicked|ComputeError|unhashable"
 )
 
 
@@ -25,10 +27,12 @@ class Flaw(Exception):  # noqa: N818 - not an error of the code under test but a
     """An outcome that must not be."""
 
 
-def outcome_of(run: Callable[[], Result]) -> Outcome:
-    """Return the result of `run`, or the error that frontier raised on purpose; anything else is a flaw."""
+def outcome_of(run: Callable[[], _Value]) -> _Value | FrontierError:
+    """Return what `run` returns, or the error that frontier raised on purpose; anything else is a flaw."""
     try:
         return run()
+    except InvariantError as error:
+        raise Flaw(f"a conservation law is broken: {error}") from error
     except FrontierError as error:
         return error
     except Exception as error:
@@ -131,7 +135,9 @@ def check_line(error: ConfigError, path: Path, lines: Mapping[Path, int]) -> Non
 
 def _shows(issue: Any, value: object) -> bool:
     shown = repr(value)[:60]
-    return issue.value is value or issue.value == value or shown in issue.message or " entries" in issue.message
+    return (
+        issue.value is value or issue.value == value or shown in issue.message or " entries" in issue.message
+    )
 
 
 def _lies_in(path: str, around: str) -> bool:

@@ -1,4 +1,4 @@
-"""YAML text of plain values, and the lines of its keys, independent of the package's own reader and writer."""
+"""YAML text of plain values, and the lines of its keys, without the package's own reader and writer."""
 
 from typing import Any
 
@@ -13,7 +13,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+_Dumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
 
 
 def write_yaml(plain: Any) -> str:

@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 from frontier.results.columns import ATTRIBUTION_CAUSES, Columns, Ints
+from frontier.results.metrics import LATENCIES
 from frontier.results.statistics import NS_PER_S, exact_sum
 
-Kind = Literal["ttft", "e2e"]
-KINDS: tuple[Kind, ...] = ("ttft", "e2e")
+Kind = Literal["ttft", "e2el"]
+KINDS: tuple[Kind, ...] = ("ttft", "e2el")
+RAW_KINDS = {"ttft": "ttft", "e2el": "e2e"}
+"""Kind to the prefix of its columns in the raw result, `<prefix>_<cause>_ns`."""
+_KIND_NAMES: dict[str, Kind] = {"ttft": "ttft", "e2el": "e2el", "e2e": "e2el"}
 BAND = 2.5
 """Points to either side of a percentile that still count as around it."""
 
@@ -24,7 +28,7 @@ class Attribution:
     """Mean latency of some requests, split into causes.
 
     Attributes:
-        kind: "ttft" or "e2e".
+        kind: "ttft" or "e2el".
         q: percentile (0 to 100) around which the requests lie, None for all.
         num_requests: requests averaged over.
         causes_ns: nanoseconds per cause, summed over the requests; these integers add up to `total_ns`.
@@ -71,8 +75,7 @@ class Attribution:
 
     def __str__(self) -> str:
         around = "all requests" if self.q is None else f"requests around p{self.q:g}"
-        name = {"ttft": "TTFT", "e2e": "E2EL"}[self.kind]
-        head = f"mean {name} of {self.num_requests:,} {around} (step time: {self.step_time})"
+        head = f"mean {LATENCIES[self.kind]} of {self.num_requests:,} {around} (step time: {self.step_time})"
         if self.mean_s is None:
             return head.replace("all requests", "requests") + ": none"
         rows = [
@@ -96,7 +99,7 @@ def attribute(
     Args:
         columns: the run.
         finished: which requests to take; all of them have finished.
-        kind: "ttft" or "e2e".
+        kind: "ttft" or "e2el"; "e2e" is another name of the latter.
         q: take only the requests whose latency ranks within 2.5 percentage points of percentile `q` (at least
             the nearest one).
         step_time: label of the run.
@@ -104,20 +107,21 @@ def attribute(
     Raises:
         ConfigError: `kind` or `q` is not one of the above.
     """
-    if kind not in KINDS:
+    typed = _KIND_NAMES.get(kind) if isinstance(kind, str) else None
+    if typed is None:
         raise ConfigError(Issue("kind", kind, f"was {show_value(kind)}", KINDS, nearest_name(kind, KINDS)))
     if q is not None and not (isinstance(q, int | float) and 0 <= q <= 100):
         raise ConfigError(Issue("q", q, f"was {show_value(q)}, must be a percentile from 0 to 100"))
-    until = columns.requests["first_token_ns" if kind == "ttft" else "finished_ns"]
+    until = columns.requests["first_token_ns" if typed == "ttft" else "finished_ns"]
     chosen = np.flatnonzero(finished)
     latency = until[chosen] - columns.requests["arrival_ns"][chosen]
     if q is not None and len(chosen):
         near = _around(latency, q)
         chosen, latency = chosen[near], latency[near]
     causes = {
-        cause: exact_sum(columns.requests[f"{kind}_{cause}_ns"][chosen]) for cause in ATTRIBUTION_CAUSES
+        cause: exact_sum(columns.requests[f"{RAW_KINDS[typed]}_{cause}_ns"][chosen])
+        for cause in ATTRIBUTION_CAUSES
     }
-    typed: Kind = "ttft" if kind == "ttft" else "e2e"
     return Attribution(typed, q, len(chosen), causes, exact_sum(latency), step_time)
 
 

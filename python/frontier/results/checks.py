@@ -150,10 +150,7 @@ def check_timeline(columns: Columns) -> None:
             raise InvariantError(f"timeline.{name} falls within a replica")
     if bool((timeline["busy_ns"] > timeline["time_ns"]).any()):
         raise InvariantError("timeline.busy_ns exceeds the time elapsed")
-    if bool((timeline["used_blocks"] > max(columns.totals["num_blocks"] - 1, 0)).any()):
-        raise InvariantError(
-            f"timeline.used_blocks exceeds the {columns.totals['num_blocks'] - 1} usable blocks"
-        )
+    _check_blocks(columns, order, same)
     last = np.append(~same, True)[: len(order)]
     totals = {
         "output_tokens": requests["generated_tokens"],
@@ -164,6 +161,32 @@ def check_timeline(columns: Columns) -> None:
         counted, expected = int(timeline[name][order][last].sum()), int(column.sum(dtype=np.int64))
         if counted != expected:
             raise InvariantError(f"timeline.{name} ends at {counted}, the requests add up to {expected}")
+
+
+def _check_blocks(columns: Columns, order: NDArray[np.intp], same: NDArray[np.bool_]) -> None:
+    """Check that blocks stay within the pool, and peaks within what was used and what was integrated.
+
+    `order` sorts the samples by replica, `same` says where the next one in that order is of the same replica.
+    """
+    timeline = columns.timeline
+    time, used, peak, integral = (
+        timeline[name][order] for name in ("time_ns", "used_blocks", "peak_used_blocks", "used_block_ns")
+    )
+    usable = max(columns.totals["num_blocks"] - 1, 0)
+    for name, values in (("used_blocks", used), ("peak_used_blocks", peak)):
+        if bool((values > usable).any()):
+            raise InvariantError(f"timeline.{name} exceeds the {usable} usable blocks")
+    before = np.append(False, same)[: len(order)]
+    held = np.where(before, np.roll(used, 1), 0)
+    if bool((peak < np.maximum(used, held)).any()):
+        raise InvariantError(
+            "timeline.peak_used_blocks is less than the used_blocks at the ends of its interval"
+        )
+    grown = integral - np.where(before, np.roll(integral, 1), 0.0)
+    most = peak * (time - np.where(before, np.roll(time, 1), 0)).astype(np.float64)
+    # The integral is exact in the simulator and rounded to a float of 53 bits once.
+    if bool((grown > most + 1e-12 * integral + 1.0).any()):
+        raise InvariantError("timeline.used_block_ns grows faster than timeline.peak_used_blocks allows")
 
 
 def check_prefix_hits(columns: Columns) -> None:

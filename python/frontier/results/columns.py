@@ -73,7 +73,7 @@ WIDE_STEP_COLUMNS: dict[str, np.dtype[Any]] = {
     "free_blocks": _U32,
 }
 TOKEN_RUN_COLUMNS: dict[str, np.dtype[Any]] = {"request": _U32, "first_step": _U32, "last_step": _U32}
-TIMELINE_GAUGES = ("num_running", "num_waiting", "used_blocks")
+TIMELINE_GAUGES = ("num_running", "num_waiting", "used_blocks", "peak_used_blocks")
 TIMELINE_COUNTERS = (
     "prompt_tokens",
     "output_tokens",

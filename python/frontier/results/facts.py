@@ -63,6 +63,8 @@ class RunFacts:
         warmup: what `Result.summary` leaves out at the start unless told otherwise: seconds, a duration
             such as "30s", or a share of the run such as "10%".
         cooldown: the same at the end.
+        trace_rows_read: rows of the trace file that were read, None if the workload is no trace.
+        trace_rows_skipped: those of them that were left out since no request could be made of them.
         scenario: the scenario as plain JSON values.
         warnings: what the reader of any figure of this run should know.
         versions: name to version of the software that made the run ("frontier", "profiles", ...).
@@ -77,6 +79,8 @@ class RunFacts:
     objectives: Objectives = field(default_factory=Objectives)
     warmup: float | str = 0.0
     cooldown: float | str = 0.0
+    trace_rows_read: int | None = None
+    trace_rows_skipped: int | None = None
     scenario: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -99,8 +103,22 @@ class RunFacts:
             value = getattr(self, name)
             if value is not None and not _is_number(value, above=0.0):
                 issues.append(Issue(name, value, f"was {show_value(value)}, must be above 0 or null"))
+        issues += self._trace_issues()
         if issues:
             raise ConfigError(issues, source="run facts")
+
+    def _trace_issues(self) -> list[Issue]:
+        issues = []
+        for name in ("trace_rows_read", "trace_rows_skipped"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                message = f"was {show_value(value)}, must be a whole number of at least 0 or null"
+                issues.append(Issue(name, value, message))
+        read, skipped = self.trace_rows_read, self.trace_rows_skipped
+        if not issues and skipped is not None and (read is None or skipped > read):
+            message = f"was {skipped}, must be at most trace_rows_read ({show_value(read)})"
+            issues.append(Issue("trace_rows_skipped", skipped, message))
+        return issues
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain values (`from_dict` reads them back)."""

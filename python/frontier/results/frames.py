@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from frontier.results.attribution import RAW_KINDS
 from frontier.results.columns import (
     ATTRIBUTION_CAUSES,
     FINISHED,
@@ -49,13 +50,13 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
         ),
         *(_seconds(f"{stamp}_s", requests[f"{stamp}_ns"]) for stamp in _STAMPS),
         *(
-            _or_null(f"{key}_s", latencies[source], ~np.isnan(latencies[source]))
-            for key, source in _LATENCY_COLUMNS
+            _or_null(f"{key}_s", latencies[key], ~np.isnan(latencies[key]))
+            for key in ("ttft", "tpot", "e2el")
         ),
         _seconds("max_itl_s", runs.max_gap_ns),
         *(
-            _or_null(f"{kind}_{cause}_s", requests[f"{kind}_{cause}_ns"] / NS_PER_S, finished)
-            for kind in ("ttft", "e2e")
+            _or_null(f"{kind}_{cause}_s", requests[f"{raw_kind}_{cause}_ns"] / NS_PER_S, finished)
+            for kind, raw_kind in RAW_KINDS.items()
             for cause in ATTRIBUTION_CAUSES
         ),
         *(
@@ -64,9 +65,6 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
         ),
     ]
     return pl.DataFrame(series)
-
-
-_LATENCY_COLUMNS = (("ttft", "ttft"), ("tpot", "tpot"), ("e2e", "e2el"))
 
 
 def steps_frame(columns: Columns) -> pl.DataFrame:

@@ -29,7 +29,7 @@ def summary_html(summary: Mapping[str, Any]) -> str:
     head = "".join(_cell(name, "th", right=index > 0) for index, name in enumerate(layout.LATENCY_HEADER))
     body = "".join(_row(row) for row in layout.latency_rows(summary))
     tables = "".join(
-        f'<div style="margin-right:2em"><b>{escape(section.title)}</b>'
+        f'<div style="margin:0 2em .5em 0"><b>{escape(section.title)}</b>'
         f'<table style="border:none">{"".join(_row(row) for row in section.rows)}</table></div>'
         for section in layout.sections(summary)
     )
@@ -55,17 +55,26 @@ def summary_html(summary: Mapping[str, Any]) -> str:
 def attribution_html(attribution: Attribution) -> str:
     """Return one attribution as a bar with its legend."""
     around = "" if attribution.q is None else f" around p{attribution.q:g}"
-    name = {"ttft": "TTFT", "e2e": "E2EL"}[attribution.kind]
+    name = LATENCIES[attribution.kind]
     label = f"mean {name}{around}, {attribution.num_requests:,} requests (step time: {attribution.step_time})"
     return f"<div>{bar_html(label, attribution.causes_s) or escape(label)}</div>"
 
 
-def result_html(summary: Mapping[str, Any], scenario: Mapping[str, Any], digest: str) -> str:
-    """Return a summary followed by the scenario, folded away."""
-    shown = escape(json.dumps(scenario, indent=2, ensure_ascii=False, default=str))
+def result_html(
+    shown: Mapping[str, Any] | str, scenario: Mapping[str, Any], digest: str, head: str = ""
+) -> str:
+    """Return a summary, or what stands in its way, followed by the scenario, folded away."""
+    if isinstance(shown, str):
+        body = (
+            f"<div><b>{escape(head)}</b></div>"
+            f'<pre style="color:#B8860B;white-space:pre-wrap">{escape(shown)}</pre>'
+        )
+    else:
+        body = summary_html(shown)
+    folded = escape(json.dumps(scenario, indent=2, ensure_ascii=False, default=str))
     return (
-        f"<div>{summary_html(summary)}<details><summary>scenario (digest {escape(digest)})</summary>"
-        f'<pre style="font-size:90%">{shown}</pre></details></div>'
+        f"<div>{body}<details><summary>scenario (digest {escape(digest)})</summary>"
+        f'<pre style="font-size:90%">{folded}</pre></details></div>'
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from frontier.results.metrics import LATENCIES, METRICS, PERCENTILES
 
 GROUP_TITLES = {
+    "trace": "Trace",
     "requests": "Requests",
     "throughput": "Throughput",
     "objectives": "Objectives",
@@ -96,7 +97,8 @@ def format_seconds(value: float | None) -> str:
     if abs(value) < 0.5e-9:
         return "0 s"
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if value * factor >= 1.0 or unit == "µs":
+        # Rounded first: 0.99999 s is 1.000 s, not 1000.0 ms.
+        if abs(_rounded(value * factor)) >= 1.0 or unit == "µs":
             return f"{_digits(value * factor)} {unit}"
     raise AssertionError("the last unit always fits")
 
@@ -112,11 +114,11 @@ def format_value(value: float | int | str, unit: str) -> str:
     if unit == "USD":
         return f"${value:,.4g}" if value < 1000 else f"${value:,.0f}"
     number = f"{value:,}" if isinstance(value, int) else _digits(value)
-    return number if unit in ("requests", "preemptions") else f"{number} {unit}"
+    return number if unit in ("rows", "requests", "preemptions") else f"{number} {unit}"
 
 
 def _digits(value: float) -> str:
-    magnitude = abs(value)
+    magnitude = abs(_rounded(value))
     if magnitude >= 1000:
         return f"{value:,.0f}"
     if magnitude >= 100:
@@ -124,3 +126,7 @@ def _digits(value: float) -> str:
     if magnitude >= 10:
         return f"{value:.2f}"
     return f"{value:.3f}" if magnitude >= 1 else f"{value:.4g}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

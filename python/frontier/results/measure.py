@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frontier.results.attribution import attribute
+from frontier.results.attribution import KINDS, attribute
 from frontier.results.columns import FINISHED, NEVER, REJECT_REASONS, REJECTED, UNFINISHED, Columns
 from frontier.results.confidence import mean_half_width, p99_half_width
 from frontier.results.facts import RunFacts
 from frontier.results.metrics import LATENCIES, OBJECTIVES, PERCENTILES
+from frontier.results.rates import Seconds, mean_concurrent_requests, peak_concurrent_requests
 from frontier.results.saturation import SATURATED, judge_saturation
 from frontier.results.statistics import NS_PER_S, Sample, sample, share
 from frontier.results.summary import Summary
+from frontier.results.timeline import counters_between, peak_used_blocks
 from frontier.results.tokens import TokenRuns
-from frontier.results.window import Window, counters_between, mean_count, peak_count
+from frontier.results.window import Window
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -27,9 +29,9 @@ FEW_REQUESTS = 100
 
 
 def latencies_s(columns: Columns) -> dict[str, Floats]:
-    """Return TTFT, TPOT and E2E (key "e2el") of each request in seconds; NaN where there is none.
+    """Return TTFT, TPOT and E2EL of each request in seconds; NaN where there is none.
 
-    TTFT is known from the first token on; E2E for finished requests; TPOT = (E2E - TTFT) / (tokens - 1) for
+    TTFT is known from the first token on; E2EL for finished requests; TPOT = (E2EL - TTFT) / (tokens - 1) for
     finished requests of more than one token.
     """
     requests = columns.requests
@@ -70,6 +72,7 @@ class _Selection:
 def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) -> Summary:
     """Return the summary of `window`."""
     chosen = _Selection.of(columns, window)
+    seconds = Seconds.of(columns, window)
     latencies = latencies_s(columns)
     values: dict[str, Any] = {
         "step_time": facts.step_time,
@@ -77,8 +80,10 @@ def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) 
         "window_end_s": window.end_ns / NS_PER_S,
         "duration": window.duration_s,
         "gpus": facts.gpus_total,
-        **_counts(columns, chosen),
-        **_throughput(columns, runs, facts, chosen),
+        "trace_rows_read": facts.trace_rows_read,
+        "trace_rows_skipped": facts.trace_rows_skipped,
+        **_counts(columns, chosen, seconds),
+        **_throughput(columns, runs, facts, chosen, seconds),
         **_latency(columns, runs, latencies, chosen.measured),
         **_objectives(runs, latencies, facts, chosen),
         **_engine(columns, facts, chosen),
@@ -86,23 +91,18 @@ def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) 
     values |= _cost(facts, values)
     verdict = judge_saturation(columns, window)
     values |= {"saturation": verdict.verdict, "saturation_reason": verdict.reason}
-    for kind, name in (("ttft", "ttft"), ("e2e", "e2el")):
+    for kind in KINDS:
         split = attribute(columns, chosen.measured, kind, None, facts.step_time)
-        values[f"{name}_attribution_s"] = split.causes_s
+        values[f"{kind}_attribution_s"] = split.causes_s
     values["warnings"] = (*facts.warnings, *_warnings(values))
     return Summary(values)
 
 
-def _counts(columns: Columns, chosen: _Selection) -> dict[str, Any]:
+def _counts(columns: Columns, chosen: _Selection, seconds: Seconds) -> dict[str, Any]:
     window, arrived = chosen.window, chosen.arrived
     requests = columns.requests
     rejected = arrived & (requests["status"] == REJECTED)
     by_reason = np.bincount(requests["reject_reason"][rejected], minlength=len(REJECT_REASONS))
-    present = requests["status"] != REJECTED
-    begin, end = requests["arrival_ns"][present], requests["finished_ns"][present]
-    # What never finished stays to the end of the run, and is still there at its last instant.
-    end = np.where(end == NEVER, window.run_end_ns + 1, end)
-    duration_ns = window.end_ns - window.start_ns
     return {
         "arrived": int(arrived.sum()),
         "completed": int(chosen.completed.sum()),
@@ -114,41 +114,31 @@ def _counts(columns: Columns, chosen: _Selection) -> dict[str, Any]:
             if count
         },
         "unfinished": int((arrived & (requests["status"] == UNFINISHED)).sum()),
-        "max_concurrent_requests": peak_count(begin, end, window),
-        "mean_concurrent_requests": mean_count(begin, end, window.start_ns, window.end_ns)
-        if duration_ns
-        else None,
+        "max_concurrent_requests": seconds.max_concurrent_requests(),
+        "peak_concurrent_requests": peak_concurrent_requests(columns, window),
+        "mean_concurrent_requests": mean_concurrent_requests(columns, window),
     }
 
 
-def _throughput(columns: Columns, runs: TokenRuns, facts: RunFacts, chosen: _Selection) -> dict[str, Any]:
+def _throughput(
+    columns: Columns, runs: TokenRuns, facts: RunFacts, chosen: _Selection, seconds: Seconds
+) -> dict[str, Any]:
     window, completed = chosen.window, chosen.completed
-    seconds = window.duration_s
-    inside = window.holds(runs.end_ns)
-    per_step = runs.tokens_per_step[inside]
-    second = ((runs.end_ns[inside] - window.start_ns) // int(NS_PER_S)).astype(np.int64)
-    output = int(per_step.sum())
+    duration = window.duration_s
+    before, after = runs.tokens_until(np.array([window.start_ns, window.stop_ns])).tolist()
+    output = after - before
     prompts = int(columns.requests["prompt_tokens"][completed].sum(dtype=np.int64))
     values: dict[str, Any] = {
         "total_input_tokens": prompts,
         "total_output_tokens": output,
-        "request_throughput": share(int(completed.sum()), seconds),
-        "output_throughput": share(output, seconds),
-        "total_token_throughput": share(prompts + output, seconds),
-        "max_output_tokens_per_s": _peak_per_second(second, per_step) if seconds else None,
+        "request_throughput": share(int(completed.sum()), duration),
+        "output_throughput": share(output, duration),
+        "total_token_throughput": share(prompts + output, duration),
+        "max_output_tokens_per_s": seconds.max_output_tokens(runs) if duration else None,
     }
     for name in ("request_throughput", "output_throughput", "total_token_throughput"):
         values[f"{name}_per_gpu"] = _per_gpu(values[name], facts)
     return values
-
-
-def _peak_per_second(second: NDArray[np.int64], tokens: NDArray[np.int64]) -> float:
-    """Return the most tokens in one second."""
-    if not len(second):
-        return 0.0
-    if int(second.max()) > len(second):  # a long and idle run: number only the seconds that occur
-        second = np.unique(second, return_inverse=True)[1]
-    return float(np.bincount(second, weights=tokens).max())
 
 
 def _per_gpu(value: float | None, facts: RunFacts) -> float | None:
@@ -194,7 +184,9 @@ def _itl_half_width(columns: Columns, order: NDArray[np.intp]) -> float | None:
 def _objectives(
     runs: TokenRuns, latencies: dict[str, Floats], facts: RunFacts, chosen: _Selection
 ) -> dict[str, Any]:
-    observed = {**latencies, "itl": np.maximum(runs.max_gap_ns, 0) / NS_PER_S}
+    observed = dict(latencies)
+    if facts.objectives.itl_s is not None:
+        observed["itl"] = np.maximum(runs.max_gap_ns, 0) / NS_PER_S
     arrived = int(chosen.arrived.sum())
     met_all = np.ones(len(chosen.arrived), bool)
     values: dict[str, Any] = {}
@@ -233,9 +225,7 @@ def _engine(columns: Columns, facts: RunFacts, chosen: _Selection) -> dict[str, 
         return values
     grown = counters_between(columns, window)
     blocks = max(totals["num_blocks"] - 1, 0)
-    inside = (timeline["time_ns"] >= window.start_ns) & (timeline["time_ns"] <= window.end_ns)
-    if inside.any():
-        values["peak_kv_use"] = share(int(timeline["used_blocks"][inside].max()), blocks)
+    values["peak_kv_use"] = share(peak_used_blocks(columns, window), blocks)
     values["mean_kv_use"] = share(grown["used_block_ns"], span_ns * blocks * totals["replicas"])
     values["gpu_busy_share"] = share(grown["busy_ns"], span_ns * totals["replicas"])
     if facts.step_time != "linear":  # a linear formula knows no operations

@@ -12,7 +12,7 @@ LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2EL"}
 PERCENTILES = {"median": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 STATISTICS = ("mean", "std", *PERCENTILES, "max")
 OBJECTIVES = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_s", "e2el": "e2e_s"}
-"""Latency metric to the field of `Objectives` that bounds it."""
+"""Latency metric to the field of `Objectives` that bounds it (scenarios say `objectives.e2e`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,16 @@ _ALL = [
     Metric("window_end_s", "Window end", "s", "run"),
     Metric("duration", "Duration", "s", "run"),
     Metric("gpus", "GPUs", "GPUs", "run"),
+    Metric("trace_rows_read", "Rows read", "rows", "trace"),
+    Metric("trace_rows_skipped", "Rows skipped", "rows", "trace"),
     Metric("arrived", "Arrived", "requests", "requests"),
     Metric("completed", "Completed", "requests", "requests"),
     Metric("measured_requests", "Measured (arrived, then finished)", "requests", "requests"),
     Metric("rejected", "Rejected", "requests", "requests"),
     Metric("rejected_by_reason", "Rejected by reason", "requests", "requests"),
     Metric("unfinished", "Unfinished", "requests", "requests"),
-    Metric("max_concurrent_requests", "Peak concurrent", "requests", "requests"),
+    Metric("max_concurrent_requests", "Peak concurrent, within a second", "requests", "requests"),
+    Metric("peak_concurrent_requests", "Peak concurrent, at one instant", "requests", "requests"),
     Metric("mean_concurrent_requests", "Mean concurrent", "requests", "requests"),
     Metric("total_input_tokens", "Input tokens", "tokens", "throughput"),
     Metric("total_output_tokens", "Output tokens", "tokens", "throughput"),

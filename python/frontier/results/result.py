@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     import polars as pl
     from numpy.typing import NDArray
+
+_OTHER_WINDOW = "summary(warmup=..., cooldown=...) measures another window"
 
 
 class Result:
@@ -82,8 +85,16 @@ class Result:
 
     @property
     def decision_log(self) -> str | None:
-        """The scheduler's decisions as JSON lines, None unless `output.decision_log` asked for them."""
+        """The scheduler's decisions as JSON lines, None unless the plan asked for them.
+
+        Scenarios have no such setting: the log serves the comparison with logs of the real scheduler.
+        """
         return self.columns.decision_log
+
+    @property
+    def scenario(self) -> dict[str, Any]:
+        """The scenario that was run, as plain values which `frontier.simulate` takes; a copy."""
+        return copy.deepcopy(dict(self.facts.scenario))
 
     @cached_property
     def token_runs(self) -> TokenRuns:
@@ -165,6 +176,18 @@ class Result:
             end=end,
         )
 
+    def window_problem(self) -> str | None:
+        """Return why the window of the scenario cannot be measured, None if it can.
+
+        A warm-up and a cool-down that looked right beforehand may leave nothing of a run that was short; then
+        `summary` and `attribution` need other values.
+        """
+        try:
+            self.window()
+        except ConfigError as error:
+            return str(error)
+        return None
+
     def summary(
         self,
         warmup: float | str | None = None,
@@ -188,7 +211,13 @@ class Result:
         Raises:
             ConfigError: the window is empty, lies outside the run, or one of its edges is given twice.
         """
+        if warmup is cooldown is start is end is None:
+            return self._default_summary
         return measure(self.columns, self.token_runs, self.facts, self.window(warmup, cooldown, start, end))
+
+    @cached_property
+    def _default_summary(self) -> Summary:
+        return measure(self.columns, self.token_runs, self.facts, self.window())
 
     def attribution(
         self,
@@ -203,7 +232,7 @@ class Result:
         """Return where latency goes: mean seconds per cause of the requests that `summary` measures.
 
         Args:
-            kind: "ttft" or "e2e".
+            kind: "ttft" or "e2el" ("e2e" is another name of the latter).
             q: only the requests around this percentile (0 to 100) of the latency: those whose rank lies
                 within 2.5 points of it.
             warmup: as for `summary`; so are `cooldown`, `start` and `end`.
@@ -262,4 +291,6 @@ class Result:
     def _repr_html_(self) -> str:
         from frontier.results.html import result_html  # noqa: PLC0415 - only needed in notebooks
 
-        return result_html(self.summary(), self.facts.scenario, self.digest)
+        problem = self.window_problem()
+        shown = self.summary() if problem is None else f"{problem}\n{_OTHER_WINDOW}"
+        return result_html(shown, self.facts.scenario, self.digest, head=repr(self))

@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontier.results.columns import FINISHED, NEVER, REJECTED, Columns
+from frontier.results.rates import mean_count
 from frontier.results.statistics import NS_PER_S, T_95_DF8
-from frontier.results.window import Window, mean_count
+from frontier.results.window import Window
 
 STABLE, SATURATED, UNCLEAR = "stable", "saturated", "too short to tell"
 SEGMENTS = 10
@@ -47,10 +48,11 @@ def judge_saturation(columns: Columns, window: Window) -> Saturation:
     """Return the verdict for the part of `window` in which requests arrive."""
     requests = columns.requests
     arrival_ns = requests["arrival_ns"]
-    arrived = window.holds(arrival_ns) & (requests["status"] != REJECTED)
+    issued = window.holds(arrival_ns)
+    arrived = issued & (requests["status"] != REJECTED)
     arrivals = int(arrived.sum())
     if arrivals < MIN_ARRIVALS:
-        return Saturation(UNCLEAR, f"{arrivals} requests arrived in the window, {MIN_ARRIVALS} are needed")
+        return Saturation(UNCLEAR, _too_few(arrivals, int(issued.sum()) - arrivals))
     # From the first arrival, not from the start of the window: a trace may begin late.
     start_ns, stop_ns = int(arrival_ns[arrived].min()), int(arrival_ns[arrived].max())
     length_s = (stop_ns - start_ns) / NS_PER_S
@@ -79,13 +81,25 @@ def judge_saturation(columns: Columns, window: Window) -> Saturation:
     completions = int(((finished >= start_ns) & (finished <= stop_ns)).sum())
     reason = (
         f"{arrivals:,} arrivals and {completions:,} completions in {length_s:,.4g} s; the number waiting "
-        f"changed by {round(growth, 1) + 0.0:+,.1f} (fitted line), at most {threshold:,.0f} is taken for chance"
+        f"changed by {round(growth, 1) + 0.0:+,.1f} (fitted line), "
+        f"at most {threshold:,.0f} is taken for chance"
     )
     if rising and growth >= threshold:
         return Saturation(SATURATED, reason)
     if rising and growth >= MIN_GROWTH:
         return Saturation(UNCLEAR, reason + ", but the rise is steady: run longer")
     return Saturation(STABLE, reason)
+
+
+def _too_few(arrivals: int, rejected: int) -> str:
+    """Say how many requests arrived; both numbers are those of the window."""
+    if rejected == 1 and not arrivals:
+        return "the only request that arrived in the window was rejected"
+    if rejected and not arrivals:
+        return f"all {rejected:,} requests that arrived in the window were rejected"
+    arrived = f"{arrivals} request{'s' if arrivals != 1 else ''} arrived in the window"
+    left_out = f", not counting {rejected:,} rejected" if rejected else ""
+    return f"{arrived}{left_out}; {MIN_ARRIVALS} are needed"
 
 
 def _mean_waiting(columns: Columns, run_end_ns: int, start_ns: int, stop_ns: int) -> NDArray[np.float64]:

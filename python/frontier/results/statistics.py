@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 NS_PER_S = 1e9
+_BLOCK = 1 << 16
 
 # Two-sided 95 % quantiles (0.975) of Student's t, by degrees of freedom: Abramowitz and Stegun, table 26.10.
 _T_975 = {9: 2.262, 19: 2.093}
@@ -41,11 +42,17 @@ class Sample:
         """Return the mean and the population deviation (divisor n, as `numpy.std`); None, None when empty."""
         if not len(self):
             return None, None
-        counts = self.counts
         # Sums rather than dot products: numpy adds pairwise, and no thread pool of a BLAS wakes up.
-        mean = float((self.values * counts).sum()) / len(self)
-        square = float(((self.values - mean) ** 2 * counts).sum()) / len(self)
-        return mean, math.sqrt(square)
+        mean = math.fsum(float((values * counts).sum()) for values, counts in self._blocks()) / len(self)
+        square = math.fsum(float(((values - mean) ** 2 * counts).sum()) for values, counts in self._blocks())
+        return mean, math.sqrt(square / len(self))
+
+    def _blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        """Yield values and counts in blocks: sums then need no temporary array as long as the sample."""
+        for begin in range(0, len(self.values), _BLOCK):
+            cumulative = self.cumulative[begin : begin + _BLOCK]
+            before = self.cumulative[begin - 1] if begin else 0
+            yield self.values[begin : begin + _BLOCK], np.diff(cumulative, prepend=before)
 
     def mean(self) -> float | None:
         """Return the mean, None when empty."""
@@ -81,20 +88,20 @@ def sample(values: NDArray[np.generic]) -> Sample:
 
 
 def weighted_sample(values: NDArray[np.int64], counts: NDArray[np.int64]) -> Sample:
-    """Return the sample in which `values[i]` occurs `counts[i]` (at least 1) times.
+    """Return the sample in which `values[i]` occurs `counts[i]` (at least 1) times; both are overwritten.
 
     Whole nanoseconds stay exact as float64 up to 2^53 ns (104 days).
     """
     bits = int(counts.max(initial=0)).bit_length()
     if len(values) and values.min() >= 0 and int(values.max()) < 1 << (63 - bits):
         # Value and count in one integer: sorting integers is several times faster than finding an order.
-        packed = values << bits
-        packed |= counts
-        packed.sort()
-        cumulative = packed & ((1 << bits) - 1)
-        np.cumsum(cumulative, out=cumulative)
-        packed >>= bits
-        return Sample(packed.astype(np.float64), cumulative)
+        values <<= bits
+        values |= counts
+        values.sort()
+        np.bitwise_and(values, (1 << bits) - 1, out=counts)
+        np.cumsum(counts, out=counts)
+        values >>= bits
+        return Sample(values.astype(np.float64), counts)
     order = np.argsort(values)
     return Sample(values[order].astype(np.float64), np.cumsum(counts[order]))
 

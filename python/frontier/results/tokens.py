@@ -2,13 +2,15 @@
 
 A request emits one token at the end of each step of its runs, so the gaps inside a run are differences of
 consecutive step ends, shared by all requests that were decoding there. Counting how many requests cross each
-step boundary (a difference array) gives the whole multiset of inter-token gaps in O(steps + runs).
+step boundary (a difference array) gives the whole multiset of inter-token gaps in O(steps + runs). How many
+tokens came before some moment follows from the runs alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +18,22 @@ from numpy.typing import NDArray
 from frontier.results.columns import NEVER, Columns, Ints
 from frontier.results.statistics import Sample, weighted_sample
 
+_BLOCK = 1 << 16
+
 
 @dataclass(frozen=True)
 class TokenRuns:
     """Runs of tokens, ordered by request and then by time.
 
     `request`, `first` and `last` have one entry per run; steps are numbered over all replicas, so that they
-    index `end_ns`.
+    index `end_ns`. The steps of replica r are `replica_offsets[r] .. replica_offsets[r + 1]`.
     """
 
     request: Ints
     first: Ints
     last: Ints
     end_ns: Ints
+    replica_offsets: Ints
     num_requests: int
 
     @classmethod
@@ -45,6 +50,7 @@ class TokenRuns:
             first=base + runs["first_step"][order],
             last=base + runs["last_step"][order],
             end_ns=columns.steps["end_ns"],
+            replica_offsets=columns.replica_offsets,
             num_requests=len(columns.requests["status"]),
         )
 
@@ -55,18 +61,45 @@ class TokenRuns:
             requests: boolean mask over all requests of the run.
         """
         request, first, last = self._select(requests)
-        # inside[i]: how many requests cross from step i to step i + 1. It is 0 at the last step of a replica, so
-        # no difference reaches over replicas.
+        # inside[i]: how many requests cross from step i to step i + 1. It is 0 at the last step of a replica,
+        # so no difference reaches over replicas.
         inside = self._crossings(first + 1, last)[1:]
-        crossed = inside > 0
         between = self._between(request, first, last)
-        counts = np.concatenate([inside[crossed], np.ones(len(between), np.int64)])
-        return weighted_sample(np.concatenate([np.diff(self.end_ns)[crossed], between]), counts)
+        many = int(np.count_nonzero(inside))
+        values, counts = np.empty(many + len(between), np.int64), np.ones(many + len(between), np.int64)
+        values[many:] = between
+        self._fill(values, counts, inside)
+        del inside  # as long as the steps, of which there may be millions
+        return weighted_sample(values, counts)
+
+    def _fill(self, values: Ints, counts: Ints, inside: Ints) -> None:
+        """Write the gaps that `inside` counts, in blocks, to spare long temporaries."""
+        done = 0
+        for begin in range(0, len(inside), _BLOCK):
+            crossings = inside[begin : begin + _BLOCK]
+            crossed = crossings > 0
+            part = slice(done, done + int(np.count_nonzero(crossed)))
+            counts[part] = crossings[crossed]
+            values[part] = np.diff(self.end_ns[begin : begin + _BLOCK + 1])[crossed]
+            done = part.stop
+
+    def tokens_until(self, time_ns: Ints) -> Ints:
+        """Return how many tokens (of all requests) were emitted before each moment."""
+        tokens = np.zeros(len(time_ns), np.int64)
+        for base, stop in pairwise(self.replica_offsets.tolist()):
+            step = base + np.searchsorted(self.end_ns[base:stop], time_ns)
+            tokens += self._tokens_before(step) - self._tokens_before(np.array([base]))
+        return tokens
+
+    def _tokens_before(self, step: Ints) -> Ints:
+        """Return how many tokens came in the steps up to each of `step`, which is left out."""
+        begins, stops = self._ramps
+        return begins(step) - stops(step)
 
     @cached_property
-    def tokens_per_step(self) -> Ints:
-        """How many tokens (of all requests) each step emitted, at its `end_ns`."""
-        return self._crossings(self.first, self.last)
+    def _ramps(self) -> tuple[Ramps, Ramps]:
+        # A run adds one token per step from its first step on, and no more from the step after its last one.
+        return Ramps.of(self.first), Ramps.of(self.last + 1)
 
     @cached_property
     def tokens_per_request(self) -> Ints:
@@ -123,3 +156,23 @@ class TokenRuns:
             left, right = self.first[chosen] + 1, self.last[chosen] + 1 - (1 << level)
             largest[chosen] = np.maximum(window[left], window[right])
         return largest
+
+
+@dataclass(frozen=True, slots=True)
+class Ramps:
+    """The sum of the ramps max(x - k, 0) of many whole numbers k."""
+
+    corners: Ints
+    sums: Ints
+
+    @classmethod
+    def of(cls, corners: Ints) -> Ramps:
+        """Take the numbers k in any order."""
+        corners = np.sort(corners)
+        return cls(corners, np.append(0, np.cumsum(corners)))
+
+    def __call__(self, at: Ints) -> Ints:
+        """Return the sum at each of `at`."""
+        passed = np.searchsorted(self.corners, at)
+        result: Ints = passed * at - self.sums[passed]
+        return result

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontier.errors import ConfigError, Issue, show_value
-from frontier.results.columns import TIMELINE_COUNTERS, Columns, Ints
+from frontier.results.columns import Ints
 from frontier.results.statistics import NS_PER_S
 from frontier.units import parse_duration_ns, parse_share
 
@@ -30,10 +30,14 @@ class Window:
         """Length in seconds."""
         return (self.end_ns - self.start_ns) / NS_PER_S
 
+    @property
+    def stop_ns(self) -> int:
+        """The first instant after the window."""
+        return self.end_ns + 1 if self.end_ns == self.run_end_ns else self.end_ns
+
     def holds(self, time_ns: Ints) -> NDArray[np.bool_]:
         """Return whether each time lies in the window; False for what never happened (-1)."""
-        before_end = time_ns <= self.end_ns if self.end_ns == self.run_end_ns else time_ns < self.end_ns
-        inside: NDArray[np.bool_] = (time_ns >= self.start_ns) & before_end
+        inside: NDArray[np.bool_] = (time_ns >= self.start_ns) & (time_ns < self.stop_ns)
         return inside
 
 
@@ -73,10 +77,12 @@ def resolve_window(
                 f"was {end:g} s, but the run ended at {run_s:.9g} s; leave it out to measure up to the end"
             )
             issues.append(Issue("end", end, message))
-    if not issues and run_end_ns > 0 and start_ns >= end_ns:
+    # A run without any event has no length, and neither has its window.
+    if not issues and start_ns >= end_ns and (start_ns, end_ns, run_end_ns) != (0, 0, 0):
         message = (
             f"the window is empty: from {start_ns / NS_PER_S:g} s to {end_ns / NS_PER_S:g} s of a run of "
-            f"{run_s:g} s; shorten the warm-up or the cool-down"
+            f"{run_s:g} s; it must start before it ends, both within the run, so warm-up and cool-down must "
+            f"be less than {run_s:g} s together"
         )
         issues.append(Issue("", (start_ns, end_ns), message))
     if issues:
@@ -107,50 +113,3 @@ def _edge_ns(name: str, value: float, issues: list[Issue]) -> int:
         return round(value * NS_PER_S)
     issues.append(Issue(name, value, f"was {show_value(value)}, must be seconds since the start of the run"))
     return 0
-
-
-def mean_count(begin_ns: Ints, end_ns: Ints, start_ns: int, stop_ns: int) -> float:
-    """Return how many intervals [begin, end) are open on average over [start_ns, stop_ns), 0 if empty."""
-    if stop_ns <= start_ns:
-        return 0.0
-    open_ns = np.clip(end_ns, start_ns, stop_ns) - np.clip(begin_ns, start_ns, stop_ns)
-    return float(open_ns.sum(dtype=np.float64)) / (stop_ns - start_ns)
-
-
-def peak_count(begin_ns: Ints, end_ns: Ints, window: Window) -> int:
-    """Return the largest number of intervals [begin, end) open at once within the window.
-
-    At equal times an end counts before a beginning, as the intervals are half open.
-    """
-    times = np.concatenate([begin_ns, end_ns])
-    change = np.concatenate([np.ones(len(begin_ns), np.int64), np.full(len(end_ns), -1, np.int64)])
-    order = np.lexsort((change, times))
-    times, level = times[order], np.cumsum(change[order])
-    stop = (
-        len(times)
-        if window.end_ns == window.run_end_ns
-        else int(np.searchsorted(times, window.end_ns, side="left"))
-    )
-    # The last event up to the start of the window gives the level there; before the first, none is open.
-    first = int(np.searchsorted(times, window.start_ns, side="right")) - 1
-    return int(level[max(first, 0) : stop].max(initial=0))
-
-
-def counters_between(columns: Columns, window: Window) -> dict[str, float]:
-    """Return how much each counter of the time line grew within the window, summed over replicas.
-
-    Between two samples of a replica a counter is taken to grow evenly, from 0 at time 0.
-    """
-    timeline = columns.timeline
-    grown = dict.fromkeys(TIMELINE_COUNTERS, 0.0)
-    order = np.argsort(timeline["replica"], kind="stable")
-    replicas, begins = np.unique(timeline["replica"][order], return_index=True)
-    stops = np.append(begins[1:], len(order))
-    edges = np.array([window.start_ns, window.end_ns], np.float64)
-    for _, begin, stop in zip(replicas, begins, stops, strict=True):
-        rows = order[begin:stop]
-        time = np.append(0.0, timeline["time_ns"][rows])
-        for name in TIMELINE_COUNTERS:
-            at = np.interp(edges, time, np.append(0.0, timeline[name][rows]))
-            grown[name] += float(at[1] - at[0])
-    return grown
