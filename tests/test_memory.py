@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from frontier.errors import ConfigError
+from frontier.errors import ConfigError, DoesNotFitError
 from frontier.hardware import load_gpu
 from frontier.memory import MemoryPlan, plan_kv_cache
 from frontier.models import kv_layers, load_model, operator_program
@@ -106,7 +106,8 @@ def test_sliding_layers_are_planned_as_full_with_a_warning() -> None:
     (warning,) = p.warnings
     assert "18 of 36 layers have sliding windows" in warning
     assert "--disable-hybrid-kv-cache-manager" in warning
-    assert f"{p.available_bytes // (16 * 2048 * 18):,} blocks" in warning
+    assert f"{p.num_gpu_blocks:,} blocks; with the manager on" in warning
+    assert f"{p.available_bytes // (16 * 2048 * 18):,} blocks, shared" in warning
 
 
 def test_a_model_that_does_not_fit_says_how_many_ranks_it_needs() -> None:
@@ -117,8 +118,9 @@ def test_a_model_that_does_not_fit_says_how_many_ranks_it_needs() -> None:
     assert issue.path == "hardware.gpu"
     assert "tensor_parallel_size 2 or more" in issue.message
     assert plan("llama-3.1-70b", ranks=2).fits
-    with pytest.raises(ConfigError, match="leaves no memory for the KV cache"):
+    with pytest.raises(DoesNotFitError, match="leaves no memory for the KV cache") as caught:
         p.raise_if_not_fitting()
+    assert caught.value.memory is p
 
 
 def test_a_model_that_fits_nowhere_offers_no_ranks() -> None:
@@ -137,6 +139,16 @@ def test_a_length_that_does_not_fit_names_the_longest_and_the_ranks() -> None:
     assert plan("llama-3.1-70b", ranks=2, max_model_len=longest).fits
     assert not plan("llama-3.1-70b", ranks=2, max_model_len=longest + 1).fits
     assert plan("llama-3.1-70b", ranks=4, max_model_len=131072).fits
+
+
+def test_a_length_left_out_is_the_models_own() -> None:
+    p = plan("llama-3.1-70b", ranks=2, max_model_len=None)
+    assert p.max_model_len == 131072
+    (issue,) = p.issues
+    assert issue.message.startswith("is the model's own 131072, but")
+    assert issue.value is None
+    (short,) = plan(max_model_len=None, num_gpu_blocks_override=100).issues
+    assert "max_model_len (the model's own 131072) takes 8192 blocks" in short.message
 
 
 def test_an_override_replaces_the_number_of_blocks() -> None:

@@ -15,10 +15,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from frontier.builtin_examples import examples
     from frontier.config import Scenario, load
     from frontier.errors import (
         ConfigError,
         DeadlockError,
+        DoesNotFitError,
         FrontierError,
         InvariantError,
         Issue,
@@ -30,16 +32,19 @@ if TYPE_CHECKING:
     from frontier.models import ModelSpec, load_model, model_names
     from frontier.results import Result, Summary
     from frontier.simulation import Progress, build_info, simulate, simulate_many
-    from frontier.workloads import load_trace
+    from frontier.trace_columns import clear_trace_cache
+    from frontier.workloads import LoadedTrace, load_trace, trace_from_columns
 
 _HOME_OF = {
     "ConfigError": "errors",
     "DeadlockError": "errors",
+    "DoesNotFitError": "errors",
     "FrontierError": "errors",
     "GpuSpec": "hardware",
     "InvariantError": "errors",
     "Issue": "errors",
     "LivelockError": "errors",
+    "LoadedTrace": "workloads",
     "ModelSpec": "models",
     "Progress": "simulation",
     "Result": "results",
@@ -48,6 +53,8 @@ _HOME_OF = {
     "Summary": "results",
     "WorkloadError": "errors",
     "build_info": "simulation",
+    "clear_trace_cache": "trace_columns",
+    "examples": "builtin_examples",
     "gpu_names": "hardware",
     "load": "config",
     "load_gpu": "hardware",
@@ -56,16 +63,19 @@ _HOME_OF = {
     "model_names": "models",
     "simulate": "simulation",
     "simulate_many": "simulation",
+    "trace_from_columns": "workloads",
 }
 
 __all__ = [
     "ConfigError",
     "DeadlockError",
+    "DoesNotFitError",
     "FrontierError",
     "GpuSpec",
     "InvariantError",
     "Issue",
     "LivelockError",
+    "LoadedTrace",
     "ModelSpec",
     "Progress",
     "Result",
@@ -74,6 +84,8 @@ __all__ = [
     "Summary",
     "WorkloadError",
     "build_info",
+    "clear_trace_cache",
+    "examples",
     "gpu_names",
     "load",
     "load_gpu",
@@ -82,6 +94,7 @@ __all__ = [
     "model_names",
     "simulate",
     "simulate_many",
+    "trace_from_columns",
 ]
 
 

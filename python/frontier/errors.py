@@ -2,7 +2,7 @@
 
 Every one derives from `FrontierError`, so a caller may catch them all with one clause, and also from
 the built-in error it refines (`ValueError`, `RuntimeError`). This module imports nothing outside the
-standard library and nothing from frontier.
+standard library and, when it runs, nothing from frontier.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from frontier.memory import MemoryPlan
 
 _MAX_VALUE_CHARS = 80
 _MAX_ALLOWED_SHOWN = 24
@@ -40,12 +44,13 @@ class Issue:
     line: int | None = None
 
     def __str__(self) -> str:
+        """Return the issue as one line; the names allowed are listed where none of them is close."""
         text = f"{self.path}: {self.message}" if self.path else self.message
         if self.line is not None:
             text = f"line {self.line}: {text}"
         if self.nearest is not None:
             text += f"; did you mean '{self.nearest}'?"
-        if self.allowed:
+        elif self.allowed:
             shown = self.allowed[:_MAX_ALLOWED_SHOWN]
             rest = f", ... {len(self.allowed)} in all" if len(self.allowed) > len(shown) else ""
             text += f" (allowed: {', '.join(shown)}{rest})"
@@ -73,8 +78,33 @@ class ConfigError(FrontierError, ValueError):
         self.source = source
         super().__init__(_render(self.issues, source))
 
+    def placed(self, issues: Iterable[Issue], source: str | None) -> ConfigError:
+        """Return the same error with its issues and its source as given, to say more of their place."""
+        return ConfigError(issues, source=source)
+
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild_config_error, (self.issues, self.source))
+
+
+class DoesNotFitError(ConfigError):
+    """A configuration that is valid, but does not fit in the GPU's memory: the engine would not start.
+
+    `memory` tells where the memory goes (`memory.explain()`), and how much is lacking.
+    """
+
+    memory: MemoryPlan
+
+    def __init__(self, issues: Iterable[Issue], *, memory: MemoryPlan, source: str | None = None) -> None:
+        """Take the issues and the plan of one rank's memory that they are about."""
+        super().__init__(issues, source=source)
+        self.memory = memory
+
+    def placed(self, issues: Iterable[Issue], source: str | None) -> DoesNotFitError:
+        """Return the same error with its issues and its source as given, to say more of their place."""
+        return DoesNotFitError(issues, memory=self.memory, source=source)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_does_not_fit_error, (self.issues, self.memory, self.source))
 
 
 class WorkloadError(FrontierError, ValueError):
@@ -148,6 +178,12 @@ def _render(issues: Sequence[Issue], source: str | None) -> str:
 
 def _rebuild_config_error(issues: tuple[Issue, ...], source: str | None) -> ConfigError:
     return ConfigError(issues, source=source)
+
+
+def _rebuild_does_not_fit_error(
+    issues: tuple[Issue, ...], memory: MemoryPlan, source: str | None
+) -> DoesNotFitError:
+    return DoesNotFitError(issues, memory=memory, source=source)
 
 
 def _rebuild_workload_error(

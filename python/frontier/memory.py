@@ -12,7 +12,7 @@ import functools
 import math
 from dataclasses import dataclass, field, replace
 
-from frontier.errors import ConfigError, Issue, show_value
+from frontier.errors import ConfigError, DoesNotFitError, Issue, show_value
 from frontier.hardware.spec import GpuSpec
 from frontier.models.footprint import activation_bytes, graph_bytes
 from frontier.models.kv import KvLayer, hybrid_num_blocks, kv_layers
@@ -84,10 +84,10 @@ class MemoryPlan:
         """Raise the issues, if any.
 
         Raises:
-            ConfigError: with the numbers of `explain`.
+            DoesNotFitError: with this plan.
         """
         if self.issues:
-            raise ConfigError(self.issues)
+            raise DoesNotFitError(self.issues, memory=self)
 
     def explain(self) -> str:
         """Return a table of where the memory goes, with warnings and issues below it."""
@@ -125,12 +125,14 @@ def plan_kv_cache(
     gpu_memory_utilization: float,
     max_num_batched_tokens: int,
     max_num_seqs: int,
-    max_model_len: int,
+    max_model_len: int | None,
     kv_cache_dtype: str = "auto",
     num_gpu_blocks_override: int | None = None,
     weight_dtype: str = "bfloat16",
 ) -> MemoryPlan:
     """Plan the memory of one rank. Parameters are vLLM's; a plan that does not fit says so in its `issues`.
+
+    A `max_model_len` of None is the model's own.
 
     Raises:
         ConfigError: a parameter out of range, sizes that cannot be cut over so many ranks, more ranks than a
@@ -141,7 +143,7 @@ def plan_kv_cache(
             "block_size": block_size,
             "max_num_batched_tokens": max_num_batched_tokens,
             "max_num_seqs": max_num_seqs,
-            "max_model_len": max_model_len,
+            "max_model_len": 1 if max_model_len is None else max_model_len,
             "num_gpu_blocks_override": 1 if num_gpu_blocks_override is None else num_gpu_blocks_override,
         },
         gpu_memory_utilization,
@@ -154,7 +156,7 @@ def plan_kv_cache(
         utilization=gpu_memory_utilization,
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
-        max_model_len=max_model_len,
+        given_length=max_model_len,
         kv_cache_dtype=kv_cache_dtype,
         override=num_gpu_blocks_override,
         weight_dtype=weight_dtype,
@@ -172,10 +174,15 @@ class _Request:
     utilization: float
     max_num_batched_tokens: int
     max_num_seqs: int
-    max_model_len: int
+    given_length: int | None
     kv_cache_dtype: str
     override: int | None
     weight_dtype: str
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest request."""
+        return self.spec.max_model_len if self.given_length is None else self.given_length
 
     def plan(self, tp: int, *, advise: bool = True) -> MemoryPlan:
         """Compute the plan over `tp` ranks; `advise` looks for numbers of ranks that would fit."""
@@ -236,15 +243,21 @@ def _with_findings(
 
 def _hybrid_warnings(plan: MemoryPlan, layers: list[KvLayer]) -> list[str]:
     sliding = sum(layer.count for layer in layers if layer.window is not None)
+    total = sum(layer.count for layer in layers)
     if not sliding:
         return []
-    blocks = hybrid_num_blocks(layers, available_bytes=plan.available_bytes, block_size=plan.block_size)
+    if sliding == total:
+        return [
+            f"all {total} layers have sliding windows: vLLM frees the blocks that a request's window has left"
+            " behind, here a request keeps the blocks of its whole context"
+        ]
     text = (
-        f"{sliding} of {sum(layer.count for layer in layers)} layers have sliding windows; their cache is "
-        "planned as full attention, as vLLM does with --disable-hybrid-kv-cache-manager"
+        f"{sliding} of {total} layers have sliding windows; KV capacity is that of vLLM with"
+        f" --disable-hybrid-kv-cache-manager: {plan.num_gpu_blocks:,} blocks"
     )
+    blocks = hybrid_num_blocks(layers, available_bytes=plan.available_bytes, block_size=plan.block_size)
     if blocks is not None and plan.num_gpu_blocks_override is None:
-        text += f" (with the manager on it would have {blocks:,} blocks shared by groups of layers)"
+        text += f"; with the manager on it would be {blocks:,} blocks, shared by groups of layers"
     return [text]
 
 
@@ -260,9 +273,11 @@ def _override_warnings(plan: MemoryPlan, computed: int) -> list[str]:
 def _issues(request: _Request, plan: MemoryPlan, *, advise: bool) -> list[Issue]:
     """Return vLLM's reasons not to start, with ways to mend them."""
     needed = math.ceil(plan.max_model_len / plan.block_size)
+    own = request.given_length is None
+    written = f"the model's own {plan.max_model_len}" if own else f"{plan.max_model_len}"
     override = plan.num_gpu_blocks_override
     if override is not None:
-        return _override_issues(plan, override, needed)
+        return _override_issues(plan, override, needed, written)
     if plan.num_gpu_blocks >= needed:
         return []
     longest = plan.num_gpu_blocks * plan.block_size
@@ -278,20 +293,18 @@ def _issues(request: _Request, plan: MemoryPlan, *, advise: bool) -> list[Issue]
         )
         return [Issue("hardware.gpu", plan.gpu, message)]
     message = (
-        f"was {plan.max_model_len}, but the KV cache holds {longest} tokens and vLLM refuses to start unless "
-        f"one longest request fits ({_gib(needed * plan.bytes_per_block)} needed, "
+        f"{'is' if own else 'was'} {written}, but the KV cache holds {longest} tokens and vLLM refuses to "
+        f"start unless one longest request fits ({_gib(needed * plan.bytes_per_block)} needed, "
         f"{_gib(plan.available_bytes)} left)"
     )
-    return [Issue("engine.max_model_len", plan.max_model_len, message, tuple(remedies))]
+    return [Issue("engine.max_model_len", request.given_length, message, tuple(remedies))]
 
 
-def _override_issues(plan: MemoryPlan, override: int, needed: int) -> list[Issue]:
+def _override_issues(plan: MemoryPlan, override: int, needed: int, written: str) -> list[Issue]:
     path = "engine.num_gpu_blocks_override"
     issues = []
     if override < needed:
-        message = (
-            f"was {override}, but one request of max_model_len {plan.max_model_len} takes {needed} blocks"
-        )
+        message = f"was {override}, but one request of max_model_len ({written}) takes {needed} blocks"
         issues.append(Issue(path, override, message, (f"{needed} or more",)))
     room = max(plan.total_bytes - plan.weights_bytes, 0) // plan.bytes_per_block
     if override > room:

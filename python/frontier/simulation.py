@@ -206,6 +206,7 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
         for name in ("ttft", "tpot", "itl", "e2e")
     }
     window = slo.window
+    report = None if lowered.columns is None else lowered.columns.report
     return RunFacts(
         gpus_total=resolved.gpus_total,
         step_time=lowered.plan["step_time"]["kind"],
@@ -218,6 +219,8 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
         cooldown=_span(window.cooldown),
         scenario=scenario.to_dict(),
         warnings=lowered.warnings,
+        trace_rows_read=None if report is None else report.rows_read,
+        trace_rows_skipped=None if report is None else sum(report.rows_skipped.values()),
         versions={"frontier": _frontier.__version__},
     )
 

@@ -1,12 +1,16 @@
-"""The columns of a scenario's trace: loaded, cut, sampled and scaled as it says, shared while in use."""
+"""The columns of a scenario's trace: loaded, cut, sampled and scaled as it says, shared while in use.
+
+The files read last are kept in memory up to `CACHE_BYTES`, so that a sweep over scales or samples of one
+trace reads it once. `clear_trace_cache` lets go of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import threading
 import weakref
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from frontier.config.locate import is_path
 from frontier.config.trace import Trace
@@ -14,6 +18,9 @@ from frontier.errors import ConfigError, Issue
 
 if TYPE_CHECKING:
     from frontier.workloads import LoadedTrace
+
+CACHE_BYTES: Final = 512 * 2**20
+"""Most memory that files kept for the next scenario may take."""
 
 _in_use: weakref.WeakValueDictionary[tuple[Any, ...], LoadedTrace] = weakref.WeakValueDictionary()
 
@@ -34,6 +41,8 @@ def trace_columns(trace: Trace, *, seed: int, replication: int) -> LoadedTrace:
     if columns is None:
         columns = _transform(_load(trace), trace, draw)
         _in_use[key] = columns
+    else:
+        _read_last.note_use(columns)
     rows, wanted = len(columns), trace.num_requests
     if wanted is not None and wanted > rows and trace.arrivals is None:
         cut = [name for name, used in _cuts(trace).items() if used]
@@ -69,13 +78,61 @@ def _load(trace: Trace) -> LoadedTrace:
     )
 
 
-@lru_cache(maxsize=2)
 def _load_file(path: str, signature: tuple[int, ...], **options: Any) -> LoadedTrace:
-    """Load a file; a sweep over scales or samples of one trace reads it once."""
+    """Load a file, or take it from those read last."""
     from frontier.workloads import load_trace  # noqa: PLC0415 - polars is imported where a trace is read
 
+    key = (path, signature, *options.items())
+    kept = _read_last.get(key)
+    if kept is not None:
+        return kept
     columns = options.pop("columns")
-    return load_trace(path, columns=dict(columns) if columns is not None else None, **options)
+    loaded = load_trace(path, columns=dict(columns) if columns is not None else None, **options)
+    _read_last.put(key, loaded)
+    return loaded
+
+
+class _Cache:
+    """Loaded files, the least recently used let go first when they take more than `CACHE_BYTES`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[Any, ...], LoadedTrace] = {}
+
+    def get(self, key: tuple[Any, ...]) -> LoadedTrace | None:
+        with self._lock:
+            found = self._kept.pop(key, None)
+            if found is not None:
+                self._kept[key] = found  # now the last used
+            return found
+
+    def put(self, key: tuple[Any, ...], loaded: LoadedTrace) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+            self._kept[key] = loaded
+            while self._kept and self.nbytes > CACHE_BYTES:
+                del self._kept[next(iter(self._kept))]
+
+    def note_use(self, loaded: LoadedTrace) -> None:
+        with self._lock:
+            for key in [key for key, kept in self._kept.items() if kept is loaded]:
+                self._kept[key] = self._kept.pop(key)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(loaded.nbytes for loaded in self._kept.values())
+
+
+_read_last = _Cache()
+
+
+def clear_trace_cache() -> None:
+    """Let go of the traces that are kept in memory for the next scenario; those in use stay."""
+    _read_last.clear()
 
 
 def _transform(columns: LoadedTrace, trace: Trace, draw: int) -> LoadedTrace:

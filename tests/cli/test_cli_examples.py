@@ -5,7 +5,7 @@ import json
 import pytest
 
 import frontier
-from frontier.cli.examples import example_path
+from frontier.builtin_examples import example_path
 
 NAMES = ("azure-2023-conv", "chat-poisson", "offline-batch")
 
@@ -14,6 +14,16 @@ def test_lists_the_examples(cli):
     lines = cli("examples").stdout.splitlines()
     assert tuple(line.split()[0] for line in lines) == NAMES
     assert max(map(len, lines)) <= 80
+
+
+def test_examples_as_json(cli):
+    listed = json.loads(cli("examples", "--json").stdout)
+    assert tuple(each["name"] for each in listed) == NAMES
+    one = json.loads(cli("examples", "chat-poisson", "--json").stdout)
+    assert one["yaml"] == cli("examples", "chat-poisson").stdout
+    assert {"name": one["name"], "description": one["description"]} in listed
+    error = json.loads(cli("examples", "chat-poison", "--json").stderr)["error"]
+    assert (error["exit_code"], error["issues"][0]["nearest"]) == (3, "chat-poisson")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +63,7 @@ def test_unknown_example_suggests_the_nearest(cli, command):
     result = cli(command, "chat-poison")
     assert result.exit_code == 3
     assert "did you mean 'chat-poisson'?" in result.stderr
-    assert "offline-batch" in result.stderr
+    assert "offline-batch" in cli(command, "nothing-like-it").stderr
 
 
 def test_missing_file_suggests_a_neighbour(cli, small):

@@ -44,7 +44,7 @@ def test_json_is_one_document_with_the_figures_of_the_api(cli, small):
     assert document["digest"] == expected.digest
     assert document["step_time"] == document["summary"]["step_time"] == "roofline"
     assert document["summary"] == json.loads(json.dumps(expected.summary().to_dict()))
-    assert document["attribution"]["e2e"]["mean_s"] == expected.attribution("e2e").mean_s
+    assert document["attribution"]["e2el"]["mean_s"] == expected.attribution("e2el").mean_s
     assert frontier.Scenario.from_dict(document["scenario"]) == frontier.load(small)
     assert document["saved"] is None
 
@@ -167,6 +167,31 @@ def test_json_errors_carry_the_issues(cli, small):
     assert "max_num_seqs" in issue["allowed"]
 
 
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("model: [", ()),
+        ("model: 5\nmodel: 6", ()),
+        (None, ("--set", "engine")),
+        (None, ("--set", "engine.nothing=1")),
+        (None, ("--set", "seed=[")),
+        (None, ("--set", "seed=-1")),
+        (None, ("--warmup", "10")),
+        (None, ("--set", "model=llama-3.1-405b")),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_errors_name_the_file(cli, small, command, text, options):
+    if text is not None:
+        small.write_text(text)
+    if command == "check" and "--warmup" in options:
+        options = ("--set", "objectives.window.warmup='10'")
+    plain = cli(command, small, *options)
+    assert plain.stderr.startswith(f"error: {small}: ")
+    error = json.loads(cli(command, small, *options, "--json").stderr)["error"]
+    assert error["source"] == str(small)
+
+
 def test_values_that_json_lacks_are_told_as_text(cli, small):
     result = cli("run", small, "--set", "engine.watermark=.nan", "--json")
     assert result.exit_code == 3
@@ -179,7 +204,7 @@ def test_what_does_not_fit_has_its_own_code(cli, small):
     assert result.exit_code == 4
     assert "hardware.gpu" in result.stderr
     error = json.loads(cli(*arguments, "--json").stderr)["error"]
-    assert (error["type"], error["exit_code"]) == ("ConfigError", 4)
+    assert (error["type"], error["exit_code"]) == ("DoesNotFitError", 4)
 
     also_wrong = cli(*arguments, "--set", "cluster.replicas=0")
     assert also_wrong.exit_code == 3
@@ -208,7 +233,7 @@ def test_keyboard_interrupt_has_code_130(cli, small, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_ctrl_c_ends_a_long_run(small):
-    many = "workload.synthetic.num_requests=100000000"
+    many = "workload.synthetic.num_requests=20000000"
     # The signal is to meet the simulation and not the imports, so it waits for the first report of progress.
     program = (
         "import sys, frontier\n"

@@ -138,7 +138,10 @@ EFFECTS |= {
     "workload.trace.block_size": (HASHED, 16, 15),
 }
 
+SLIDING = {"model": "gpt-oss-20b", "engine.disable_hybrid_kv_cache_manager": True}
+
 STARTS: dict[str, Change] = {
+    "engine.disable_hybrid_kv_cache_manager": (SLIDING, True, False),
     "workload.trace.format": (plain(), "plain", "azure"),
     "workload.trace.on_bad_row": (plain(columns={**COLUMNS, "output_tokens": "level"}), "skip", "error"),
     "workload.trace.on_unsorted": (plain(), "sort", "error"),

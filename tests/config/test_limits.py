@@ -23,13 +23,13 @@ GIB = 2**30
         ("h100", 79 * GIB, (8192, 1024)),
         ("anything", 70 * GIB, (8192, 1024)),
         ("anything", 70 * GIB - 1, (2048, 256)),
-        ("a100-80gb", 79 * GIB, (2048, 256)),
+        (None, 79 * GIB, (8192, 1024)),
         ("NVIDIA A100-SXM4-80GB", 79 * GIB, (2048, 256)),
         ("a800", 79 * GIB, (8192, 1024)),
         ("l40s", 44 * GIB, (2048, 256)),
     ],
 )
-def test_batch_defaults_by_gpu(name: str, memory_bytes: int, expected: tuple[int, int]) -> None:
+def test_batch_defaults_by_gpu(name: str | None, memory_bytes: int, expected: tuple[int, int]) -> None:
     assert default_batch(name, memory_bytes) == expected
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from frontier.config import Scenario
+from frontier.config.trace import MAX_REQUESTS
 from frontier.errors import ConfigError, Issue
 
 Problems = Callable[..., dict[str, Issue]]
@@ -55,10 +56,14 @@ SECTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"model": {"model_type": "llama"}}, "model.hidden_size", "is missing"),
     ({"model": {"config": "llama-3.1-8b", "hidden_size": -5}}, "model.hidden_size", "was -5"),
     ({"model": ""}, "model", "must not be empty"),
-    ({"model": {"rope_theta": math.nan}}, "model", "numbers must be finite"),
-    ({"model": {"a": [{1: 2}]}}, "model", "has the key 1, keys must be text"),
-    ({"model": {"a": {1, 2}}}, "model", "must be made of plain values"),
-    ({"hardware": {"gpu": {"peak": {"bf16": math.inf}}}}, "hardware.gpu", "numbers must be finite"),
+    ({"model": {"rope_theta": math.nan}}, "model.rope_theta", "was nan, must be finite"),
+    ({"model": {"a": [{1: 2}]}}, "model.a.0", "has the key 1, keys must be text"),
+    ({"model": {"a": {1, 2}}}, "model.a", "must be made of plain values"),
+    (
+        {"hardware": {"gpu": {"peak": {"bf16": math.inf}}}},
+        "hardware.gpu.peak.bf16",
+        "was inf, must be finite",
+    ),
     ({"model": "no/such/config.json"}, "model", "neither a preset nor a config.json"),
     ({"objectives": {"ttft": "0s"}}, "objectives.ttft", "must be longer than 0"),
     ({"objectives": {"ttft": 0.5}}, "objectives.ttft", "a time needs a unit"),
@@ -82,7 +87,11 @@ SECTIONS: list[tuple[dict[str, Any], str, str]] = [
         "workload.synthetic",
         "burst arrivals need num_requests",
     ),
-    ({"workload": synthetic(num_requests=10**9)}, "workload.synthetic.num_requests", "at most 100000000"),
+    (
+        {"workload": synthetic(num_requests=10**9)},
+        "workload.synthetic.num_requests",
+        f"at most {MAX_REQUESTS}",
+    ),
     ({"workload": synthetic(duration=5)}, "workload.synthetic.duration", "a time needs a unit"),
     ({"workload": synthetic(max_priority=2**31)}, "workload.synthetic.max_priority", "must be at most"),
     ({"workload": synthetic(sessions=0)}, "workload.synthetic.sessions", "must be at least 1"),

@@ -166,6 +166,13 @@ def test_with_replaces_the_alternative_of_a_choice(base: Scenario) -> None:
     assert linear.engine.step_time.chosen == "linear"
 
 
+def test_with_reports_all_that_is_wrong(base: Scenario) -> None:
+    with pytest.raises(ConfigError) as error:
+        base.with_({"cluster.replica": 1, "seed": -1, "seed.x": 2, "engine.max_num_seqs": 0})
+    paths = [issue.path for issue in error.value.issues]
+    assert paths == ["cluster.replica", "seed.x", "engine.max_num_seqs", "seed"]
+
+
 def test_with_refuses_two_alternatives_at_once(base: Scenario) -> None:
     arrivals = "workload.synthetic.arrivals"
     with pytest.raises(ConfigError, match="poisson and constant at once"):

@@ -106,7 +106,16 @@ def test_names_are_read_leniently() -> None:
 @pytest.mark.parametrize(
     ("changes", "path", "words"),
     [
-        ({"memory": None}, "memory", "is missing"),
+        ({"memory": None}, "memory", "is missing; give a size with its unit, as in memory: 81090MiB"),
+        ({"peak": None}, "peak", "is missing; give dense rates per type with their unit"),
+        ({"nvlink_bandwidth": "450GB/s"}, "gpus_per_node", "as in gpus_per_node: 8"),
+        ({"nvlink_latency": "4us"}, "nvlink_latency", "has no effect without nvlink_bandwidth"),
+        ({"nic_bandwidth": "50GB/s"}, "nic_bandwidth", "the network is not modelled; remove it"),
+        ({"nic_latency": "5us"}, "nic_latency", "the network is not modelled; remove it"),
+        ({"compute_capability": "sm_90"}, "compute_capability", "must be major.minor, as in '9.0'"),
+        ({"compute_capability": 9}, "compute_capability", "was 9, must be major.minor"),
+        ({"compute_capability": "9"}, "compute_capability", "was '9', must be major.minor"),
+        ({"device_name": 5}, "device_name", "must be a text"),
         ({"memory": "80"}, "memory", "needs a unit"),
         ({"memory": "0GiB"}, "memory", "greater than 0"),
         ({"num_sms": -1}, "num_sms", "negative"),
@@ -129,6 +138,13 @@ def test_a_bad_key_is_named_with_its_value(changes: dict[str, Any], path: str, w
         load_gpu(MINE | changes)
     (issue,) = [issue for issue in caught.value.issues if issue.path == path]
     assert words in str(issue)
+
+
+def test_facts_of_a_gpu_may_be_numbers_of_yaml() -> None:
+    assert load_gpu(MINE | {"compute_capability": 10.0}).compute_capability == "10.0"
+    linked = MINE | {"nvlink_bandwidth": "450GB/s", "gpus_per_node": 4}
+    assert load_gpu(linked).gpus_per_node == 4
+    assert load_gpu("a100-80gb").device_name == "NVIDIA A100-SXM4-80GB"
 
 
 def test_all_problems_are_reported_together() -> None:

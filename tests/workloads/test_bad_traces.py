@@ -155,7 +155,7 @@ def test_bad_parquet_rows_are_named_by_their_number(tmp_path):
 def test_unsorted_arrivals_are_refused_with_both_lines(write):
     error = refused(write(HEADER + "1,1,1\n\n3,1,1\n2.5,1,1\n"))
     assert (error.line, error.column) == (5, "arrived_at")
-    assert "arrives 500000000 ns before the request of line 4" in str(error)
+    assert "arrives 500ms before the request of line 4" in str(error)
     assert "on_unsorted='sort'" in str(error)
 
 
@@ -216,10 +216,10 @@ def test_columns_named_twice_are_refused(write):
         ({"format": "plain"}, "format 'plain' needs columns"),
         ({"time_unit": "sec"}, "time_unit was 'sec', must be one of s, ms, us, ns, datetime"),
         ({"columns": {"prompt_token": "x"}}, "did you mean 'prompt_tokens'?"),
-        ({"columns": {"arrival": "arrived_at"}}, "names no prompt_tokens"),
+        ({"format": "plain", "columns": {"arrival": "arrived_at"}}, "names no prompt_tokens"),
         ({"format": "vidur", "columns": {"output_tokens": None}}, "names no output_tokens"),
         ({"format": "vidur", "columns": {"hash_ids": "num_decode_tokens"}}, "hash_ids need block_size"),
-        ({"block_size": 16}, "block_size was given, but no column of hash_ids"),
+        ({"block_size": 16}, "block_size was 16, but there is no column of hash_ids"),
         ({"block_size": 0}, "block_size was 0, must be at least 1"),
         ({"on_bad_row": "ignore"}, "on_bad_row was 'ignore', must be one of error, skip"),
         ({"on_unsorted": "shuffle"}, "on_unsorted was 'shuffle', must be one of error, sort"),

@@ -239,6 +239,26 @@ def test_columns_replace_those_of_a_format(write):
     assert trace.arrival_ns.tolist() == [0, 4_314_579, 5_892_655]
 
 
+def test_columns_replace_those_of_a_format_that_is_detected(write):
+    head, *rows = VIDUR.strip().split("\n")
+    text = "\n".join([f"{head},level", *(f"{row},{number}" for number, row in enumerate(rows))])
+    trace = load_trace(write("t.csv", text), columns={"priority": "level"})
+    assert trace.report.format == "vidur"
+    assert trace.priority.tolist() == [0, 1, 2]
+    turned = load_trace(write("t.csv", text), columns={"prompt_tokens": "num_decode_tokens"})
+    assert turned.prompt_tokens.tolist() == trace.output_tokens.tolist() == turned.output_tokens.tolist()
+
+
+def test_a_detected_format_keeps_its_unit_and_its_blocks(write):
+    record = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2], "who": "a"}
+    later = record | {"timestamp": 1500}
+    trace = load_trace(write("t.jsonl", lines(record, later)), columns={"session": "who"})
+    assert trace.report.format == "mooncake"
+    assert trace.arrival_ns.tolist() == [0, 1_500_000_000]
+    assert trace.session.tolist() == [0, 0]
+    assert trace.segment_offsets is not None
+
+
 def test_lengths_alone_arrive_at_once_on_demand(write):
     roles = {"arrival": None, "prompt_tokens": "p", "output_tokens": "o"}
     trace = load_trace(write("t.csv", "p,o\n3,4\n5,6\n"), columns=roles)

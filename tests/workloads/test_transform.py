@@ -124,8 +124,12 @@ def test_a_sample_keeps_prompts(small):
     [
         (lambda t: slice_time(t, -1), "must be 0 <= start < end"),
         (lambda t: slice_time(t, 5, 5), "must be 0 <= start < end"),
-        (lambda t: slice_time(t, 31), "arrivals end at 30 ns"),
-        (lambda t: slice_time(t, 21, 29), "no request arrives in 21 ... 29 ns"),
+        (lambda t: slice_time(t, 31), "no request arrives 31ns or later after the first arrival"),
+        (
+            lambda t: slice_time(t, 6 * 10**11),
+            "arrives 10min or later after the first arrival; the last arrives 30ns",
+        ),
+        (lambda t: slice_time(t, 21, 29), "no request arrives from 21ns until 29ns after the first arrival"),
         (lambda t: limit(t, 0), "num_requests was 0"),
         (lambda t: scale_time(t, 0), "factor was 0"),
         (lambda t: scale_time(t, float("nan")), "factor was nan"),

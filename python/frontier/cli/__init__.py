@@ -20,6 +20,8 @@ run.
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from frontier.cli.check import check
@@ -64,3 +66,5 @@ def main() -> None:
 
     Start with `frontier run azure-2023-conv`, or `frontier examples` for scenarios to begin from.
     """
+    # Nothing here multiplies matrices; numpy's idle BLAS threads would only burn processor time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

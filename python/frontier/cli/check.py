@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from frontier.cli import output
-from frontier.cli.exits import DoesNotFitError, issues_json
+from frontier.cli.exits import issues_json
 from frontier.cli.options import json_option, scenario_argument, set_option
-from frontier.cli.scenario import Given
+from frontier.errors import DoesNotFitError
 
 if TYPE_CHECKING:
     from frontier.config import Scenario
@@ -28,12 +28,12 @@ def check(scenario: str, overrides: tuple[str, ...], as_json: bool) -> None:
     Reads its trace, shows the engine's effective limits and explains the GPU's memory: weights, KV blocks,
     what is left, and why a configuration does not fit.
     """
-    given = Given.of(scenario, overrides)
+    from frontier.config import load  # noqa: PLC0415 - slow to import
+
     try:
-        chosen = given.load()
+        chosen = load(scenario, overrides=overrides)
     except DoesNotFitError as error:
-        plan = given.failed_memory_plan(error)
-        assert plan is not None
+        plan = error.memory
         if as_json:
             output.print_json({"fits": False, "memory": memory_facts(plan), "issues": issues_json(error)})
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from frontier.errors import ConfigError, FrontierError, WorkloadError, show_value
+from frontier.errors import ConfigError, DoesNotFitError, FrontierError, WorkloadError, show_value
 
 FAILED: Final = 1
 INVALID: Final = 3
@@ -23,10 +23,6 @@ EXIT_CODES: Final = {
 """Every exit code with its meaning, as `frontier --help` lists them."""
 
 
-class DoesNotFitError(ConfigError):
-    """A scenario whose only problem is that the engine would not start for want of memory."""
-
-
 def exit_code_of(error: FrontierError) -> int:
     """Return the exit code that stands for an error."""
     if isinstance(error, DoesNotFitError):
@@ -42,7 +38,7 @@ def error_text(error: FrontierError) -> str:
 def error_json(error: FrontierError) -> str:
     """Return an error as a JSON document of one line."""
     content: dict[str, Any] = {
-        "type": ConfigError.__name__ if isinstance(error, DoesNotFitError) else type(error).__name__,
+        "type": type(error).__name__,
         "message": str(error),
         "exit_code": exit_code_of(error),
         "source": None,

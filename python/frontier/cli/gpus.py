@@ -93,6 +93,7 @@ def _detail(spec: GpuSpec) -> list[tuple[str, str]]:
         ),
         ("GPUs per node", f"{spec.gpus_per_node}"),
         ("compute capability", spec.compute_capability or "-"),
+        *([("CUDA's name", spec.device_name)] if spec.device_name else []),
         (
             "efficiency",
             f"compute {spec.compute_efficiency:.0%}, memory {spec.memory_efficiency:.0%},"

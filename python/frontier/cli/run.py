@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,6 @@ import click
 from frontier.cli import output
 from frontier.cli.options import json_option, scenario_argument, set_option
 from frontier.cli.progress import progress_bar
-from frontier.cli.scenario import Given
 from frontier.errors import FrontierError
 
 if TYPE_CHECKING:
@@ -65,16 +65,16 @@ def run(
         raise click.UsageError("--overwrite goes with --save")
     if save is not None:
         _check_target(save, overwrite=overwrite)
-    chosen = Given.of(scenario, overrides).load()
-    if on_bad_row is not None and chosen.workload.trace is None:
-        raise click.UsageError("--on-bad-row goes with a trace, which this scenario does not have")
-    options = {
-        "objectives.window.warmup": warmup,
-        "objectives.window.cooldown": cooldown,
-        "workload.trace.on_bad_row": on_bad_row,
-    }
-    if changes := {path: value for path, value in options.items() if value is not None}:
-        chosen = chosen.with_(changes)
+    from frontier.config import load  # noqa: PLC0415 - slow to import
+
+    spans = {"warmup": warmup, "cooldown": cooldown}
+    given = {name: json.dumps(span, ensure_ascii=False) for name, span in spans.items() if span is not None}
+    window = [f"objectives.window.{name}={span}" for name, span in given.items()]
+    chosen = load(scenario, overrides=[*overrides, *window])
+    if on_bad_row is not None:
+        if chosen.workload.trace is None:
+            raise click.UsageError("--on-bad-row goes with a trace, which this scenario does not have")
+        chosen = chosen.with_({"workload.trace.on_bad_row": on_bad_row})
 
     from frontier import simulate  # noqa: PLC0415 - slow to import
 
@@ -100,7 +100,7 @@ def document(result: Result, saved: Path | None) -> dict[str, Any]:
         "digest": result.digest,
         "totals": dict(result.totals),
         "summary": result.summary().to_dict(),
-        "attribution": {kind: result.attribution(kind).to_dict() for kind in ("ttft", "e2e")},
+        "attribution": {kind: result.attribution(kind).to_dict() for kind in ("ttft", "e2el")},
         "scenario": dict(facts.scenario),
         "versions": dict(facts.versions),
         "saved": None if saved is None else str(saved),

@@ -5,7 +5,8 @@
 the form.
 """
 
+from frontier.config.files import apply_set, load
 from frontier.config.resolve import Resolved
-from frontier.config.scenario import Scenario, apply_set, json_schema, load
+from frontier.config.scenario import Scenario, json_schema
 
 __all__ = ["Resolved", "Scenario", "apply_set", "json_schema", "load"]

@@ -76,6 +76,17 @@ class Piecewise(Section):
             raise ValueError("all rates are 0, so no request would ever arrive; at least one must be over 0")
         return self
 
+    def mean_arrivals(self, duration_ns: int) -> float:
+        """Return the mean number of arrivals in a time."""
+        period_ns = sum(segment.duration for segment in self.segments)
+        rounds = duration_ns // period_ns if self.repeat else 0
+        mean = rounds * sum(segment.duration * segment.rate for segment in self.segments)
+        left_ns = duration_ns - rounds * period_ns
+        for segment in self.segments:
+            mean += min(segment.duration, left_ns) * segment.rate
+            left_ns -= min(segment.duration, left_ns)
+        return (mean + left_ns * self.segments[-1].rate) / 1e9
+
 
 class ClosedLoop(Section):
     """Clients that each send the next request after their last one ended."""
@@ -101,3 +112,10 @@ class Arrivals(Choice):
     """A Poisson process whose rate changes."""
     closed_loop: ClosedLoop | None = None
     """A fixed number of clients."""
+
+    def mean_arrivals(self, duration_ns: int) -> float | None:
+        """Return the mean number of arrivals in a time, None where it depends on the simulation."""
+        if self.piecewise is not None:
+            return self.piecewise.mean_arrivals(duration_ns)
+        law = self.poisson or self.gamma or self.constant
+        return law.rate * duration_ns / 1e9 if law is not None else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Hashable
+from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -157,6 +158,15 @@ class Choice(Section):
         inner.clear()
         inner.update({**about, "anyOf": [*short, mapping]} if short else {**about, **mapping})
         return schema
+
+
+def frozen(value: Any) -> Hashable:
+    """Return a hashable stand-in for plain values; equal values have equal ones."""
+    if isinstance(value, dict):
+        return frozenset((key, frozen(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(frozen(item) for item in value)
+    return cast(Hashable, value)
 
 
 def section_of(owner: type[BaseModel], field: str) -> type[Section] | None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frontier.config.engine import Engine
 from frontier.config.locate import is_path
 from frontier.config.sections import Cluster, Objectives
 from frontier.config.workload import Workload
 from frontier.errors import Issue, nearest_name, show_value
+
+if TYPE_CHECKING:
+    from frontier.models import ModelSpec
 
 Known = Callable[..., bool]
 """Tells whether all the dotted paths named are usable."""
@@ -30,6 +34,30 @@ def engine_issues(engine: Engine, known: Known) -> list[Issue]:
         message = "all constants are 0, so time would stand still; at least one must be over 0"
         issues.append(Issue("engine.step_time.linear", linear.model_dump(), message))
     return issues
+
+
+def kv_cache_manager_issues(engine: Engine, spec: ModelSpec, known: Known) -> list[Issue]:
+    """Return what is wrong with the choice of the KV cache manager for a model's layers."""
+    path = "engine.disable_hybrid_kv_cache_manager"
+    if not known(path):
+        return []
+    given = engine.disable_hybrid_kv_cache_manager
+    windows = [getattr(group.attention, "window", None) for group in spec.layers for _ in range(group.count)]
+    sliding = sum(window is not None for window in windows)
+    if sliding in (0, len(windows)):
+        if given is None:
+            return []
+        message = f"has no effect on {spec.name}, whose layers are all of one kind; remove it"
+        return [Issue(path, given, message)]
+    if given:
+        return []
+    was = "was not given" if given is None else "was false"
+    message = (
+        f"{was}: {sliding} of the {len(windows)} layers of {spec.name} have sliding windows, and vLLM's"
+        " hybrid KV cache manager, which is on by default, is not modelled yet; set it to true, which is vLLM"
+        " with --disable-hybrid-kv-cache-manager"
+    )
+    return [Issue(path, given, message, ("true",))]
 
 
 def cluster_issues(

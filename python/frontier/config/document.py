@@ -21,11 +21,27 @@ MAX_FILE_BYTES: Final = 4 * 2**20
 MAX_NODES: Final = 200_000
 """Most values in a document once its aliases are written out."""
 
+_MAX_DEPTH: Final = 100
+"""Deepest nesting that is read; scenarios have less than ten levels."""
+
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader whose plain scalars follow YAML 1.2."""
+    """A safe loader whose plain scalars follow YAML 1.2, and that does not descend without end."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own field
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Python's own limit would do, but only after exhausting the stack for everything that runs meanwhile.
+        if self._depth > _MAX_DEPTH:
+            raise RecursionError
+        self._depth += 1
+        try:
+            node: yaml.Node | None = super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+        return node
 
 
 for _tag, _pattern, _first in (

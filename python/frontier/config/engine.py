@@ -111,11 +111,14 @@ class Engine(Section):
     gpu_memory_utilization: PositiveShare = 0.92
     """Share of the GPU's memory that the engine may use."""
     block_size: Annotated[int, Field(ge=1, le=4096), BeforeValidator(parse_whole)] | None = None
-    """Tokens per KV block; left out, what the attention backend prefers."""
+    """Tokens per KV block: a size that the attention backend takes; left out, the one it prefers."""
     num_gpu_blocks_override: Annotated[int, Field(ge=2, le=U32_MAX), BeforeValidator(parse_whole)] | None = (
         None
     )
     """KV blocks (the null block included) instead of what fits in memory."""
+    disable_hybrid_kv_cache_manager: Flag | None = None
+    """For models that mix sliding windows with full attention, which need it to be true: all layers keep the
+    KV cache of the whole context. vLLM's hybrid manager, its default, is not modelled yet."""
     max_model_len: (
         Annotated[
             int | Auto,

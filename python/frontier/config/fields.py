@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from frontier import units
 from frontier.errors import show_value
@@ -15,6 +17,7 @@ U64_MAX: Final = 2**64 - 1
 MIN_RATE_PER_S: Final = 1e-9
 MAX_RATE_PER_S: Final = 1e9
 _MAX_DEPTH: Final = 20
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _NUMBER = r"[0-9][0-9_]*(\.[0-9]*)?([eE][-+]?[0-9]+)?"
 _DURATION_SCHEMA: Final[dict[str, Any]] = {
@@ -97,6 +100,8 @@ def parse_text(value: object) -> str:
         raise ValueError(f"was {show_value(value)}, must be text")
     if not value.strip():
         raise ValueError(f"was {show_value(value)}, must not be empty")
+    if _SURROGATE.search(value):
+        raise ValueError(f"was {show_value(value)}, has half of a surrogate pair, which no file can hold")
     return value
 
 
@@ -112,30 +117,39 @@ def parse_reference(value: object) -> str | dict[str, Any]:
     if isinstance(value, dict):
         if not value:
             raise ValueError("was an empty mapping, must be a preset name, a path or an inline mapping")
-        _check_plain(value, depth=0)
+        _check_plain(value, ())
         return value
     if isinstance(value, str):
         return parse_text(value)
     raise ValueError(f"was {show_value(value)}, must be a preset name, a path or an inline mapping")
 
 
-def _check_plain(value: object, *, depth: int) -> None:
-    """Refuse what YAML and JSON cannot both write: odd keys and types, numbers that are not finite."""
-    if depth > _MAX_DEPTH:
-        raise ValueError(f"is nested more than {_MAX_DEPTH} deep")
-    if isinstance(value, dict):
-        odd = [key for key in value if not isinstance(key, str)]
+def _check_plain(value: object, at: tuple[str | int, ...]) -> None:
+    """Refuse what YAML and JSON cannot both write: odd keys and types, numbers that are not finite.
+
+    `at` is where the value lies below the field.
+    """
+    message = None
+    if len(at) > _MAX_DEPTH:
+        message, at = f"is nested more than {_MAX_DEPTH} deep", ()
+    elif isinstance(value, dict):
+        odd = [key for key in value if not isinstance(key, str) or _SURROGATE.search(key)]
         if odd:
-            raise ValueError(f"has the key {show_value(odd[0])}, keys must be text")
-        for item in value.values():
-            _check_plain(item, depth=depth + 1)
+            message = f"has the key {show_value(odd[0])}, keys must be text"
+        else:
+            for key, item in value.items():
+                _check_plain(item, (*at, key))
     elif isinstance(value, list | tuple):
-        for item in value:
-            _check_plain(item, depth=depth + 1)
+        for index, item in enumerate(value):
+            _check_plain(item, (*at, index))
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"has the value {value}, numbers must be finite")
+        message = f"was {value}, must be finite"
+    elif isinstance(value, str) and _SURROGATE.search(value):
+        message = f"was {show_value(value)}, has half of a surrogate pair, which no file can hold"
     elif value is not None and not isinstance(value, bool | int | float | str):
-        raise ValueError(f"has the value {show_value(value)}, must be made of plain values")
+        message = f"was {show_value(value)}, must be made of plain values"
+    if message is not None:
+        raise PydanticCustomError("section", "{message}", {"message": message, "below": at})
 
 
 Flag = Annotated[bool, BeforeValidator(parse_flag)]

@@ -77,11 +77,12 @@ def _elsewhere(root: type[BaseModel], name: str) -> str | None:
 def _issue(details: ErrorDetails, owner: type[BaseModel], raw: object, prefix: Location) -> Issue:
     from frontier.config.scenario import Scenario  # noqa: PLC0415 - the root imports this module
 
-    location = (*prefix, *details["loc"])
-    path = dotted(location)
-    value = _dig(raw, owner, details["loc"])
-    shown = show_value(value)
     context = details.get("ctx", {})
+    below = (*details["loc"], *context.get("below", ()))
+    location = (*prefix, *below)
+    path = dotted(location)
+    value = _dig(raw, owner, below)
+    shown = show_value(value)
     kind = details["type"]
     if kind == "extra_forbidden":
         return unknown_field(_owner_at(owner, details["loc"][:-1]), location, value, Scenario)
@@ -100,6 +101,10 @@ def _issue(details: ErrorDetails, owner: type[BaseModel], raw: object, prefix: L
         return Issue(path, value, str(context["error"]))
     if kind == "section":
         return Issue(path, value, str(context["message"]))
+    if kind == "invalid_key":
+        *around, _ = location
+        message = f"has the key {show_value(details['input'])}, keys must be text"
+        return Issue(dotted(tuple(around)), value, message)
     if kind in ("too_short", "too_long"):
         bound = context.get("min_length", context.get("max_length"))
         words = "at least" if kind == "too_short" else "at most"

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from frontier.config.engine import Engine
 from frontier.errors import Issue
 
-_GIB: Final = 2**30
+if TYPE_CHECKING:
+    from frontier.hardware import GpuSpec
+
+_LARGE_BYTES: Final = 160 * 2**30
+_MEDIUM_BYTES: Final = 70 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +35,30 @@ class Limits:
     max_num_seqs: int
 
 
-def default_batch(gpu_name: str, memory_bytes: int) -> tuple[int, int]:
+def default_batch(device_name: str | None, memory_bytes: int) -> tuple[int, int]:
     """Return the batched tokens and sequences that `vllm serve` assumes for a GPU.
 
-    By the memory the device reports: from 160 GiB, from 70 GiB unless it is an A100, and all others.
+    By the memory the device reports: from 160 GiB, from 70 GiB unless its name says that it is an A100, and
+    all others. `device_name` is the name that CUDA reports; None is no A100.
     """
-    if memory_bytes >= 160 * _GIB:
+    if memory_bytes >= _LARGE_BYTES:
         return 16384, 1024
-    if memory_bytes >= 70 * _GIB and "a100" not in gpu_name.lower():
+    if memory_bytes >= _MEDIUM_BYTES and not _is_a100(device_name):
         return 8192, 1024
     return 2048, 256
 
 
-def effective_limits(engine: Engine, *, model_max_len: int, gpu_name: str, memory_bytes: int) -> Limits:
+def _is_a100(name: str | None) -> bool:
+    return name is not None and "a100" in name.lower()
+
+
+def effective_limits(
+    engine: Engine, *, model_max_len: int, device_name: str | None, memory_bytes: int
+) -> Limits:
     """Return the limits with vLLM's defaults and clamps for those that the scenario leaves out."""
     given = engine.max_model_len
     max_model_len = given if isinstance(given, int) else model_max_len
-    default_tokens, default_seqs = default_batch(gpu_name, memory_bytes)
+    default_tokens, default_seqs = default_batch(device_name, memory_bytes)
     tokens = engine.max_num_batched_tokens or default_tokens
     seqs = engine.max_num_seqs or default_seqs
     if engine.max_num_batched_tokens is None:
@@ -113,10 +124,18 @@ def limit_issues(
     return issues
 
 
-def limit_warnings(engine: Engine, limits: Limits) -> list[str]:
-    """Return what vLLM warns about at start."""
+def limit_warnings(engine: Engine, limits: Limits, gpu: GpuSpec) -> list[str]:
+    """Return what vLLM warns about at start, and which GPU the defaults may be wrong for."""
+    warnings = []
     most = limits.max_num_seqs * limits.max_model_len
     if limits.max_num_batched_tokens > most:
         tokens = f"engine.max_num_batched_tokens ({limits.max_num_batched_tokens})"
-        return [f"{tokens} exceeds max_num_seqs * max_model_len ({most}): no step can be that large"]
-    return []
+        warnings.append(f"{tokens} exceeds max_num_seqs * max_model_len ({most}): no step can be that large")
+    by_default = engine.max_num_batched_tokens is None or engine.max_num_seqs is None
+    unnamed = gpu.device_name is None and _is_a100(gpu.name)
+    if by_default and unnamed and _MEDIUM_BYTES <= gpu.memory_bytes < _LARGE_BYTES:
+        warnings.append(
+            f"hardware.gpu: {gpu.name} has no device_name, so the engine's default limits are not those that"
+            " vLLM has for an A100; give the name that CUDA reports, such as NVIDIA A100-SXM4-80GB"
+        )
+    return warnings

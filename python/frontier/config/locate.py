@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,9 +22,30 @@ def anchor_paths(plain: Mapping[str, Any], base_dir: Path) -> dict[str, Any]:
 
     Texts that are no paths (preset names, names of built-in traces) stay as they are.
     """
-    result: dict[str, Any] = copy.deepcopy(dict(plain))
+    result: dict[str, Any] = path_texts(copy.deepcopy(dict(plain)))
     for location, is_name in _PATH_FIELDS:
         _anchor(result, location, base_dir.resolve(), is_name)
+    return result
+
+
+def path_texts(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a scenario's mapping with `os.PathLike` made text, where a file may be named.
+
+    Only the mappings that change are copied. A path of one name is written `./name`: it is no preset.
+    """
+    result = dict(plain)
+    for location, _ in _PATH_FIELDS:
+        container: dict[str, Any] = result
+        for part in location[:-1]:
+            inner = container.get(part)
+            if not isinstance(inner, dict):
+                break
+            container[part] = container = dict(inner)
+        else:
+            value = container.get(location[-1])
+            if isinstance(value, os.PathLike):
+                text = os.fspath(value)
+                container[location[-1]] = text if not isinstance(text, str) or is_path(text) else f"./{text}"
     return result
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from frontier.config.base import BASE_KEY
 from frontier.config.document import read_text
-from frontier.errors import ConfigError, Issue, show_value
+from frontier.errors import ConfigError, Issue, nearest_name, show_value
 from frontier.models import ModelSpec, load_model, model_names
 
 
@@ -25,11 +25,65 @@ def load_model_section(source: str | Mapping[str, Any]) -> ModelSpec:
     """
     try:
         if isinstance(source, Mapping) and BASE_KEY in source:
-            changes = {key: value for key, value in source.items() if key != BASE_KEY}
-            return load_model({**_base(source[BASE_KEY]), **changes})
+            return _load_changed(source)
         return load_model(source)
     except ConfigError as error:
         raise ConfigError([_under_model(issue, source, error.source) for issue in error.issues]) from None
+
+
+class _Watched(dict[str, Any]):
+    """A configuration that knows which of its keys were asked for."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self.asked: set[object] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(key)
+        return super().__contains__(key)
+
+
+def _load_changed(source: Mapping[str, Any]) -> ModelSpec:
+    """Load a configuration with keys replaced; a replacement that nothing asks for is refused."""
+    try:
+        base = _base(source[BASE_KEY])
+    except ConfigError as error:
+        raise ConfigError(
+            [_under_base(issue, source[BASE_KEY], error.source) for issue in error.issues]
+        ) from None
+    changes = {key: value for key, value in source.items() if key != BASE_KEY}
+    config = _Watched({**base, **changes})
+    spec = load_model(config)
+    names = sorted({str(key) for key in config.asked} | set(base))
+    issues = [
+        Issue(
+            key,
+            value,
+            f"has no effect on a {spec.model_type} model; remove it",
+            nearest=nearest_name(key, names),
+        )
+        for key, value in changes.items()
+        if key not in config.asked
+    ]
+    if issues:
+        raise ConfigError(issues)
+    return spec
+
+
+def _under_base(issue: Issue, source: object, origin: str | None) -> Issue:
+    """Return an issue of the configuration that others build on."""
+    if issue.path in ("", "model", BASE_KEY):
+        where = f"{origin} " if origin and not issue.path else ""
+        return Issue(BASE_KEY, source, f"{where}{issue.message}", issue.allowed, issue.nearest)
+    return Issue(BASE_KEY, source, f"{issue.path} of {origin}: {issue.message}", issue.allowed, issue.nearest)
 
 
 def _base(source: object) -> dict[str, Any]:

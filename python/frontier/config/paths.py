@@ -14,38 +14,33 @@ from frontier.config.issues import dotted, unknown_field
 from frontier.errors import ConfigError, Issue, show_value
 
 
-def split_assignments(assignments: Iterable[str]) -> list[tuple[str, Any]]:
-    """Read `path=value` texts, each value as YAML.
-
-    Raises:
-        ConfigError: a text has no '=' or its value is no YAML; all such texts together.
-    """
+def split_assignments(assignments: Iterable[str]) -> tuple[list[tuple[str, Any]], list[Issue]]:
+    """Read `path=value` texts, each value as YAML; return those that are, and the issues of the others."""
     changes: list[tuple[str, Any]] = []
     issues: list[Issue] = []
     for text in assignments:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
-            issues.append(Issue("", text, f"was {show_value(text)}, must be path=value"))
+            message = f"was {show_value(text)}, a value is set as path=value, such as cluster.replicas=4"
+            issues.append(Issue("", text, message))
             continue
         try:
             changes.append((path.strip(), parse_value(value)))
         except ConfigError as error:
             issues += [Issue(path.strip(), value, issue.message) for issue in error.issues]
-    if issues:
-        raise ConfigError(issues)
-    return changes
+    return changes, issues
 
 
 def changed(
     plain: Mapping[str, Any], changes: Iterable[tuple[str, Any]], root: type[BaseModel]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[Issue]]:
     """Return a deep copy of a scenario's plain mapping with the values at the given paths replaced.
 
     Short forms on the way are written out (`hardware: h100` has a `gpu`). Setting a field of one alternative
     of a choice removes the alternatives that the changes do not name.
 
-    Raises:
-        ConfigError: a path leads to no field; all such paths together.
+    Paths that lead to no field come back as issues. A value whose name is no field is put where it belongs
+    all the same, so that validation knows of it.
     """
     result: dict[str, Any] = copy.deepcopy(dict(plain))
     issues: list[Issue] = []
@@ -58,9 +53,7 @@ def changed(
         issue = _set(result, tuple(path.split(".")), copy.deepcopy(value), root, named)
         if issue is not None:
             issues.append(issue)
-    if issues:
-        raise ConfigError(issues)
-    return result
+    return result, issues
 
 
 def _set(
@@ -86,6 +79,7 @@ def _set(
             key = part
             if owner is not None:
                 if part not in owner.model_fields:
+                    container[part] = value
                     return unknown_field(owner, here, value, root)
                 if issubclass(owner, Choice):
                     _drop_others(container, owner, here, named)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from frontier.config import checks
+from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
 from frontier.config.sections import Cluster, Hardware, Objectives
@@ -94,14 +95,31 @@ class Parts:
         return not any(_overlap(path, bad) for path in paths for bad in self.broken)
 
 
-def examine(parts: Parts) -> tuple[list[Issue], Resolved | None]:
-    """Check the sections together; return the problems found and, if there are none, the facts."""
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What became of a scenario: its facts, or what is wrong with it.
+
+    Attributes:
+        issues: the problems found between and within sections.
+        resolved: the facts, None where there are problems.
+        lacking: the memory plan if its issues are the only ones found, else None.
+    """
+
+    issues: list[Issue]
+    resolved: Resolved | None = None
+    lacking: MemoryPlan | None = None
+
+
+def examine(parts: Parts) -> Examined:
+    """Check the sections together."""
     issues: list[Issue] = []
     spec = _load_model(parts, issues)
     gpu = _load_gpu(parts, issues)
     engine = parts.engine
     if engine is not None:
         issues += checks.engine_issues(engine, parts.known)
+        if spec is not None:
+            issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
     if parts.cluster is not None:
         issues += checks.cluster_issues(parts.cluster, engine, parts.workload, parts.known)
     if parts.workload is not None:
@@ -109,7 +127,7 @@ def examine(parts: Parts) -> tuple[list[Issue], Resolved | None]:
     if parts.objectives is not None:
         issues += checks.objective_issues(parts.objectives, parts.known)
     if engine is None:
-        return issues, None
+        return Examined(issues)
     limits = _limits(parts, engine, spec, gpu)
     issues += limit_issues(
         engine,
@@ -119,29 +137,17 @@ def examine(parts: Parts) -> tuple[list[Issue], Resolved | None]:
     )
     program = _program(parts, engine, spec, gpu, issues)
     if spec is None or gpu is None or limits is None or program is None:
-        return issues, None
+        return Examined(issues)
     planned = _memory(parts, engine, spec=spec, gpu=gpu, limits=limits, issues=issues)
-    if issues or planned is None or parts.broken:
-        return issues, None
+    if planned is None:
+        return Examined(issues)
     memory, max_model_len = planned
+    if memory.issues:
+        return Examined([*issues, *memory.issues], lacking=None if issues or parts.broken else memory)
+    if issues or parts.broken:
+        return Examined(issues)
     limits = replace(limits, max_model_len=max_model_len)
-    return [], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program)
-
-
-def memory_plan(parts: Parts) -> MemoryPlan | None:
-    """Return how a scenario's GPU memory would be spent, also where that does not fit.
-
-    None where the model, the GPU or the engine limits it rests on are not valid.
-    """
-    spec, gpu, engine = _load_model(parts, []), _load_gpu(parts, []), parts.engine
-    if spec is None or gpu is None or engine is None:
-        return None
-    limits = _limits(parts, engine, spec, gpu)
-    if limits is None:
-        return None
-    # What `auto` comes down to where even the shortest context does not fit.
-    length = 2 if engine.max_model_len == "auto" else limits.max_model_len
-    return _plan_memory(engine, length, spec=spec, gpu=gpu, limits=limits)
+    return Examined([], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program))
 
 
 def _load_model(parts: Parts, issues: list[Issue]) -> ModelSpec | None:
@@ -171,7 +177,9 @@ def _load_gpu(parts: Parts, issues: list[Issue]) -> GpuSpec | None:
     except ConfigError as error:
         for issue in error.issues:
             if issue.path in ("", "hardware.gpu"):
-                message, path = issue.message, "hardware.gpu"
+                # What is wrong with a file as a whole is said of the file.
+                of_file = error.source if isinstance(source, str) and not issue.path else None
+                message, path = f"{of_file} {issue.message}" if of_file else issue.message, "hardware.gpu"
             elif isinstance(source, dict):
                 message, path = issue.message, f"hardware.gpu.{issue.path}"
             else:
@@ -186,7 +194,7 @@ def _limits(parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec |
     if spec is None or gpu is None or not parts.known(*(f"engine.{field}" for field in fields)):
         return None
     return effective_limits(
-        engine, model_max_len=spec.max_model_len, gpu_name=gpu.name, memory_bytes=gpu.memory_bytes
+        engine, model_max_len=spec.max_model_len, device_name=gpu.device_name, memory_bytes=gpu.memory_bytes
     )
 
 
@@ -226,41 +234,39 @@ def _program(
 
 
 def _block_size(engine: Engine, spec: ModelSpec, gpu: GpuSpec) -> int:
-    """Return the tokens per block: the user's, else what vLLM 0.32's attention backend prefers.
-
-    16, but for latent attention 32 on Blackwell (FlashInfer MLA), and 64 with a sparse indexer (FlashMLA).
-    """
+    """Return the tokens per block: the user's, else what vLLM's attention backend prefers."""
     if engine.block_size is not None:
         return engine.block_size
-    kinds = {group.attention.kind for group in spec.layers}
-    if "mla_sparse" in kinds:
-        return 64
-    blackwell = (gpu.compute_capability or "").startswith("10.")
-    return 32 if "mla" in kinds and blackwell else 16
+    return paging_of(spec, gpu, engine.kv_cache_dtype).default
 
 
 def _memory(
     parts: Parts, engine: Engine, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits, issues: list[Issue]
 ) -> tuple[MemoryPlan, int] | None:
-    """Return the memory plan and the longest context, None where the engine would not start."""
+    """Return the memory plan and the longest context, None where it cannot be told."""
     needed = ("gpu_memory_utilization", "block_size", "num_gpu_blocks_override")
     if not parts.known(*(f"engine.{field}" for field in needed)):
         return None
+    if engine.block_size is not None:
+        paging = paging_of(spec, gpu, engine.kv_cache_dtype)
+        bad_size = block_size_issues(engine.block_size, paging, model=spec.name, gpu=gpu.name)
+        if bad_size:
+            issues += bad_size
+            return None
 
-    def plan(max_model_len: int) -> MemoryPlan:
+    def plan(max_model_len: int | None) -> MemoryPlan:
         return _plan_memory(engine, max_model_len, spec=spec, gpu=gpu, limits=limits)
 
     length = limits.max_model_len
-    memory = plan(length)
+    memory = plan(None if engine.max_model_len is None else length)
     if engine.max_model_len == "auto" and memory.issues:
         length = _longest(lambda tokens: not plan(tokens).issues, most=length)
         memory = plan(length)
-    issues += memory.issues
-    return None if memory.issues else (memory, length)
+    return memory, length
 
 
 def _plan_memory(
-    engine: Engine, max_model_len: int, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits
+    engine: Engine, max_model_len: int | None, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits
 ) -> MemoryPlan:
     from frontier.memory import plan_kv_cache  # noqa: PLC0415
 
@@ -303,7 +309,7 @@ def _facts(
     assert hardware is not None
     assert workload is not None
     warnings = [
-        *limit_warnings(engine, limits),
+        *limit_warnings(engine, limits, gpu),
         *memory.warnings,
         *checks.workload_warnings(workload, limits.max_model_len),
     ]

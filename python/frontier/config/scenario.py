@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,18 +11,19 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from frontier.config.base import Section, section_of
-from frontier.config.document import dump_document, parse_document, read_text
+from frontier.config.base import Section, frozen, section_of
+from frontier.config.document import dump_document, parse_document
 from frontier.config.engine import Engine
 from frontier.config.fields import Reference, Seed, Text
 from frontier.config.issues import issues_of, unknown_field
-from frontier.config.locate import anchor_paths
-from frontier.config.paths import changed, split_assignments
-from frontier.config.resolve import Parts, Resolved, examine
+from frontier.config.locate import anchor_paths, path_texts
+from frontier.config.paths import changed
+from frontier.config.plain import plain_values
+from frontier.config.resolve import Examined, Parts, Resolved, examine
 from frontier.config.schema import schema_of
 from frontier.config.sections import Cluster, Hardware, Objectives, Output
 from frontier.config.workload import Workload
-from frontier.errors import ConfigError, Issue, show_value
+from frontier.errors import ConfigError, DoesNotFitError, Issue, show_value
 
 _RESOLVED = "_resolved"
 """Key of the facts in a scenario's `__dict__`, beside its fields; pydantic neither compares nor writes it."""
@@ -35,7 +36,8 @@ class Scenario(BaseModel):
     fits the GPU, the engine would start). All problems are raised as one `ConfigError`. It never changes
     afterwards; `with_` makes changed copies.
 
-    Times, sizes and rates are written with their units (`frontier.units`) and kept as plain numbers.
+    Times, sizes and rates are written with their units (`frontier.units`) and kept as plain numbers. Scalars
+    of numpy are taken as the numbers they are, and `os.PathLike` where a file may be named.
     """
 
     model_config = ConfigDict(
@@ -71,15 +73,42 @@ class Scenario(BaseModel):
         """Validate the sections given by name, as mappings or as section objects.
 
         Raises:
+            ConfigError: with every problem found; a `DoesNotFitError`, which has the memory plan, if all that
+                is wrong is that the model does not fit the GPUs.
+        """
+        sections, broken, issues = _validate_sections(path_texts(plain_values(data)))
+        examined = examine(Parts.of(sections, frozenset(broken)))
+        if issues or examined.resolved is None:
+            raise _refusal(issues, examined)
+        super().__init__(**sections)
+        self.__dict__[_RESOLVED] = examined.resolved
+
+    def __hash__(self) -> int:
+        """Return a hash that equal scenarios share."""
+        return hash(frozen(self.model_dump()))
+
+    @classmethod
+    def model_validate(cls, obj: Any, **_options: Any) -> Scenario:
+        """Return a scenario as it is, or make one of plain values (`from_dict`), whatever pydantic's options.
+
+        Raises:
             ConfigError: with every problem found.
         """
-        sections, broken, issues = _validate_sections(data)
-        found, resolved = examine(Parts.of(sections, frozenset(broken)))
-        issues += found
-        if issues or resolved is None:
-            raise ConfigError(issues)
-        super().__init__(**sections)
-        self.__dict__[_RESOLVED] = resolved
+        return obj if isinstance(obj, cls) else cls.from_dict(obj)
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **_options: Any) -> Scenario:
+        """Make a scenario from JSON text, which is YAML too, whatever pydantic's options.
+
+        Raises:
+            ConfigError: with every problem found, each with its line.
+        """
+        if isinstance(json_data, str):
+            return cls.from_yaml(json_data)
+        try:
+            return cls.from_yaml(json_data.decode())
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"is not UTF-8 text (byte {error.start})") from None
 
     @classmethod
     def from_dict(
@@ -88,7 +117,7 @@ class Scenario(BaseModel):
         *,
         base_dir: str | os.PathLike[str] | None = None,
         source: str | None = None,
-        lines: Mapping[str, int] | None = None,
+        lines: Mapping[str, int | None] | None = None,
     ) -> Scenario:
         """Make a scenario from plain values, as `to_dict` and YAML give them.
 
@@ -96,7 +125,7 @@ class Scenario(BaseModel):
             plain: the document.
             base_dir: directory that relative paths in it start from; the current one if not given.
             source: what to call the document in errors.
-            lines: line of each dotted path in its file, for errors.
+            lines: line of each dotted path in its file, for errors; None where the value is not of the file.
 
         Raises:
             ConfigError: with every problem found.
@@ -114,7 +143,7 @@ class Scenario(BaseModel):
             return cls(**anchored)
         except ConfigError as error:
             located = [replace(issue, line=_line(issue.path, lines or {})) for issue in error.issues]
-            raise ConfigError(located, source=source) from None
+            raise error.placed(located, source) from None
 
     @classmethod
     def from_yaml(
@@ -136,9 +165,10 @@ class Scenario(BaseModel):
         optional value. Relative paths start from the current directory.
 
         Raises:
-            ConfigError: a path leads to no field, or the changed scenario has problems.
+            ConfigError: paths that lead to no field, and every problem of the changed scenario.
         """
-        return type(self)(**changed(self.to_dict(), changes.items(), type(self)))
+        plain, wrong = changed(self.to_dict(), changes.items(), type(self))
+        return made(lambda: type(self)(**plain), wrong)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Scenario:
         """Return a copy; unlike pydantic's own, `update` is validated."""
@@ -163,36 +193,26 @@ class Scenario(BaseModel):
         return known
 
 
-def load(path: str | os.PathLike[str], *, overrides: Iterable[str] = ()) -> Scenario:
-    """Read a scenario file; relative paths in it start from its directory.
-
-    Args:
-        path: a YAML file.
-        overrides: `path=value` texts, as of the command line's `--set`, applied before validation; relative
-            paths in them start from the current directory.
-
-    Raises:
-        ConfigError: with every problem found, each with its line in the file.
-    """
-    file = Path(path)
-    source = str(path)
-    plain, lines = parse_document(read_text(file, what="scenario"), source=source)
-    changes = split_assignments(overrides)
-    plain = anchor_paths(plain, file.resolve().parent)
-    if changes:
-        plain = changed(plain, changes, Scenario)
-        written = tuple(path for path, _ in changes)
-        lines = {at: line for at, line in lines.items() if not at.startswith(written)}
-    return Scenario.from_dict(plain, source=source, lines=lines)
+def made(make: Callable[[], Scenario], wrong: list[Issue], source: str | None = None) -> Scenario:
+    """Return what is made; where changes to it were wrong, raise their issues with those of the making."""
+    try:
+        scenario = make()
+    except ConfigError as error:
+        if not wrong:
+            raise
+        known = {issue.path for issue in wrong}
+        rest = [issue for issue in error.issues if issue.path not in known]
+        raise ConfigError([*wrong, *rest], source=source) from None
+    if wrong:
+        raise ConfigError(wrong, source=source)
+    return scenario
 
 
-def apply_set(plain: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of a scenario's plain mapping with `path=value` texts applied, values read as YAML.
-
-    Raises:
-        ConfigError: a text is malformed or its path leads to no field; all such texts together.
-    """
-    return changed(plain, split_assignments(assignments), Scenario)
+def _refusal(issues: list[Issue], examined: Examined) -> ConfigError:
+    """Return the error of a scenario with these issues of its sections, and what their examination found."""
+    if examined.lacking is not None and not issues:
+        return DoesNotFitError(examined.issues, memory=examined.lacking)
+    return ConfigError([*issues, *examined.issues])
 
 
 def json_schema() -> dict[str, Any]:
@@ -276,8 +296,8 @@ def _validate_section(
         broken.add(name)
 
 
-def _line(path: str, lines: Mapping[str, int]) -> int | None:
-    """Return the line of a path, or of the nearest thing around it that the file has."""
+def _line(path: str, lines: Mapping[str, int | None]) -> int | None:
+    """Return the line of a path, or of the nearest thing around it that has one or is not of the file."""
     while path:
         if path in lines:
             return lines[path]

@@ -16,9 +16,9 @@ from frontier.config.fields import (
     Text,
     parse_whole,
 )
-from frontier.units import parse_number
+from frontier.units import format_duration, parse_number
 
-MAX_REQUESTS: Final = 100_000_000
+MAX_REQUESTS: Final = 20_000_000
 """Most requests of one simulation: every request keeps a row of results in memory."""
 
 Factor = Annotated[float, Field(gt=0, le=1e9), BeforeValidator(parse_number)]
@@ -59,9 +59,10 @@ class Trace(Section):
         "frontier",
         "plain",
     ] = "auto"
-    """How rows are written; `auto` tells it from the header, `plain` takes all from columns."""
+    """How rows are written; `auto` tells it from the header, and is `plain` where that is of no known format
+    but columns are given; `plain` takes all from columns."""
     columns: Columns | None = None
-    """Names of the columns where they are not the format's."""
+    """Names of the columns where they are not the format's; those left out stay the format's."""
     time_unit: Literal["s", "ms", "us", "ns", "datetime"] | None = None
     """Unit of the arrival column where it is not the format's."""
     block_size: Positive | None = None
@@ -71,9 +72,9 @@ class Trace(Section):
     on_unsorted: Literal["error", "sort"] = "error"
     """Arrivals that go back stop the load, or are sorted."""
     start: Duration = 0
-    """Leave out requests that arrive before this time of the trace, which becomes time 0."""
+    """Leave out requests that arrive earlier than this after the file's first arrival; it becomes time 0."""
     end: PositiveDuration | None = None
-    """Leave out requests that arrive at this time of the trace or later."""
+    """Leave out requests that arrive this long after the file's first arrival, or later."""
     sample: PositiveShare = 1.0
     """Keep each request with this probability."""
     time_scale: Factor = 1.0
@@ -88,7 +89,8 @@ class Trace(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Trace:
         if self.end is not None and self.end <= self.start:
-            raise ValueError("end must be later than start")
+            times = f"{format_duration(self.end)} is not after {format_duration(self.start)}"
+            raise ValueError(f"end must be later than start: {times}, both after the first arrival")
         scaled = [name for name in ("time_scale", "rate_scale") if getattr(self, name) != 1]
         if len(scaled) == 2:
             raise ValueError("time_scale and rate_scale both scale the arrivals; give one of them")

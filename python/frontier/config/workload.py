@@ -60,6 +60,12 @@ class Synthetic(Section):
             raise ValueError("needs num_requests or duration, so that the run ends")
         if self.num_requests is None and arrivals.burst is not None:
             raise ValueError("burst arrivals need num_requests: a duration does not end them")
+        mean = arrivals.mean_arrivals(self.duration) if self.duration and self.num_requests is None else None
+        if mean is not None and mean > MAX_REQUESTS:
+            raise ValueError(
+                f"{mean:.3g} requests are to be expected in the duration, must be at most {MAX_REQUESTS};"
+                " shorten it or give num_requests"
+            )
         prefix = self.shared_prefix.tokens.bounds()[1] if self.shared_prefix else 0
         most = prefix + self.prompt_tokens.bounds()[1] + self.output_tokens.bounds()[1]
         if most > U32_MAX:

@@ -9,29 +9,31 @@ Any GPU in ten lines of YAML; quantities carry their units, rates are dense, ban
     peak: {fp32: 67TFLOPS, fp16: 989TFLOPS, bf16: 989TFLOPS, fp8: 1979TFLOPS}
     nvlink_bandwidth: 450GB/s       # leave out if GPUs are linked by PCIe alone
     pcie_bandwidth: 64GB/s
-    gpus_per_node: 8
+    gpus_per_node: 8                # needed with nvlink_bandwidth; 1 where it is left out
     price_per_hour: 2.69            # US dollars
     source: data sheet of such a day
 
 Optional besides: `compute_efficiency`, `memory_efficiency`, `link_efficiency` (shares), `kernel_launch`,
-`nvlink_latency`, `pcie_latency`, `nic_latency` (durations), `nic_bandwidth`, `compute_capability`,
-`price_source`.
+`nvlink_latency`, `pcie_latency` (durations), `price_source`, and two from which vLLM's own choices follow:
+`compute_capability` (as in "9.0": the attention backend, and with it the block size) and `device_name` (as
+CUDA reports it: an A100 has smaller default limits).
+
+Presets also keep `nic_bandwidth` and `nic_latency`, facts for later versions: a replica lies within one node,
+so the network has no effect, and a file or mapping that gives them is refused.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from frontier import units
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 from frontier.hardware.spec import GpuSpec, PeakFlops
-
-if TYPE_CHECKING:
-    import yaml
 
 _PEAKS = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4")
 _MAX_FILE_BYTES = 2**20
@@ -44,7 +46,10 @@ def _text(value: object) -> str:
 
 
 def _capability(value: object) -> str:
-    return _text(str(value) if isinstance(value, float) else value)
+    text = str(value) if isinstance(value, float) else value
+    if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]?\.[0-9]", text):
+        raise ValueError(f"was {show_value(value)}, must be major.minor, as in '9.0'")
+    return text
 
 
 def _positive(parse: Callable[[object], Any]) -> Callable[[object], Any]:
@@ -74,11 +79,22 @@ _READERS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "nic_latency": ("nic_latency_ns", units.parse_duration_ns),
     "gpus_per_node": ("gpus_per_node", _positive(units.parse_count)),
     "compute_capability": ("compute_capability", _capability),
+    "device_name": ("device_name", _text),
     "price_per_hour": ("price_per_hour_usd", units.parse_number),
     "price_source": ("price_source", _text),
     "source": ("source", _text),
 }
-_REQUIRED = ("name", "num_sms", "memory", "memory_bandwidth", "pcie_bandwidth", "peak")
+_REQUIRED = {
+    "name": "a text, as in name: my-gpu",
+    "num_sms": "the number of multiprocessors, as in num_sms: 132",
+    "memory": "a size with its unit, as in memory: 81090MiB",
+    "memory_bandwidth": "a bandwidth with its unit, as in memory_bandwidth: 3.35TB/s",
+    "pcie_bandwidth": "a bandwidth per direction with its unit, as in pcie_bandwidth: 64GB/s",
+    "peak": "dense rates per type with their unit, as in peak: {bf16: 989TFLOPS}",
+}
+"""Keys that every GPU has, and how each is written."""
+_NETWORK = ("nic_bandwidth", "nic_latency")
+"""Keys of presets alone."""
 _KEYS = (*_READERS, "peak")
 _MAX_SMS = 2**16
 
@@ -114,7 +130,7 @@ def _fold(name: str) -> str:
 def _presets() -> dict[str, GpuSpec]:
     folder = resources.files("frontier.hardware") / "presets"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    specs = [_read(_parse(f.read_bytes(), f.name), f"GPU preset {f.name}") for f in files]
+    specs = [_read(_parse(f.read_bytes(), f.name), f"GPU preset {f.name}", preset=True) for f in files]
     return {spec.name: spec for spec in specs}
 
 
@@ -166,11 +182,13 @@ def _parse(data: bytes, where: str) -> Mapping[str, Any]:
     return document
 
 
-def _repeated_keys(node: yaml.Node | None, prefix: str) -> list[Issue]:
+def _repeated_keys(node: Any, prefix: str) -> list[Issue]:
     """Return the keys given twice in a mapping or in the mappings in it; YAML would take the last."""
     issues: list[Issue] = []
     first: dict[str, int] = {}
-    for key, value in node.value if node is not None and node.id == "mapping" else ():
+    if getattr(node, "id", None) != "mapping":
+        return []
+    for key, value in node.value:
         path, line = f"{prefix}{key.value}", key.start_mark.line + 1
         if path in first:
             message = f"is given twice, on lines {first[path]} and {line}"
@@ -181,12 +199,16 @@ def _repeated_keys(node: yaml.Node | None, prefix: str) -> list[Issue]:
     return issues
 
 
-def _read(config: Mapping[str, Any], where: str) -> GpuSpec:
+def _read(config: Mapping[str, Any], where: str, *, preset: bool = False) -> GpuSpec:
+    allowed = _KEYS if preset else tuple(key for key in _KEYS if key not in _NETWORK)
     issues = [
-        Issue(str(key), value, "is no key of a GPU", _KEYS, nearest_name(key, _KEYS))
+        Issue(str(key), value, "is no key of a GPU", allowed, nearest_name(key, allowed))
         for key, value in config.items()
         if key not in _KEYS
     ]
+    if not preset:
+        message = "has no effect: a replica lies within one node, the network is not modelled; remove it"
+        issues += [Issue(key, config[key], message) for key in _NETWORK if config.get(key) is not None]
     values: dict[str, Any] = {}
     for key, (attribute, reader) in _READERS.items():
         value = config.get(key)
@@ -196,7 +218,12 @@ def _read(config: Mapping[str, Any], where: str) -> GpuSpec:
             values[attribute] = reader(value)
         except ValueError as error:
             issues.append(Issue(key, value, str(error)))
-    issues += [Issue(key, None, "is missing") for key in _REQUIRED if config.get(key) is None]
+    issues += [
+        Issue(key, None, f"is missing; give {form}")
+        for key, form in _REQUIRED.items()
+        if config.get(key) is None
+    ]
+    issues += _link_issues(config)
     peaks = _peaks(config.get("peak"), issues)
     for attribute, limit in (("num_sms", _MAX_SMS), ("gpus_per_node", _MAX_SMS)):
         if values.get(attribute, 1) > limit:
@@ -206,6 +233,21 @@ def _read(config: Mapping[str, Any], where: str) -> GpuSpec:
     if issues:
         raise ConfigError(issues, source=where)
     return GpuSpec(peak_flops_per_s=peaks, **values)
+
+
+def _link_issues(config: Mapping[str, Any]) -> list[Issue]:
+    """Return what is wrong between the keys of a GPU's links."""
+    if config.get("nvlink_bandwidth") is not None:
+        if config.get("gpus_per_node") is not None:
+            return []
+        message = (
+            "is missing; nvlink_bandwidth needs the number of GPUs that it links, as in gpus_per_node: 8"
+        )
+        return [Issue("gpus_per_node", None, message)]
+    given = config.get("nvlink_latency")
+    if given is None:
+        return []
+    return [Issue("nvlink_latency", given, "has no effect without nvlink_bandwidth; give both or neither")]
 
 
 def _peaks(config: object, issues: list[Issue]) -> PeakFlops:

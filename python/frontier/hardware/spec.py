@@ -86,7 +86,9 @@ class GpuSpec:
         nic_latency_ns: of one message over it.
         link_efficiency: share of a link's bandwidth that a large collective sustains.
         gpus_per_node: GPUs that share NVLink or one host.
-        compute_capability: as in `9.0`; None for other vendors.
+        compute_capability: as in `9.0`; None for other vendors. It decides vLLM's attention backend.
+        device_name: name that CUDA reports, by which vLLM's default limits tell an A100 from other GPUs; None
+            is no A100.
         price_per_hour_usd: list price of one GPU; None where no public list price was found.
         price_source: who lists it and when.
         source: where the figures come from.
@@ -109,6 +111,7 @@ class GpuSpec:
     link_efficiency: float = DEFAULT_LINK_EFFICIENCY
     gpus_per_node: int = 1
     compute_capability: str | None = None
+    device_name: str | None = None
     price_per_hour_usd: float | None = None
     price_source: str | None = None
     source: str | None = None

@@ -10,6 +10,9 @@
 | `sharegpt-replay` | replays with `block_hash_ids_16` | CSV |
 | `frontier` | frontier's own names: `arrival_ns`, `prompt_tokens`, `output_tokens` | any |
 | `plain` | anything, with `columns` naming what is what | any |
+
+With `auto`, a file that has the columns of a format is of that format, and `columns` replaces those it names;
+a file of no known format is `plain`.
 """
 
 from __future__ import annotations
@@ -206,7 +209,9 @@ def choose_format(request: Request, header: Sequence[str], file: str) -> Format:
         raise WorkloadError("hash_ids need block_size, the number of tokens per block hash", file=file)
     if "hash_ids" not in chosen.columns and request.block_size is not None:
         raise WorkloadError(
-            "block_size was given, but no column of hash_ids", file=file, value=request.block_size
+            f"block_size was {request.block_size}, but there is no column of hash_ids",
+            file=file,
+            value=request.block_size,
         )
     return chosen
 
@@ -214,11 +219,11 @@ def choose_format(request: Request, header: Sequence[str], file: str) -> Format:
 def _base_format(request: Request, header: Sequence[str], file: str) -> Format:
     if request.format in FORMATS:
         return FORMATS[request.format]
+    detected = None if request.format == "plain" else next((f for f in _KNOWN if f.is_of(header)), None)
+    if detected is not None:
+        return detected
     if request.columns is not None:
         return Format("plain", {})
-    for known in _KNOWN:
-        if known.is_of(header):
-            return known
     shown = ", ".join(show_value(name) for name in list(header)[:12])
     formats = "; ".join(
         f"{known.name}: {', '.join(n for r, n in known.columns.items() if n and r not in known.optional)}"

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frontier.errors import WorkloadError, nearest_name, show_value
+from frontier.units import format_duration
 from frontier.workloads import rows as row_readers
 from frontier.workloads import source
 from frontier.workloads.builtin import builtin_path, builtin_traces
@@ -24,6 +25,9 @@ from frontier.workloads.prefixes import Prefixes
 from frontier.workloads.rows import FAILED, Rows, Sessions
 from frontier.workloads.segments import ranges
 from frontier.workloads.values import BadValueError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 BadRow = Literal["error", "skip"]
 Unsorted = Literal["error", "sort"]
@@ -86,6 +90,21 @@ def load_trace(
     return loader.finish(on_unsorted)
 
 
+def load_table(
+    table: Mapping[str, pl.Series], fmt: Format, *, on_bad_row: BadRow, on_unsorted: Unsorted
+) -> LoadedTrace:
+    """Make a trace of a table in memory, whose columns by name are those of the format.
+
+    Raises:
+        WorkloadError: as `load_trace`; the name of the format stands for the file, and rows are its lines.
+    """
+    _check_options(on_bad_row, on_unsorted, None, 1)
+    row_readers.check_types({name: column.dtype for name, column in table.items()}, fmt, fmt.name)
+    loader = _Loader(fmt.name, on_bad_row, None)
+    loader.read_table(table, fmt)
+    return loader.finish(on_unsorted)
+
+
 def _check_options(on_bad_row: str, on_unsorted: str, max_requests: int | None, chunk_bytes: int) -> None:
     for option, value, allowed in (
         ("on_bad_row", on_bad_row, ("error", "skip")),
@@ -141,6 +160,12 @@ class _Loader:
             self._add(row_readers.rows_of_table(numbers, table, self._format, sessions))
             if self._is_full():
                 return
+
+    def read_table(self, table: Mapping[str, pl.Series], fmt: Format) -> None:
+        """Read the columns of a table in memory."""
+        self._set_format(fmt)
+        numbers = np.arange(1, len(next(iter(table.values()))) + 1, dtype=np.int64)
+        self._add(row_readers.rows_of_table(numbers, table, fmt, Sessions()))
 
     def read_text(self, file: Path, request: Request, container: source.Container, chunk_bytes: int) -> None:
         """Read a CSV or JSON-lines file."""
@@ -255,8 +280,8 @@ class _Loader:
         row = int(np.argmax(rows.arrival_ns[1:] < rows.arrival_ns[:-1])) + 1
         early = int(rows.arrival_ns[row - 1] - rows.arrival_ns[row])
         return WorkloadError(
-            f"arrives {early} ns before the request of line {rows.lines[row - 1]}, arrivals must not go back"
-            " (on_unsorted='sort' sorts them)",
+            f"arrives {format_duration(early)} before the request of line {rows.lines[row - 1]}, arrivals"
+            " must not go back (on_unsorted='sort' sorts them)",
             file=self._name,
             line=int(rows.lines[row]),
             column=self._format.columns["arrival"],

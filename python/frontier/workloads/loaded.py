@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from frontier.errors import WorkloadError, show_value
 
 if TYPE_CHECKING:
     from frontier import _frontier
@@ -93,6 +97,46 @@ class LoadedTrace:
     def rate_per_s(self) -> float:
         """Return the mean arrival rate, gaps over the time they take; NaN if all arrive at once."""
         return (len(self) - 1) / (self.duration_ns / 1e9) if self.duration_ns else float("nan")
+
+    @property
+    def nbytes(self) -> int:
+        """Return the memory that the columns take, in bytes."""
+        columns = (getattr(self, each.name) for each in fields(self))
+        return sum(column.nbytes for column in columns if isinstance(column, np.ndarray))
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trace to a Parquet file that `load_trace` reads and scenarios may name; return its path.
+
+        The columns are those of the format `frontier`. Reading makes the first arrival time 0 and numbers
+        sessions by first appearance.
+
+        Raises:
+            WorkloadError: the suffix is not `.parquet`, the file cannot be written, or prompts share content,
+                which this format does not hold.
+        """
+        import polars as pl  # noqa: PLC0415 - slow to import
+
+        file = Path(path)
+        if file.suffix != ".parquet":
+            message = f"the suffix was {show_value(file.suffix)}, must be '.parquet'"
+            raise WorkloadError(message, file=str(file), value=file.suffix)
+        if self.segment_offsets is not None:
+            message = "the prompts of the trace share content, which the format 'frontier' does not hold"
+            raise WorkloadError(f"{message}; name the file that it was loaded from", file=str(file))
+        columns = {
+            "arrival_ns": self.arrival_ns,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "priority": self.priority,
+            "session": self.session,
+        }
+        frame = pl.DataFrame({name: column for name, column in columns.items() if column is not None})
+        try:
+            frame.write_parquet(file)
+        except OSError as error:
+            reason = error.strerror or str(error).split("\n")[0]
+            raise WorkloadError(f"cannot be written: {reason}", file=str(file)) from error
+        return file
 
     def to_trace(self) -> _frontier.Trace:
         """Return the trace as the simulator takes it: its own copy of the columns, checked again."""

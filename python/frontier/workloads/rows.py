@@ -44,6 +44,19 @@ class Rows:
         return len(self.lines)
 
 
+def read_parent(parent: object) -> object:
+    """Return the id of the chat that a chat follows, None where it follows none (-1 or nothing)."""
+    if parent is None or str(parent).strip() in ("-1", "-1.0", ""):
+        return None
+    _check_name(parent)
+    return parent
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, bool) or not isinstance(name, (int, str)):
+        raise BadValueError("not a name", f"was {show_value(name)}, must be text, a whole number or nothing")
+
+
 class Sessions:
     """Numbers sessions by first appearance, over all chunks of a file."""
 
@@ -55,18 +68,14 @@ class Sessions:
         """Return the session called `name` (text or a whole number); none for None and empty text."""
         if name is None:
             return NO_SESSION
-        if isinstance(name, bool) or not isinstance(name, (int, str)):
-            raise BadValueError(
-                "not a name", f"was {show_value(name)}, must be text, a whole number or nothing"
-            )
+        _check_name(name)
         code = self._codes.setdefault(str(name).strip(), self._count)
         self._count += code == self._count
         return code
 
     def of_chat(self, chat: object, parent: object) -> int:
-        """Return the session of a chat that follows `parent` (-1 or None for none), which may be unknown."""
-        root = parent is None or str(parent).strip() in ("-1", "-1.0", "")
-        session = self.of_name(chat if root else parent)
+        """Return the session of a chat that follows `parent` (see `read_parent`), which may be unknown."""
+        session = self.of_name(chat if parent is None else parent)
         if isinstance(chat, (int, str)) and not isinstance(chat, bool):
             self._codes[str(chat).strip()] = session
             return session
@@ -121,7 +130,7 @@ def rows_of_table(
         rows.session = sessions.of_column(cells[session_name])
     if fmt.chats:
         chats = zip(cells[fmt.chats[0]].to_list(), cells[fmt.chats[1]].to_list(), strict=True)
-        rows.session = _chat_column(list(chats), fmt.chats[0], sessions, rows.problems)
+        rows.session = _chat_column(list(chats), fmt.chats, sessions, rows.problems)
     if hash_name := name_of.get("hash_ids"):
         rows.hashes, rows.hash_counts, problems = columns.read_hash_lists(hash_name, cells[hash_name])
         rows.problems += problems
@@ -221,9 +230,11 @@ class _JsonRows:
                     self._failed.append(row)
                     return
             if self._format.chats:
-                name, parent = self._format.chats
+                chat_name, name = self._format.chats
                 value = record.get(name)
-                self._session[row] = self._sessions.of_chat(value, record.get(parent))
+                parent = read_parent(value)
+                name, value = chat_name, record.get(chat_name)
+                self._session[row] = self._sessions.of_chat(value, parent)
         except BadValueError as bad:
             self._problems.append(Problem(row, name, value, bad.reason, str(bad)))
 
@@ -283,9 +294,11 @@ def _hash_array(value: object) -> array[int]:
     if not isinstance(value, list):
         raise BadValueError("not a list", f"was {show_value(value)}, must be a list of block hashes")
     try:
-        return array("Q", value)
+        if bool not in set(map(type, value)):  # true would pass for 1
+            return array("Q", value)
     except (TypeError, OverflowError):
-        return array("Q", [values.read_hash(element) for element in value])
+        pass
+    return array("Q", [values.read_hash(element) for element in value])
 
 
 def source_columns(fmt: Format) -> list[str]:
@@ -295,14 +308,17 @@ def source_columns(fmt: Format) -> list[str]:
 
 
 def _chat_column(
-    chats: list[tuple[object, object]], name: str, sessions: Sessions, problems: list[Problem]
+    chats: list[tuple[object, object]], names: tuple[str, str], sessions: Sessions, problems: list[Problem]
 ) -> NDArray[np.uint32]:
     column = np.full(len(chats), NO_SESSION, np.uint32)
     for row, (chat, parent) in enumerate(chats):
+        name, value = names[1], parent
         try:
-            column[row] = sessions.of_chat(chat, parent)
+            known = read_parent(parent)
+            name, value = names[0], chat
+            column[row] = sessions.of_chat(chat, known)
         except BadValueError as bad:
-            problems.append(Problem(row, name, chat, bad.reason, str(bad)))
+            problems.append(Problem(row, name, value, bad.reason, str(bad)))
     return column
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Literal
@@ -20,6 +21,9 @@ PARQUET_ROWS: Final = 1 << 18
 """Parquet rows read at once."""
 MAX_LINE_BYTES: Final = 256 << 20
 """A longer line is no trace."""
+
+_DAMAGED: Final = (OSError, EOFError, zlib.error)
+"""What reading raises where a file is unreadable or, being packed, damaged."""
 
 _SUFFIXES: Final[dict[str, Container]] = {
     ".csv": "csv",
@@ -39,7 +43,7 @@ def find_container(path: Path) -> Container:
             return known
         with _open(path) as file:
             head = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except (OSError, EOFError) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, error) from error
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -67,7 +71,7 @@ def read_lines(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int
                     _check_line(rest, path, line)
             if rest:
                 yield line, _decode(rest.removesuffix(b"\n"), path, line)
-    except (OSError, EOFError) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, error) from error
 
 
@@ -77,11 +81,12 @@ def read_parquet(path: Path, columns: list[str]) -> Iterator[tuple[int, pl.DataF
 
     scan = pl.scan_parquet(path, glob=False).select(columns)
     row = 0
+    # On some damaged files polars panics, which is no `Exception`.
     try:
         while len(frame := scan.slice(row, PARQUET_ROWS).collect()):
             yield row + 1, frame
             row += len(frame)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _unreadable(path, error) from error
 
 
@@ -91,7 +96,7 @@ def parquet_schema(path: Path) -> dict[str, pl.DataType]:
 
     try:
         return dict(pl.scan_parquet(path, glob=False).collect_schema())
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _unreadable(path, error) from error
 
 
@@ -115,7 +120,7 @@ def _check_line(data: bytes, path: Path, line: int) -> None:
         raise WorkloadError(message, file=str(path), line=line)
 
 
-def _unreadable(path: Path, error: Exception) -> WorkloadError:
+def _unreadable(path: Path, error: BaseException) -> WorkloadError:
     reason = (
         error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip().split("\n")[0]
     )

@@ -14,12 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontier.errors import WorkloadError
+from frontier.units import format_duration
 from frontier.workloads.loaded import OUTPUT_STREAM_BASE, LoadedTrace
 from frontier.workloads.segments import Segments
 
 
 def slice_time(trace: LoadedTrace, start_ns: int = 0, end_ns: int | None = None) -> LoadedTrace:
-    """Return the requests that arrive in `start_ns <= t < end_ns`, with `start_ns` as the new time 0."""
+    """Return the requests that arrive in `start_ns <= t < end_ns`, with `start_ns` as the new time 0.
+
+    Times count from the trace's time 0, which in a trace that was just loaded is its first arrival.
+    """
     if start_ns < 0 or (end_ns is not None and end_ns <= start_ns):
         raise WorkloadError(
             f"the slice was {start_ns} ... {end_ns} ns, must be 0 <= start < end", file=_file(trace)
@@ -27,8 +31,11 @@ def slice_time(trace: LoadedTrace, start_ns: int = 0, end_ns: int | None = None)
     first = int(np.searchsorted(trace.arrival_ns, start_ns))
     last = len(trace) if end_ns is None else int(np.searchsorted(trace.arrival_ns, end_ns))
     if first == last:
+        begin = format_duration(start_ns)
+        span = f"{begin} or later" if end_ns is None else f"from {begin} until {format_duration(end_ns)}"
+        last_arrival = format_duration(int(trace.arrival_ns[-1]))
         message = (
-            f"no request arrives in {start_ns} ... {end_ns} ns; arrivals end at {trace.arrival_ns[-1]} ns"
+            f"no request arrives {span} after the first arrival; the last arrives {last_arrival} after it"
         )
         raise WorkloadError(message, file=_file(trace))
     cut = _take(trace, np.arange(first, last))
