@@ -20,6 +20,7 @@ run.
 
 from __future__ import annotations
 
+import gc
 import os
 
 import click
@@ -68,3 +69,5 @@ def main() -> None:
     """
     # Nothing here multiplies matrices; numpy's idle BLAS threads would only burn processor time.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A command makes few reference cycles; looking for them during imports takes a fifteenth of the main job.
+    gc.set_threshold(100_000)

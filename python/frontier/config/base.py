@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validato
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from frontier.config.schema import describe_fields
 from frontier.errors import nearest_name, show_value
 
 BASE_KEY = "config"
@@ -46,9 +47,9 @@ class Section(BaseModel):
     A field that is None stands for vLLM's own rule or for "not used" and is not written back.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
+    # Docstrings of fields reach the JSON Schema when it is asked for (`describe_fields`): pydantic's own
+    # `use_attribute_docstrings` would parse the sources of all sections at every start.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
     shorthand: ClassVar[str | None] = None
     """Name of the field that a bare value stands for, if the section has a short form."""
@@ -77,9 +78,10 @@ class Section(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
+        inner = handler.resolve_ref_schema(schema)
+        describe_fields(cls, inner)
         if cls.shorthand is None:
             return schema
-        inner = handler.resolve_ref_schema(schema)
         field = dict(inner["properties"][cls.shorthand])
         about: dict[str, Any] = {key: inner.pop(key) for key in _ABOUT if key in inner}
         mapping = dict(inner)
@@ -150,6 +152,7 @@ class Choice(Section):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
         inner = handler.resolve_ref_schema(schema)
+        describe_fields(cls, inner)
         about: dict[str, Any] = {key: inner.pop(key) for key in _ABOUT if key in inner}
         mapping = dict(inner, minProperties=1, maxProperties=1)
         short = [{"enum": list(cls.bare())}] if cls.bare() else []

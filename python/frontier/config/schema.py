@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+import textwrap
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,6 +31,33 @@ class _Generator(GenerateJsonSchema):
             if write.get("type") == "function-plain":
                 json_schema["default"] = write["function"](default)
         return json_schema
+
+
+def describe_fields(model: type[BaseModel], schema: JsonSchemaValue) -> None:
+    """Enter the docstrings of the fields of `model` as descriptions into its JSON Schema."""
+    for name, field in schema.get("properties", {}).items():
+        for owner in model.__mro__:
+            if name in _docstrings(owner):
+                field["description"] = _docstrings(owner)[name]
+                break
+
+
+@cache
+def _docstrings(owner: type) -> dict[str, str]:
+    """Return the strings that stand below the annotated attributes of a class, by attribute."""
+    if owner is BaseModel or not issubclass(owner, BaseModel):
+        return {}
+    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        attribute.target.id: inspect.cleandoc(text.value.value)
+        for attribute, text in itertools.pairwise(body.body)
+        if isinstance(attribute, ast.AnnAssign)
+        and isinstance(attribute.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def schema_of(model: type[BaseModel], *, title: str) -> dict[str, Any]:
