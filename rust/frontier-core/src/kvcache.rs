@@ -4,7 +4,9 @@
 //! full-attention layers. Knows no time.
 
 mod block_pool;
+mod former_tables;
 mod prefix;
 
 pub use block_pool::BlockPool;
+pub use former_tables::FormerTables;
 pub use prefix::{BlockHash, PrefixHasher};

@@ -22,6 +22,8 @@ struct Block {
     twin_after: u32,
     /// Identity of the content, while cached.
     hash: Option<BlockHash>,
+    /// The content can be looked up by its hash.
+    indexed: bool,
 }
 
 /// First and last of the blocks that hold the same content.
@@ -154,11 +156,30 @@ impl BlockPool {
         twins.last = block.0;
         let state = &mut self.blocks[block.index()];
         state.hash = Some(hash);
+        state.indexed = true;
         state.twin_before = before;
         state.twin_after = NIL;
         if before != NIL {
             self.blocks[before as usize].twin_after = block.0;
         }
+    }
+
+    /// Marks `block` as holding the content `hash`, which nobody but its owner can ask for: it is kept like any
+    /// cached block, but only [`Self::holds`] finds it. This spares the index an entry, and the run a cache miss
+    /// at its insertion and at its removal.
+    #[inline]
+    pub fn insert_private(&mut self, block: BlockId, hash: BlockHash) {
+        debug_assert!(self.caching, "Invariant: hashes exist only with prefix caching");
+        let state = &mut self.blocks[block.index()];
+        debug_assert!(state.hash.is_none(), "Invariant: a block is cached once");
+        state.hash = Some(hash);
+        state.indexed = false;
+    }
+
+    /// Tells whether `block` still holds the content `hash`.
+    #[inline]
+    pub fn holds(&self, block: BlockId, hash: BlockHash) -> bool {
+        self.blocks[block.index()].hash == Some(hash)
     }
 
     fn take_next(&mut self) -> u32 {
@@ -182,6 +203,9 @@ impl BlockPool {
         let Some(hash) = state.hash.take() else {
             return;
         };
+        if !state.indexed {
+            return;
+        }
         let (before, after) = (state.twin_before, state.twin_after);
         if before != NIL {
             self.blocks[before as usize].twin_after = after;

@@ -1,9 +1,9 @@
 //! A request inside an engine: its tokens, its blocks, and where it stands.
 
 use crate::ids::{BlockId, RequestId};
-use crate::kvcache::PrefixHasher;
+use crate::kvcache::{FormerTables, PrefixHasher};
 use crate::time::SimTime;
-use crate::workload::Segment;
+use crate::workload::{Segment, UNIQUE_STREAM_BASE};
 
 /// Where a request stands (vLLM `RequestStatus`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +64,16 @@ pub struct LiveRequest {
     pub(crate) high_water: u32,
     /// Leading blocks whose hash is in the cache index.
     pub(crate) num_cached_blocks: u32,
+    /// Blocks found in the cache at the last admission.
+    pub(crate) num_hit_blocks: u32,
+    /// Logical block from which on the content is the request's own: nobody else can have the same.
+    pub(crate) private_from: u32,
     /// Number of the last `schedule()` call that put it in a batch.
     pub(crate) last_scheduled: u64,
     pub(crate) blocks: Vec<BlockId>,
     pub(crate) hasher: PrefixHasher,
+    /// Private blocks of the lives before preemptions.
+    pub(crate) former: FormerTables,
     pub(crate) segments: Vec<Segment>,
     pub(crate) output_stream: u64,
 }
@@ -91,19 +97,24 @@ impl LiveRequest {
             num_preemptions: 0,
             high_water: 0,
             num_cached_blocks: 0,
+            num_hit_blocks: 0,
+            private_from: u32::MAX,
             last_scheduled: 0,
             blocks: Vec::new(),
             hasher: PrefixHasher::default(),
+            former: FormerTables::default(),
             segments: Vec::new(),
             output_stream: 0,
         }
     }
 
     /// Becomes the submitted request, reusing the memory of the one before.
-    pub(crate) fn reset(&mut self, submission: &Submission<'_>) {
+    pub(crate) fn reset(&mut self, submission: &Submission<'_>, block_size: u32) {
         let mut blocks = std::mem::take(&mut self.blocks);
         let mut hasher = std::mem::take(&mut self.hasher);
         let mut segments = std::mem::take(&mut self.segments);
+        let mut former = std::mem::take(&mut self.former);
+        former.clear();
         debug_assert!(blocks.is_empty(), "Invariant: a finished request holds no blocks");
         blocks.clear();
         hasher.clear();
@@ -118,8 +129,10 @@ impl LiveRequest {
             prompt_tokens: submission.prompt_tokens,
             max_tokens: submission.max_tokens,
             num_tokens: submission.prompt_tokens,
+            private_from: first_private_block(submission.segments, block_size),
             blocks,
             hasher,
+            former,
             segments,
             output_stream: submission.output_stream,
             ..Self::vacant()
@@ -185,4 +198,17 @@ impl LiveRequest {
     pub(crate) fn rehash(&mut self, block_size: u32) {
         self.hasher.extend(block_size, &self.segments, self.output_stream, self.num_tokens);
     }
+}
+
+/// Returns the first logical block with a token that nobody shares; block hashes chain, so that nobody shares
+/// anything after it either.
+fn first_private_block(segments: &[Segment], block_size: u32) -> u32 {
+    let mut shared_tokens = 0;
+    for segment in segments {
+        if segment.stream >= UNIQUE_STREAM_BASE {
+            return shared_tokens / block_size;
+        }
+        shared_tokens += segment.len;
+    }
+    u32::MAX
 }

@@ -136,7 +136,7 @@ impl VllmScheduler {
             Slot::from_index(self.requests.len() - 1)
         });
         let request = &mut self.requests[slot.index()];
-        request.reset(submission);
+        request.reset(submission, self.config.block_size);
         if self.pool.caching() {
             request.rehash(self.config.block_size);
         }
@@ -264,6 +264,11 @@ impl VllmScheduler {
     /// flight becomes stale.
     fn preempt(&mut self, slot: Slot) {
         let request = &mut self.requests[slot.index()];
+        let inserted = request.num_hit_blocks.max(request.private_from)..request.num_cached_blocks;
+        if !inserted.is_empty() {
+            let blocks = &request.blocks[inserted.start as usize..inserted.end as usize];
+            request.former.push(inserted.start as usize, blocks, request.hasher.hashes(), &self.pool);
+        }
         self.pool.release(&request.blocks);
         request.blocks.clear();
         request.num_cached_blocks = 0;
@@ -324,8 +329,15 @@ impl VllmScheduler {
         }
         let request = &self.requests[slot.index()];
         let most = ((request.num_tokens - 1) / self.config.block_size) as usize;
-        let pool = &self.pool;
-        self.hits.extend(request.hasher.hashes()[..most].iter().map_while(|&hash| pool.lookup(hash)));
+        let private_from = request.private_from as usize;
+        let find = |(index, &hash)| {
+            if index < private_from {
+                self.pool.lookup(hash)
+            } else {
+                request.former.find(index, hash, &self.pool)
+            }
+        };
+        self.hits.extend(request.hasher.hashes()[..most].iter().enumerate().map_while(find));
         self.hits.len() as u32 * self.config.block_size
     }
 
@@ -370,6 +382,7 @@ impl VllmScheduler {
         }
         request.blocks.extend_from_slice(&self.hits);
         request.num_cached_blocks = held;
+        request.num_hit_blocks = held;
         self.pool.allocate(config.blocks_for(reserved).saturating_sub(held), &mut request.blocks);
         cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), config.block_size);
         true
@@ -509,7 +522,12 @@ fn cache_full_blocks(pool: &mut BlockPool, request: &mut LiveRequest, num_tokens
     let full = (num_tokens / block_size).min(request.blocks.len() as u32);
     while request.num_cached_blocks < full {
         let index = request.num_cached_blocks as usize;
-        pool.insert_cached(request.blocks[index], request.hasher.hashes()[index]);
+        let (block, hash) = (request.blocks[index], request.hasher.hashes()[index]);
+        if request.num_cached_blocks < request.private_from {
+            pool.insert_cached(block, hash);
+        } else {
+            pool.insert_private(block, hash);
+        }
         request.num_cached_blocks += 1;
     }
 }

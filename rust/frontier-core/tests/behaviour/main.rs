@@ -4,6 +4,7 @@
 
 mod colocated;
 mod hangs;
+mod private_content;
 mod routing;
 mod scheduler_laws;
 mod support;
