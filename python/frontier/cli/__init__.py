@@ -69,5 +69,7 @@ def main() -> None:
     """
     # Nothing here multiplies matrices; numpy's idle BLAS threads would only burn processor time.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Plugins of pydantic are looked for in the metadata of every installed package, and none concerns us.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # A command makes few reference cycles; looking for them during imports takes a fifteenth of the main job.
     gc.set_threshold(100_000)
