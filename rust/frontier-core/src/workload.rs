@@ -135,11 +135,6 @@ impl Workload {
         }
     }
 
-    /// Tells whether requests follow the completion of others.
-    pub fn is_closed_loop(&self) -> bool {
-        matches!(self.timing, Timing::Closed { .. })
-    }
-
     /// Returns how many requests will be issued, if that is known beforehand.
     pub fn total(&self) -> Option<u64> {
         let endless = match &self.timing {
