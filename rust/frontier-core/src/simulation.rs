@@ -270,15 +270,12 @@ impl Simulation {
             return RejectReason::None;
         }
         let total = u64::from(spec.prompt_tokens) + u64::from(spec.output_tokens);
-        // The KV of the last token is never written.
-        let blocks = (total - 1).div_ceil(u64::from(self.config.block_size));
-        let budget =
-            self.config.max_num_scheduled_tokens.unwrap_or(u32::MAX).min(self.config.max_num_batched_tokens);
         if total > u64::from(self.config.max_model_len) {
             RejectReason::ExceedsMaxModelLen
-        } else if blocks > u64::from(self.config.num_blocks - 1) {
+        // The KV of the last token is never written.
+        } else if self.config.blocks_for(total as u32 - 1) > self.config.num_blocks - 1 {
             RejectReason::ExceedsKvCache
-        } else if !self.config.enable_chunked_prefill && spec.prompt_tokens > budget {
+        } else if !self.config.enable_chunked_prefill && spec.prompt_tokens > self.config.token_budget() {
             RejectReason::ExceedsTokenBudget
         } else {
             RejectReason::None

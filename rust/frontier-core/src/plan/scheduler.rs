@@ -60,6 +60,11 @@ impl SchedulerConfig {
         tokens.min(self.max_model_len).div_ceil(self.block_size)
     }
 
+    /// Returns the tokens that one step may compute.
+    pub fn token_budget(&self) -> u32 {
+        self.max_num_scheduled_tokens.unwrap_or(u32::MAX).min(self.max_num_batched_tokens)
+    }
+
     /// Returns the most requests that a batch can have.
     pub fn max_batch_seqs(&self) -> u32 {
         self.max_num_active_seqs.unwrap_or(self.max_num_seqs)

@@ -34,33 +34,17 @@ pub struct VllmScheduler {
     hits: Vec<BlockId>,
 }
 
-/// Token budgets of one step.
+/// What one step may still compute.
 struct Budget {
-    /// Tokens left to schedule.
-    tokens: u32,
-    /// Tokens left in the input batch.
-    input: u32,
+    /// Tokens left.
+    left: u32,
     /// Largest chunk of a prompt, if limited.
     chunk: Option<u32>,
 }
 
 impl Budget {
-    fn left(&self) -> u32 {
-        self.tokens.min(self.input)
-    }
-
     fn clip_chunk(&self, num_tokens: u32) -> u32 {
         self.chunk.map_or(num_tokens, |limit| num_tokens.min(limit))
-    }
-
-    fn take(&mut self, num_tokens: u32) {
-        self.tokens -= num_tokens;
-        self.input -= num_tokens;
-    }
-
-    fn give_back(&mut self, num_tokens: u32) {
-        self.tokens += num_tokens;
-        self.input += num_tokens;
     }
 }
 
@@ -180,24 +164,20 @@ impl VllmScheduler {
         if config.long_prefill_token_threshold_adaptive {
             chunk = chunk.map(|threshold| threshold.max(config.max_num_batched_tokens / num_requests));
         }
-        Budget {
-            tokens: config.max_num_scheduled_tokens.unwrap_or(config.max_num_batched_tokens),
-            input: config.max_num_batched_tokens,
-            chunk,
-        }
+        Budget { left: config.token_budget(), chunk }
     }
 
     /// Phase 1: every running request gets its next tokens; whoever cannot have blocks preempts others.
     fn schedule_running(&mut self, budget: &mut Budget, out: &mut SchedulerOutput) {
         let mut position = 0;
-        while position < self.running.len() && budget.left() > 0 {
+        while position < self.running.len() && budget.left > 0 {
             let slot = self.running[position];
             let request = &self.requests[slot.index()];
             let num_tokens = if end_is_certain(request) {
                 0
             } else {
                 let room = self.config.max_model_len.saturating_sub(request.num_computed + 1);
-                budget.clip_chunk(request.num_pending()).min(budget.left()).min(room)
+                budget.clip_chunk(request.num_pending()).min(budget.left).min(room)
             };
             if num_tokens == 0 {
                 position += 1;
@@ -206,7 +186,7 @@ impl VllmScheduler {
             if !self.make_room(slot, num_tokens, &mut position, budget, out) {
                 break;
             }
-            budget.take(num_tokens);
+            budget.left -= num_tokens;
             let computed_before = self.requests[slot.index()].num_computed;
             out.scheduled.push(scheduled(slot, Admission::Running, computed_before, num_tokens));
             position += 1;
@@ -232,7 +212,7 @@ impl VllmScheduler {
                 }
                 // Already part of this very batch: its budget is free again.
                 if let Some(at) = out.scheduled.iter().position(|entry| entry.slot == victim) {
-                    budget.give_back(out.scheduled.remove(at).num_tokens);
+                    budget.left += out.scheduled.remove(at).num_tokens;
                 }
             }
             self.preempt(victim);
@@ -284,7 +264,7 @@ impl VllmScheduler {
     fn admit_waiting(&mut self, budget: &mut Budget, out: &mut SchedulerOutput) {
         let max_running = self.config.max_batch_seqs() as usize;
         let mut passed_over = Vec::new();
-        while budget.left() > 0 && self.running.len() < max_running {
+        while budget.left > 0 && self.running.len() < max_running {
             let Some(slot) = self.waiting.front() else {
                 break;
             };
@@ -299,10 +279,10 @@ impl VllmScheduler {
             let computed = self.find_hits(slot);
             let request = &self.requests[slot.index()];
             let wanted = budget.clip_chunk(request.num_tokens - computed);
-            if wanted > budget.left() && !self.config.enable_chunked_prefill {
+            if wanted > budget.left && !self.config.enable_chunked_prefill {
                 break;
             }
-            let num_tokens = wanted.min(budget.left());
+            let num_tokens = wanted.min(budget.left);
             if !self.allocate_admitted(slot, computed, num_tokens) {
                 break;
             }
@@ -312,7 +292,7 @@ impl VllmScheduler {
             request.status = Status::Running;
             request.num_computed = computed;
             self.running.push(slot);
-            budget.take(num_tokens);
+            budget.left -= num_tokens;
             out.scheduled.push(scheduled(slot, admission, computed, num_tokens));
         }
         for slot in passed_over.into_iter().rev() {
