@@ -26,7 +26,7 @@ scenario = load(sys.argv[1])
 lowered = lower(scenario)
 trace = lowered.trace
 t2 = time.process_time()
-raw = _frontier.simulate(lowered.plan_json, trace)
+raw = _frontier.simulate(lowered.plan_json, trace, lowered.predictors)
 t3 = time.process_time()
 result = frontier.Result(raw, simulation.run_facts(scenario, lowered))
 str(result.summary())

@@ -37,15 +37,52 @@ class Trace:
     ) -> Trace: ...
     def __len__(self) -> int: ...
 
+@final
+class Pack:
+    """A pack of predictors whose header and manifest have been checked; `data` must stay as it is.
+
+    Raises `frontier.errors.PackError` for bytes that are no pack, or a damaged one.
+    """
+
+    def __new__(cls, data: NDArray[np.uint8]) -> Pack: ...
+    @property
+    def manifest_json(self) -> str: ...
+    def __len__(self) -> int: ...
+    def load(self, index: int) -> Predictor: ...
+
+@final
+class Predictor:
+    """A checked predictor, shared without copying between the runs that use it."""
+
+    def margin(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def compiled_margin(self, x: NDArray[np.float32], fixed: dict[int, float]) -> NDArray[np.float32]: ...
+    def ratio(self, x: NDArray[np.float32], fixed: dict[int, float]) -> NDArray[np.float64]: ...
+    def seconds(self, bytes: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
 def simulate(
     plan_json: str,
     trace: Trace | None = None,
+    predictors: list[Predictor] = ...,
     progress: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]: ...
 def simulate_many(
     plans_json: list[str],
     traces: list[Trace | None],
+    predictors: list[list[Predictor]],
     threads: int,
     done: Callable[[int, Any], object],
 ) -> None: ...
-def step_breakdown(plan_json: str, batch: list[tuple[int, int, bool]]) -> dict[str, Any]: ...
+def step_breakdown(
+    step_time_json: str,
+    batches: list[list[tuple[int, int, bool]]],
+    predictors: list[Predictor] = ...,
+    rank: int = 0,
+) -> dict[str, Any]: ...
+def operator_features(
+    operator: str,
+    gpu_json: str,
+    dtype: str,
+    columns: dict[str, NDArray[np.float64] | NDArray[np.uint32]],
+    links_json: str | None = None,
+) -> dict[str, Any]: ...
+def feature_names(operator: str) -> list[str]: ...

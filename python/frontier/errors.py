@@ -138,6 +138,21 @@ class WorkloadError(FrontierError, ValueError):
         return (_rebuild_workload_error, (self.message, self.file, self.line, self.column, self.value))
 
 
+class PackError(FrontierError, ValueError):
+    """A pack of predictors that cannot be read: damaged, cut short, or of another version.
+
+    `file` is None where the pack did not come from one.
+    """
+
+    def __init__(self, message: str, *, file: str | None = None) -> None:
+        self.message = message
+        self.file = file
+        super().__init__(f"{file}: {message}" if file else message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_pack_error, (self.message, self.file))
+
+
 class SimulationError(FrontierError, RuntimeError):
     """A simulation that could not run to its end."""
 
@@ -190,3 +205,7 @@ def _rebuild_workload_error(
     message: str, file: str | None, line: int | None, column: str | None, value: object
 ) -> WorkloadError:
     return WorkloadError(message, file=file, line=line, column=column, value=value)
+
+
+def _rebuild_pack_error(message: str, file: str | None) -> PackError:
+    return PackError(message, file=file)

@@ -22,6 +22,7 @@ from frontier.trace_columns import trace_columns
 
 if TYPE_CHECKING:
     from frontier import _frontier
+    from frontier.predictors.attach import Attached
     from frontier.workloads import LoadedTrace
 
 SCHEMA_VERSION: Final = 1
@@ -41,6 +42,8 @@ class Lowered:
         columns: the rows of the trace, None for a synthetic workload.
         resolved: the facts that the scenario implies.
         warnings: what a reader of the results should know.
+        attached: the operators of the plan with the learned predictors that they refer to, None for linear
+            step times.
     """
 
     plan: dict[str, Any]
@@ -48,6 +51,27 @@ class Lowered:
     columns: LoadedTrace | None
     resolved: Resolved
     warnings: tuple[str, ...]
+    attached: Attached | None = None
+
+    @property
+    def predictors(self) -> list[_frontier.Predictor]:
+        """The learned predictors that go beside the plan, by index; shared with other scenarios."""
+        return [] if self.attached is None else list(self.attached.predictors)
+
+    @property
+    def step_time(self) -> str:
+        """How step times are made: "learned" (some operator has a predictor), "roofline" or "linear"."""
+        if self.attached is None:
+            return "linear"
+        return "learned" if self.attached.predictors else "roofline"
+
+    def with_residuals(self, replication: int) -> str:
+        """Return the plan's text for a run whose operators' errors are drawn for this replication."""
+        step_time = {
+            **self.plan["step_time"],
+            "residuals": {"seed": self.plan["seed"], "replication": replication},
+        }
+        return _canonical({**self.plan, "step_time": step_time})
 
     @cached_property
     def trace(self) -> _frontier.Trace | None:
@@ -62,10 +86,12 @@ def lower(scenario: Scenario) -> Lowered:
 
     Raises:
         WorkloadError: the trace cannot be read or has no requests.
-        ConfigError: the scenario does not suit the trace.
+        PackError: a pack of predictors is damaged.
+        ConfigError: the scenario does not suit the trace, or the packs that it names.
     """
     resolved = scenario.resolve()
-    warnings = list(resolved.warnings)
+    attached = _attached(scenario.engine, resolved)
+    warnings = [*resolved.warnings, *(attached.notes if attached is not None else ())]
     columns = None
     if scenario.workload.trace is not None:
         columns = trace_columns(scenario.workload.trace, seed=scenario.seed, replication=scenario.replication)
@@ -76,7 +102,7 @@ def lower(scenario: Scenario) -> Lowered:
         "replication": scenario.replication,
         "cluster": {"replicas": scenario.cluster.replicas, "router": _router(scenario.cluster.router)},
         "scheduler": _scheduler(scenario.engine, resolved),
-        "step_time": _step_time(scenario.engine, resolved),
+        "step_time": _step_time(scenario.engine, resolved, attached),
         "workload": _workload(scenario.workload),
         "output": {
             "steps": scenario.output.steps,
@@ -85,8 +111,11 @@ def lower(scenario: Scenario) -> Lowered:
         },
         "limits": {"max_steps": None, "refuse_oversized": True, "livelock_steps": LIVELOCK_STEPS},
     }
-    text = json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return Lowered(plan, text, columns, resolved, tuple(warnings))
+    return Lowered(plan, _canonical(plan), columns, resolved, tuple(warnings), attached)
+
+
+def _canonical(plan: dict[str, Any]) -> str:
+    return json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _trace_warnings(scenario: Scenario, columns: LoadedTrace) -> list[str]:
@@ -136,26 +165,36 @@ def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def _step_time(engine: Engine, resolved: Resolved) -> dict[str, Any]:
+def _attached(engine: Engine, resolved: Resolved) -> Attached | None:
+    """Return the operators with their predictors, None where no operator is looked at."""
+    if engine.step_time.linear is not None:
+        return None
+    from frontier.predictors.attach import attach  # noqa: PLC0415 - keeps `import frontier` light
+
+    return attach((resolved.program,), resolved.gpu, engine)
+
+
+def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:
     linear = engine.step_time.linear
-    if linear is not None:
+    if linear is not None or attached is None:
+        assert linear is not None
         constants = {f"{name}_ns": getattr(linear, name) for name in type(linear).model_fields}
         return {"kind": "linear", **constants}
     overhead = engine.cpu_overhead
     per_step_ns = overhead.per_step if overhead else DEFAULT_CPU_PER_STEP_NS
     per_seq_ns = overhead.per_seq if overhead else DEFAULT_CPU_PER_SEQ_NS
-    link = resolved.gpu.link(resolved.gpus_per_replica)
     return {
-        "kind": "roofline",
+        "kind": "operators",
         "gpu": resolved.gpu.to_plan(),
-        "link": link.to_plan() if link is not None else None,
+        "links": resolved.gpu.links(resolved.layout.gpus, resolved.layout.nodes).to_plan(),
         "cpu": {
             "per_step_s": per_step_ns / 1e9,
             "per_seq_s": per_seq_ns / 1e9,
             "overlapped": engine.async_scheduling,
         },
-        "program": [operator.to_plan() for operator in resolved.program],
-        "gpus_per_replica": resolved.gpus_per_replica,
+        "layout": resolved.layout.to_plan(),
+        "stages": attached.stages,
+        "residuals": None,
     }
 
 

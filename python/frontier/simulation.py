@@ -63,7 +63,7 @@ def simulate(
     chosen = as_scenario(scenario)
     lowered = lower(chosen)
     report = None if progress is None else lambda facts: progress(Progress(**facts))
-    raw = _frontier.simulate(lowered.plan_json, lowered.trace, report)
+    raw = _frontier.simulate(lowered.plan_json, lowered.trace, lowered.predictors, report)
     return Result(raw, run_facts(chosen, lowered))
 
 
@@ -169,8 +169,73 @@ def simulate_many(
             progress(ended, len(outcomes))
 
     plans = [lowered for _, _, lowered in ready]
-    _frontier.simulate_many([plan.plan_json for plan in plans], _shared_traces(plans), threads, finish)
+    _frontier.simulate_many(
+        [plan.plan_json for plan in plans],
+        _shared_traces(plans),
+        [plan.predictors for plan in plans],
+        threads,
+        finish,
+    )
     return outcomes
+
+
+def simulate_with_residuals(
+    scenario: ScenarioLike,
+    replications: int,
+    *,
+    threads: int | None = None,
+    reduce: Callable[[Result], T],
+) -> tuple[Result, list[T]]:
+    """Simulate a scenario once as it is, and `replications` times with errors of its predictors.
+
+    Each replication draws one error per operator, for the whole run, from the hold-out residuals of its
+    predictor; arrivals, lengths and prompts stay as they are. `Result.interval` is made of this.
+
+    Args:
+        scenario: as for `simulate`.
+        replications: how many runs with errors, at least 1.
+        threads: worker threads, by default as many as there are processors; they do not change results.
+        reduce: what to keep of each of these runs.
+
+    Returns:
+        The result without errors, and what `reduce` made of the others, in order.
+
+    Raises:
+        ConfigError: an argument is not valid, or no operator of the scenario has a learned predictor.
+        FrontierError: what `simulate` raises, with a note that names the replication.
+    """
+    threads = _checked_threads(threads)
+    if isinstance(replications, bool) or not isinstance(replications, int) or replications < 1:
+        message = f"was {replications!r}, must be a whole number of at least 1"
+        raise ConfigError(Issue("replications", replications, message))
+    chosen = as_scenario(scenario)
+    lowered = lower(chosen)
+    if lowered.step_time != "learned":
+        message = f"was {lowered.step_time}, has no predictors whose errors could be drawn"
+        raise ConfigError(Issue("engine.step_time", lowered.step_time, message, ("learned",)))
+    facts = run_facts(chosen, lowered)
+    best: list[Result] = []
+    kept: list[Any] = [None] * replications
+
+    def finish(position: int, raw: Any) -> None:
+        if isinstance(raw, BaseException):
+            raw.add_note(f"in replication {position} of {replications}" if position else "without errors")
+            raise raw
+        result = Result(raw, facts)
+        if position:
+            kept[position - 1] = reduce(result)
+        else:
+            best.append(result)
+
+    runs = replications + 1
+    _frontier.simulate_many(
+        [lowered.plan_json, *(lowered.with_residuals(number) for number in range(1, runs))],
+        [lowered.trace] * runs,
+        [lowered.predictors] * runs,
+        threads,
+        finish,
+    )
+    return best[0], kept
 
 
 def _checked_threads(threads: int | None) -> int:
@@ -209,10 +274,12 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
     report = None if lowered.columns is None else lowered.columns.report
     return RunFacts(
         gpus_total=resolved.gpus_total,
-        step_time=lowered.plan["step_time"]["kind"],
+        step_time=lowered.step_time,
         gpu_price_per_hour_usd=resolved.price_per_hour,
         peak_flops_per_s=resolved.peak_flops_per_s,
         memory_bandwidth_bytes_per_s=resolved.gpu.memory_bandwidth_bytes_per_s,
+        idle_power_w=resolved.gpu.idle_power_w,
+        peak_power_w=resolved.gpu.peak_power_w,
         max_model_len=resolved.max_model_len,
         objectives=Objectives(**seconds),
         warmup=_span(window.warmup),
@@ -222,6 +289,7 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
         trace_rows_read=None if report is None else report.rows_read,
         trace_rows_skipped=None if report is None else sum(report.rows_skipped.values()),
         versions={"frontier": _frontier.__version__},
+        predictors=() if lowered.attached is None else lowered.attached.identities,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,15 @@ from frontier.errors import ConfigError, WorkloadError
 from frontier.lowering import LIVELOCK_STEPS, SCHEMA_VERSION, lower
 
 AZURE = {"trace": {"path": "azure-2023-conv"}}
+
+
+RUST = Path(__file__).parents[2] / "rust" / "frontier-core" / "src" / "plan" / "step_time.rs"
+
+
+def plan_fields(struct: str) -> set[str]:
+    body = re.search(rf"pub struct {struct} \{{\n(.*?)\n\}}", RUST.read_text(), re.DOTALL)
+    assert body is not None
+    return set(re.findall(r"^    pub (\w+):", body.group(1), re.MULTILINE))
 
 
 def tiny(scenario: Scenario) -> Scenario:
@@ -40,14 +50,43 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
     assert plan["scheduler"]["max_num_batched_tokens"] == 8192
     assert plan["scheduler"]["max_num_seqs"] == 1024
     assert plan["scheduler"]["max_model_len"] == 131072
-    assert plan["step_time"]["gpus_per_replica"] == 2
-    assert plan["step_time"]["link"]["bandwidth_bytes_per_s"] == 450e9
-    assert plan["step_time"]["cpu"] == {"per_step_s": 1e-3, "per_seq_s": 1e-5, "overlapped": True}
+    step_time = plan["step_time"]
+    assert set(step_time) == plan_fields("OperatorsSpec") | {"kind"}
+    assert step_time["kind"] == "operators"
+    assert step_time["layout"] == {
+        "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 1,
+        "data_parallel_size": 1,
+    }
+    assert step_time["links"]["node"]["bandwidth_bytes_per_s"] == 450e9
+    assert step_time["links"]["network"] is None
+    assert step_time["gpu"]["l2_bytes"] == 50 * 2**20
+    assert step_time["cpu"] == {"per_step_s": 1e-3, "per_seq_s": 1e-5, "overlapped": True}
+    assert step_time["residuals"] is None
+    (stage,) = step_time["stages"]
+    assert {"embedding", "all_reduce.embedding", "attention", "sampler"} <= {op["name"] for op in stage}
+    assert not any(op.get("predictor") for op in stage)
     assert plan["limits"] == {
         "max_steps": None,
         "refuse_oversized": True,
         "livelock_steps": LIVELOCK_STEPS,
     }
+
+
+def test_layouts_of_a_scenario_are_tensor_parallel_alone(base: Scenario) -> None:
+    for field, value in (
+        ("pipeline_parallel_size", 2),
+        ("data_parallel_size", 2),
+        ("enable_expert_parallel", True),
+    ):
+        with pytest.raises(ConfigError, match=rf"engine\.{field}"):
+            base.with_({f"engine.{field}": value})
+
+
+def test_one_gpu_crosses_no_link(base: Scenario) -> None:
+    step_time = lower(base).plan["step_time"]
+    assert step_time["links"] == {"node": None, "network": None}
+    assert step_time["layout"]["tensor_parallel_size"] == 1
 
 
 def test_the_plan_is_canonical(base: Scenario) -> None:

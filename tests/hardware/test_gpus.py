@@ -40,35 +40,44 @@ def test_presets_are_complete_and_fit_the_plan(name: str) -> None:
     assert (gpu.price_per_hour_usd is None) == (gpu.price_source is None)
     assert 0 < plan["compute_efficiency"] <= 1
     assert 0 < plan["memory_efficiency"] <= 1
-    link = gpu.link(2)
-    assert link is not None
-    assert set(link.to_plan()) == plan_fields("LinkSpec")
-    assert link.kind == ("nvlink" if gpu.nvlink_bandwidth_bytes_per_s else "pcie")
+    assert 2**24 < plan["l2_bytes"] == gpu.l2_bytes < 2**29
+    assert gpu.power_source
+    assert gpu.peak_power_w is not None
+    assert gpu.idle_power_w is None or 0 < gpu.idle_power_w < gpu.peak_power_w / 4
+    links = gpu.links(2)
+    assert set(links.to_plan()) == plan_fields("LinksSpec")
+    assert links.node is not None
+    assert links.node == gpu.link(2)
+    assert set(links.node.to_plan()) == plan_fields("LinkSpec")
+    assert links.node.kind == ("nvlink" if gpu.nvlink_bandwidth_bytes_per_s else "pcie")
 
 
-# name, dense bf16 TFLOP/s, HBM TB/s, memory on the box in GB; from the vendors' data sheets
+# name, dense bf16 TFLOP/s, HBM TB/s, memory on the box in GB, last-level cache in MiB, thermal design power
+# in W; from data sheets and architecture papers, the caches of H20, H200 and B200 as CUDA reports them
 DATA_SHEETS = [
-    ("a100-40gb", 312, 1.555, 40),
-    ("a100-80gb", 312, 2.039, 80),
-    ("a800", 312, 2.039, 80),
-    ("h100", 989, 3.35, 80),
-    ("h100-pcie", 756, 2.0, 80),
-    ("h800", 989, 3.35, 80),
-    ("h20", 148, 4.0, 96),
-    ("h200", 989, 4.8, 141),
-    ("b200", 2250, 7.7, 180),
-    ("gb200", 2500, 8.0, 186),
-    ("l40s", 362, 0.864, 48),
-    ("rtx-4090", 165, 1.008, 24),
-    ("rtx-pro-6000", 468, 1.792, 96),
-    ("mi300x", 1307, 5.3, 192),
-    ("mi355x", 2517, 8.0, 288),
+    ("a100-40gb", 312, 1.555, 40, 40, 400),
+    ("a100-80gb", 312, 2.039, 80, 40, 400),
+    ("a800", 312, 2.039, 80, 40, 400),
+    ("h100", 989, 3.35, 80, 50, 700),
+    ("h100-pcie", 756, 2.0, 80, 50, 350),
+    ("h800", 989, 3.35, 80, 50, 700),
+    ("h20", 148, 4.0, 96, 60, 400),
+    ("h200", 989, 4.8, 141, 60, 700),
+    ("b200", 2250, 7.7, 180, 126.5, 1000),
+    ("gb200", 2500, 8.0, 186, 126.5, 1200),
+    ("l40s", 362, 0.864, 48, 96, 350),
+    ("rtx-4090", 165, 1.008, 24, 72, 450),
+    ("rtx-pro-6000", 468, 1.792, 96, 128, 600),
+    ("mi300x", 1307, 5.3, 192, 256, 750),
+    ("mi355x", 2517, 8.0, 288, 256, 1400),
 ]
 
 
-@pytest.mark.parametrize(("name", "teraflops", "terabytes", "gigabytes"), DATA_SHEETS)
-def test_rates_are_the_dense_ones(name: str, teraflops: float, terabytes: float, gigabytes: int) -> None:
+@pytest.mark.parametrize("row", DATA_SHEETS, ids=[row[0] for row in DATA_SHEETS])
+def test_figures_are_those_of_the_data_sheets(row: tuple[str, float, float, int, float, int]) -> None:
+    name, teraflops, terabytes, gigabytes, cache_mib, watts = row
     gpu = load_gpu(name)
+    assert (gpu.l2_bytes, gpu.peak_power_w) == (cache_mib * 2**20, watts)
     assert gpu.peak_flops_per_s.bf16 == pytest.approx(teraflops * 1e12, rel=0.002)
     assert gpu.memory_bandwidth_bytes_per_s == pytest.approx(terabytes * 1e12)
     box = gigabytes * 2**30  # makers of NVIDIA cards up to 80 GB mean GiB; all report less
@@ -112,6 +121,12 @@ def test_names_are_read_leniently() -> None:
         ({"nvlink_latency": "4us"}, "nvlink_latency", "has no effect without nvlink_bandwidth"),
         ({"nic_bandwidth": "50GB/s"}, "nic_bandwidth", "the network is not modelled; remove it"),
         ({"nic_latency": "5us"}, "nic_latency", "the network is not modelled; remove it"),
+        ({"peak_power": "700W"}, "peak_power", "has no effect: energy is not modelled; remove it"),
+        ({"idle_power": "70W"}, "idle_power", "has no effect: energy is not modelled; remove it"),
+        ({"power_source": "a sheet"}, "power_source", "has no effect: energy is not modelled; remove it"),
+        ({"idle_power": 70}, "idle_power", "was 70, must be a power such as '700W'"),
+        ({"l2_cache": "0MiB"}, "l2_cache", "greater than 0"),
+        ({"l2": "50MiB"}, "l2", "is no key of a GPU"),
         ({"compute_capability": "sm_90"}, "compute_capability", "must be major.minor, as in '9.0'"),
         ({"compute_capability": 9}, "compute_capability", "was 9, must be major.minor"),
         ({"compute_capability": "9"}, "compute_capability", "was '9', must be major.minor"),
@@ -136,8 +151,8 @@ def test_names_are_read_leniently() -> None:
 def test_a_bad_key_is_named_with_its_value(changes: dict[str, Any], path: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_gpu(MINE | changes)
-    (issue,) = [issue for issue in caught.value.issues if issue.path == path]
-    assert words in str(issue)
+    issues = [issue for issue in caught.value.issues if issue.path == path]
+    assert any(words in str(issue) for issue in issues)
 
 
 def test_facts_of_a_gpu_may_be_numbers_of_yaml() -> None:
@@ -181,6 +196,36 @@ def test_links_follow_the_number_of_ranks() -> None:
     card = load_gpu("l40s").link(2)
     assert card is not None
     assert (card.kind, card.bandwidth_bytes_per_s) == ("pcie", 32e9)
+
+
+def test_a_replica_crosses_the_network_where_it_leaves_a_node() -> None:
+    gpu = load_gpu("h100")
+    alone = gpu.links(1)
+    assert (alone.node, alone.network) == (None, None)
+    assert alone.to_plan() == {"node": None, "network": None}
+    assert gpu.links(8).network is None
+    two_nodes = gpu.links(16)
+    assert two_nodes.node == gpu.link(8)
+    assert two_nodes.network is not None
+    assert two_nodes.network.to_plan() == {
+        "direct": True,
+        "bandwidth_bytes_per_s": 50e9,
+        "latency_s": 5e-6,
+        "efficiency": 0.8,
+    }
+    spread = gpu.links(2, 2)
+    assert (spread.node, spread.network) == (None, two_nodes.network)
+    assert gpu.links(8, 2) == two_nodes
+    with pytest.raises(ConfigError, match="a node has 8, but the replica takes 16 GPUs on 1 nodes"):
+        gpu.links(16, 1)
+    single = load_gpu(MINE)  # one GPU per node, and no network known
+    with pytest.raises(ConfigError, match="the network between nodes is not known"):
+        single.links(2)
+
+
+def test_a_cache_left_out_is_that_of_an_h100() -> None:
+    assert load_gpu(MINE).l2_bytes == load_gpu("h100").l2_bytes
+    assert load_gpu(MINE | {"l2_cache": "40MiB"}).to_plan()["l2_bytes"] == 40 * 2**20
 
 
 def test_missing_units_are_told() -> None:

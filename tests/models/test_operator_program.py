@@ -2,25 +2,61 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from frontier.errors import ConfigError
-from frontier.models import load_model, model_names, operator_program, parameter_counts, required_dtypes
-from frontier.models.operators import Attention, Collective, Elementwise, Gemm, GroupedGemm, Operator
+from frontier.models import (
+    Layout,
+    load_model,
+    model_names,
+    operator_program,
+    parameter_counts,
+    pipeline_stages,
+    required_dtypes,
+)
+from frontier.models.operators import (
+    Attention,
+    Collective,
+    CollectiveKind,
+    Elementwise,
+    ExchangePhase,
+    FusedMoe,
+    Gemm,
+    MoeExchange,
+    Operator,
+    Phase,
+    Rows,
+)
 
-RUST = Path(__file__).parents[2] / "rust" / "frontier-core" / "src" / "plan" / "step_time.rs"
+RUST = Path(__file__).parents[2] / "rust" / "frontier-core" / "src" / "plan" / "step_time" / "operators.rs"
+
+
+def body_of(kind: str, name: str) -> str:
+    """Return what the plan's definition of a type has between its braces."""
+    body = re.search(rf"pub {kind} {name} \{{\n(.*?)\n\}}", RUST.read_text(), re.DOTALL)
+    assert body is not None, name
+    return body.group(1)
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def plan_fields() -> dict[str, set[str]]:
     """Return the fields of each variant of the plan's `OperatorSpec`, read from its definition."""
-    body = re.search(r"pub enum OperatorSpec \{\n(.*?)\n\}", RUST.read_text(), re.DOTALL)
-    assert body is not None
-    variants = re.findall(r"^    (\w+) \{\n(.*?)^    \},", body.group(1), re.DOTALL | re.MULTILINE)
-    snake = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name, _ in variants}
-    return {snake[name]: set(re.findall(r"^ {8}(\w+):", fields, re.MULTILINE)) for name, fields in variants}
+    variants = re.findall(r"^    (\w+)\((\w+)\),", body_of("enum", "OperatorSpec"), re.MULTILINE)
+    return {
+        snake(variant): set(re.findall(r"^    pub (\w+):", body_of("struct", spec), re.MULTILINE))
+        for variant, spec in variants
+    }
+
+
+def variants_of(enum: str) -> set[str]:
+    return {snake(name) for name in re.findall(r"^    (\w+),", body_of("enum", enum), re.MULTILINE)}
 
 
 def named(program: list[Operator], name: str) -> Operator:
@@ -32,12 +68,28 @@ def program_of(preset: str, ranks: int = 1, kv_cache_dtype: str = "auto") -> lis
     return operator_program(load_model(preset), tensor_parallel_size=ranks, kv_cache_dtype=kv_cache_dtype)
 
 
+SPREAD = Layout(2, 2, 2, enable_expert_parallel=True)
+EXCHANGED = Layout(1, 1, 8, enable_expert_parallel=True, all2all_backend="deepep_low_latency")
+
+
+def test_words_are_exactly_the_plans() -> None:
+    assert set(get_args(Rows)) == variants_of("Rows")
+    assert set(get_args(Phase)) == variants_of("AttentionPhase")
+    assert set(get_args(CollectiveKind)) == variants_of("CollectiveKind")
+    assert set(get_args(ExchangePhase)) == variants_of("ExchangePhase")
+
+
 def test_operators_are_exactly_the_plans() -> None:
     fields = plan_fields()
     assert len(fields) == 6
     seen = set()
     for preset in model_names():
-        for operator in program_of(preset) + program_of(preset, 2):
+        program = program_of(preset) + program_of(preset, 2)
+        spec = load_model(preset)
+        if spec.is_moe:
+            program += [op for stage in pipeline_stages(spec, SPREAD) for op in stage]
+            program += operator_program(spec, layout=EXCHANGED)
+        for operator in program:
             plan = operator.to_plan()
             seen.add(plan["op"])
             assert set(plan) - {"op"} == fields[plan["op"]]
@@ -48,15 +100,22 @@ def test_operators_are_exactly_the_plans() -> None:
                     "k",
                     "n",
                     "batch",
-                    "experts",
+                    "num_experts",
+                    "top_k",
+                    "expert_ranks",
+                    "hidden",
+                    "intermediate",
                     "heads",
                     "kv_heads",
                     "qk_dim",
                     "v_dim",
                     "ranks",
+                    "nodes",
                 }:
                     assert isinstance(value, int)
                     assert 1 <= value < 2**32, (preset, plan)
+            assert plan.get("ranks", 1) % plan.get("nodes", 1) == 0
+            assert plan.get("num_experts", 1) % plan.get("expert_ranks", 1) == 0
             if isinstance(operator, Attention):
                 assert operator.heads % operator.kv_heads == 0
     assert seen == set(fields)
@@ -78,8 +137,9 @@ def matrix_elements(program: list[Operator]) -> int:
     for op in program:
         if isinstance(op, Gemm):
             total += op.count * op.k * op.n * op.batch
-        elif isinstance(op, GroupedGemm):
-            total += op.count * op.k * op.n * op.experts
+        elif isinstance(op, FusedMoe):
+            held = op.num_experts // op.expert_ranks
+            total += op.count * 3 * op.hidden * op.intermediate * held
     return total
 
 
@@ -141,7 +201,8 @@ def test_llama_shapes_on_four_ranks() -> None:
     assert norms.count == 2 * 80 + 1
     reduced = named(program, "all_reduce.attention")
     assert isinstance(reduced, Collective)
-    assert (reduced.count, reduced.bytes_per_row, reduced.ranks) == (80, 8192 * 2, 4)
+    assert (reduced.count, reduced.bytes_per_row) == (80, 8192 * 2)
+    assert (reduced.kind, reduced.ranks, reduced.nodes) == ("all_reduce", 4, 1)
 
 
 def test_one_rank_has_no_collectives() -> None:
@@ -169,11 +230,16 @@ def test_sliding_and_full_layers_differ_in_attention_alone() -> None:
 
 def test_experts_are_cut_by_width_and_visited_by_all() -> None:
     program = program_of("mixtral-8x7b", 4)
-    up, down = named(program, "experts.gate_up_proj"), named(program, "experts.down_proj")
-    assert isinstance(up, GroupedGemm)
-    assert isinstance(down, GroupedGemm)
-    assert (up.experts, up.top_k, up.k, up.n) == (8, 2.0, 4096, 2 * 14336 // 4)
-    assert (down.k, down.n) == (14336 // 4, 4096)
+    experts = named(program, "experts")
+    assert isinstance(experts, FusedMoe)
+    assert (experts.num_experts, experts.top_k, experts.expert_ranks) == (8, 2, 1)
+    assert (experts.hidden, experts.intermediate, experts.gated) == (4096, 14336 // 4, True)
+    assert (experts.rows, experts.imbalance, experts.activation_bytes) == ("tokens", 0.0, 2.0)
+    assert [(t.rows, t.columns, t.copies) for t in experts.weights] == [
+        (14336 // 4, 4096, 8),
+        (14336 // 4, 4096, 8),
+        (4096, 14336 // 4, 8),
+    ]
     router = named(program, "router.gate")
     assert isinstance(router, Gemm)
     assert router.n == 8
@@ -268,21 +334,22 @@ def test_fp8_scales_equal_the_published_difference(preset: str, scales: int, sou
 
 def test_fp8_multiplies_in_fp8_after_quantising_its_input() -> None:
     program = program_of("deepseek-v3", 8)
-    up = named(program, "experts.gate_up_proj")
-    assert isinstance(up, GroupedGemm)
-    assert (up.dtype, up.weight_bytes_per_element) == ("fp8", pytest.approx(1 + 4 / 128**2))
+    experts = named(program, "experts")
+    assert isinstance(experts, FusedMoe)
+    assert (experts.dtype, experts.weight_bytes_per_element) == ("fp8", pytest.approx(1 + 4 / 128**2))
+    assert experts.activation_bytes == 2.0  # it quantises inside
     assert [op for op in program if op.name == "quant_fp8" and isinstance(op, Elementwise)]
     assert required_dtypes(program) == ["fp8", "bf16"]
     assert required_dtypes(program_of("llama-3.1-8b")) == ["bf16"]
 
 
 def test_mxfp4_streams_four_bits_and_multiplies_in_sixteen() -> None:
-    up = named(program_of("gpt-oss-120b"), "experts.gate_up_proj")
-    assert isinstance(up, GroupedGemm)
-    assert (up.dtype, up.weight_bytes_per_element) == ("bf16", 4.25 / 8)
-    whole_groups = named(program_of("gpt-oss-120b", 8), "experts.gate_up_proj")
-    assert isinstance(whole_groups, GroupedGemm)
-    assert whole_groups.n == 2 * 384  # 90 groups of 32 over 8 ranks, rounded up to 12
+    experts = named(program_of("gpt-oss-120b"), "experts")
+    assert isinstance(experts, FusedMoe)
+    assert (experts.dtype, experts.weight_bytes_per_element) == ("bf16", 4.25 / 8)
+    whole_groups = named(program_of("gpt-oss-120b", 8), "experts")
+    assert isinstance(whole_groups, FusedMoe)
+    assert whole_groups.intermediate == 384  # 90 groups of 32 over 8 ranks, rounded up to 12
 
 
 @pytest.mark.parametrize(
@@ -317,3 +384,90 @@ def test_wider_weights_take_more_bytes() -> None:
     spec = load_model("llama-3.1-8b")
     program = operator_program(spec, tensor_parallel_size=1, weight_dtype="float32")
     assert sum(op.weight_bytes for op in program) == 4 * parameter_counts(spec).total
+
+
+FAMILIES = {
+    "gemm",
+    "prefill_attention",
+    "decode_attention",
+    "decode_skew",
+    "fused_moe",
+    "rms_norm",
+    "rope",
+    "activation",
+    "kv_write",
+    "embedding",
+    "quant_fp8",
+    "moe_gating",
+    "sampler",
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "send_recv",
+    "moe_dispatch",
+    "moe_combine",
+}
+"""Operators that packs have predictors for, but those that no program has."""
+
+
+def test_families_are_those_of_the_packs() -> None:
+    seen = set()
+    for preset in ("llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3", "deepseek-v3.2"):
+        spec = load_model(preset)
+        program = program_of(preset)
+        if spec.is_moe:
+            program += [op for stage in pipeline_stages(spec, SPREAD) for op in stage]
+            program += operator_program(spec, layout=EXCHANGED)
+        for op in program:
+            families = op.predictor_families
+            slots = {"prefill", "decode", "skew"} if isinstance(op, Attention) else {"predictor"}
+            assert set(families) <= slots
+            seen |= set(families.values())
+    assert seen == FAMILIES
+
+
+def test_operators_without_a_family_have_no_predictor() -> None:
+    program = program_of("deepseek-v3.2", 8, "fp8")
+    for name in ("attention_sparse", "indexer.scores", "indexer.prepare", "shared_experts.add"):
+        assert named(program, name).predictor_families == {}
+    latent = program_of("deepseek-v3")
+    assert set(named(latent, "attention.prefill").predictor_families) == {"prefill"}
+    assert set(named(latent, "attention.decode").predictor_families) == {"decode", "skew"}
+
+
+def test_predictors_go_into_their_slots() -> None:
+    program = program_of("mixtral-8x7b")
+    reference = {"index": 3, "unmeasured": False, "calibration": 1.0}
+    for op in program:
+        slot = "decode" if isinstance(op, Attention) else "predictor"
+        plan, bare = op.to_plan({slot: reference}), op.to_plan()
+        if isinstance(op, Attention):
+            assert plan["predictors"] == {"prefill": None, "decode": reference, "skew": None}
+            assert bare["predictors"] == {"prefill": None, "decode": None, "skew": None}
+            assert plan["mixed_share"] is None
+            assert replace(op, mixed_share=0.5).to_plan()["mixed_share"] == 0.5
+        else:
+            assert (plan["predictor"], bare["predictor"]) == (reference, None)
+
+
+def test_a_program_is_of_one_layout_without_stages() -> None:
+    spec = load_model("llama-3.1-8b")
+    by_layout = operator_program(spec, layout=Layout(2))
+    assert by_layout == operator_program(spec, tensor_parallel_size=2)
+    with pytest.raises(ValueError, match="either layout or tensor_parallel_size"):
+        operator_program(spec)
+    with pytest.raises(ValueError, match="either layout or tensor_parallel_size"):
+        operator_program(spec, layout=Layout(2), tensor_parallel_size=2)
+    with pytest.raises(ValueError, match="pipeline_stages"):
+        operator_program(spec, layout=Layout(1, 2))
+
+
+def test_exchanges_are_operators_too() -> None:
+    program = operator_program(load_model("deepseek-v3"), layout=EXCHANGED)
+    out, back = named(program, "moe_dispatch"), named(program, "moe_combine")
+    assert isinstance(out, MoeExchange)
+    assert isinstance(back, MoeExchange)
+    assert (out.phase, out.rows, out.bytes_per_element) == ("dispatch", "tokens", 1.0)
+    assert (back.phase, back.rows, back.bytes_per_element) == ("combine", "tokens", 2.0)
+    assert (out.hidden, out.top_k, out.num_experts, out.ranks, out.nodes) == (7168, 8, 256, 8, 1)
+    assert (out.count, back.count) == (58, 58)

@@ -2,7 +2,16 @@
 
 import pytest
 
-from frontier.models import ModelSpec, load_model, operator_program, parameter_counts
+from frontier.models import (
+    Layout,
+    ModelSpec,
+    load_model,
+    model_names,
+    operator_program,
+    parameter_counts,
+    pipeline_stages,
+)
+from frontier.models.operators import Operator
 from frontier.models.spec import MixtureOfExperts
 
 HUB = "Hugging Face hub, safetensors metadata of "
@@ -180,3 +189,87 @@ def test_ranks_share_all_weights_but_the_replicated_ones(preset: str) -> None:
             "fused_qkv_a_proj",
         }
         assert factor == (ranks if replicated else 1), op.name
+
+
+EVERY_TENSOR_RANK = {
+    "fused_add_rms_norm",
+    "latent_norm",
+    "qk_norm",
+    "query_norm",
+    "rms_norm",
+    "router.gate",
+    "fused_qkv_a_proj",
+    "kv_a_proj",
+    "indexer.wq_b",
+    "indexer.wk",
+    "indexer.weights_proj",
+    "indexer.prepare",
+}
+"""What every tensor parallel rank holds whole."""
+
+SHARED_OUT = {
+    "deepseek_v2": {"shared_experts.gate_up_proj", "shared_experts.down_proj"},
+    "deepseek_v3": {"shared_experts.gate_up_proj", "shared_experts.down_proj"},
+    "kimi_k2": {"shared_experts.gate_up_proj", "shared_experts.down_proj"},
+}
+"""What it holds whole besides where tokens are shared out over tensor parallel ranks."""
+
+
+def elements(programs: list[list[Operator]]) -> dict[str, int]:
+    """Return the parameters that one rank of each stage holds together, by operator."""
+    held: dict[str, int] = {}
+    for program in programs:
+        for op in program:
+            if op.weight_elements:
+                held[op.name] = held.get(op.name, 0) + op.weight_elements
+    return held
+
+
+MIXTURES = ["qwen3-30b-a3b", "deepseek-v3", "deepseek-v2-lite", "kimi-k2", "glm-4.5-air", "gpt-oss-120b"]
+LAYOUTS = {
+    "dp4": Layout(1, 1, 4),
+    "dp4-ep": Layout(1, 1, 4, enable_expert_parallel=True),
+    "tp4-ep": Layout(4, enable_expert_parallel=True),
+    "tp2-dp4-ep": Layout(2, 1, 4, enable_expert_parallel=True),
+    "tp2-pp2-dp2-ep": Layout(2, 2, 2, enable_expert_parallel=True),
+    "tp2-pp3": Layout(2, 3),
+}
+
+
+@pytest.mark.parametrize("preset", MIXTURES)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_ranks_of_a_layout_hold_the_model_once_but_for_copies(preset: str, name: str) -> None:
+    """Data parallel ranks hold copies of all but the routed experts, which lie on all ranks once."""
+    spec, layout = load_model(preset), LAYOUTS[name]
+    whole = elements([operator_program(spec, tensor_parallel_size=1)])
+    held = elements(pipeline_stages(spec, layout))
+    assert held.keys() == whole.keys()
+    tp, dp = layout.tensor_parallel_size, layout.data_parallel_size
+    copied = set(EVERY_TENSOR_RANK)
+    if layout.enable_expert_parallel and tp > 1 and dp > 1:
+        copied |= SHARED_OUT.get(spec.model_type, set())
+    for operator, count in held.items():
+        copies = tp * dp * count / whole[operator]
+        expected = 1 if operator == "experts" else tp * dp if operator in copied else dp
+        padded = operator in {"embedding", "lm_head"}  # to a multiple of 64 rows
+        if preset == "gpt-oss-120b":  # every rank has the biases of sums, and cuts experts in groups of 32
+            assert copies == pytest.approx(expected, rel=0.03), operator
+        else:
+            assert copies == pytest.approx(expected, rel=2e-3 if padded else 1e-12), operator
+
+
+@pytest.mark.parametrize("preset", model_names())
+def test_stages_hold_the_model_together(preset: str) -> None:
+    spec = load_model(preset)
+    for stages in (2, 3):
+        held = elements(pipeline_stages(spec, Layout(1, stages)))
+        assert held == elements([operator_program(spec, tensor_parallel_size=1)])
+        assert sum(held.values()) == parameter_counts(spec).total
+
+
+@pytest.mark.parametrize("preset", [name for name in model_names() if load_model(name).is_moe])
+def test_experts_lie_on_all_ranks_once(preset: str) -> None:
+    spec = load_model(preset)
+    routed = parameter_counts(spec).by_component["routed_experts"]
+    program = operator_program(spec, layout=Layout(1, 1, 8, enable_expert_parallel=True))
+    assert 8 * elements([program])["experts"] == routed

@@ -264,7 +264,7 @@ def replay(config: dict[str, Any], trace_lines: Iterable[str]) -> list[str]:
         range(len(requests)), key=lambda i: requests[i].arrival_ns
     )  # stable, as the engine's inbox
     arrived = [requests[i] for i in order]
-    raw = _frontier.simulate(document, _frontier.Trace(**columns(arrived)), None)
+    raw = _frontier.simulate(document, _frontier.Trace(**columns(arrived)))
     ids = [request.id for request in arrived]
     records = [named(json.loads(line), ids) for line in raw["decision_log"].splitlines()]
     numbers = [0] * len(order)

@@ -21,6 +21,7 @@ NONE = 4_294_967_295
 NUM_BLOCKS = 101  # 100 usable
 FLOPS_PER_STEP = 2e12
 BYTES_PER_STEP = 1e9
+ACTIVE_S_PER_STEP = 0.004
 BLOCKS_PER_REQUEST = 10
 
 
@@ -114,6 +115,7 @@ def fifo(
             "prefix_hit_tokens": 0,
             "step_time": step_time,
         },
+        "trust": [],
         "decision_log": None,
     }
 
@@ -168,7 +170,7 @@ def _timeline(
             blocks = (BLOCKS_PER_REQUEST * len(serving), BLOCKS_PER_REQUEST * served)
             gauges = (len(serving), len(waiting), *blocks)
             counters = (0, len(done), len(mine), 0, busy, held)
-            work = (FLOPS_PER_STEP * len(done), BYTES_PER_STEP * len(done))
+            work = tuple(each * len(done) for each in (FLOPS_PER_STEP, BYTES_PER_STEP, ACTIVE_S_PER_STEP))
             rows.append((now, replica, *gauges, *counters, *work))
     names = (
         "time_ns",
@@ -180,8 +182,8 @@ def _timeline(
         "prompt_tokens",
         "output_tokens",
     )
-    names += ("finished", "preemptions", "busy_ns", "used_block_ns", "flops", "bytes")
-    floats = ("used_block_ns", "flops", "bytes")
+    names += ("finished", "preemptions", "busy_ns", "used_block_ns", "flops", "bytes", "active_s")
+    floats = ("used_block_ns", "flops", "bytes", "active_s")
     return {
         name: np.array([row[index] for row in rows], np.float64 if name in floats else np.int64)
         for index, name in enumerate(names)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from frontier.results import TokenRuns, statistics, tokens
 from frontier.results.columns import Columns
+from frontier.results.trust import Trust
 
 
 def tokens_by_loop(columns: Columns) -> list[list[int]]:
@@ -58,6 +59,7 @@ def token_tables(draw: st.DrawFn) -> Columns:
         },
         timeline={},
         totals={},
+        trust=Trust(()),
         decision_log=None,
     )
 

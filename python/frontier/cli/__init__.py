@@ -1,4 +1,4 @@
-"""The command line: `frontier run`, `check`, `examples`, `models`, `gpus`, `schema`.
+"""The command line: `frontier run`, `check`, `explain`, `examples`, `models`, `gpus`, `schema`.
 
 Every command converts its options, calls the Python API and prints. Figures go to the standard output: as
 text, of 80 columns where it is no terminal, or with `--json` as one document. Errors and progress go to the
@@ -28,6 +28,7 @@ import click
 from frontier.cli.check import check
 from frontier.cli.examples import examples
 from frontier.cli.exits import EXIT_CODES
+from frontier.cli.explain import explain
 from frontier.cli.gpus import gpus
 from frontier.cli.group import Cli
 from frontier.cli.models import models
@@ -50,7 +51,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 
 @click.group(
     cls=Cli,
-    sections={"Simulate": (run, check, examples), "Look up": (models, gpus, schema)},
+    sections={"Simulate": (run, check, explain, examples), "Look up": (models, gpus, schema)},
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

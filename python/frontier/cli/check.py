@@ -73,7 +73,7 @@ def document(scenario: Scenario, lowered: Lowered) -> dict[str, Any]:
             "gpus_total": resolved.gpus_total,
         },
         "requests": _num_requests(scenario, lowered),
-        "step_time": lowered.plan["step_time"]["kind"],
+        "step_time": lowered.step_time,
         "warnings": list(lowered.warnings),
         "scenario": scenario.to_dict(),
     }
@@ -108,7 +108,7 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
         ("max_num_batched_tokens", f"{resolved.max_num_batched_tokens:,}"),
         ("max_num_seqs", f"{resolved.max_num_seqs:,}"),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),
-        ("step time", lowered.plan["step_time"]["kind"]),
+        ("step time", lowered.step_time),
     ]
 
 

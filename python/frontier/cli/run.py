@@ -99,10 +99,12 @@ def document(result: Result, saved: Path | None) -> dict[str, Any]:
         "step_time": result.step_time,
         "digest": result.digest,
         "totals": dict(result.totals),
+        "trust": result.trust.to_dict(),
         "summary": result.summary().to_dict(),
         "attribution": {kind: result.attribution(kind).to_dict() for kind in ("ttft", "e2el")},
         "scenario": dict(facts.scenario),
         "versions": dict(facts.versions),
+        "predictors": [dict(used) for used in facts.predictors],
         "saved": None if saved is None else str(saved),
     }
 

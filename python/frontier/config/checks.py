@@ -33,6 +33,25 @@ def engine_issues(engine: Engine, known: Known) -> list[Issue]:
     if linear is not None and not any(getattr(linear, name) for name in type(linear).model_fields):
         message = "all constants are 0, so time would stand still; at least one must be over 0"
         issues.append(Issue("engine.step_time.linear", linear.model_dump(), message))
+    return issues + _pack_issues(engine)
+
+
+def _pack_issues(engine: Engine) -> list[Issue]:
+    """Return what is wrong with the places of packs; they are opened when the scenario is lowered."""
+    learned = engine.step_time.learned
+    packs = (learned.packs if learned is not None else None) or ()
+    issues = []
+    for index, pack in enumerate(packs):
+        at, message = f"engine.step_time.learned.packs.{index}", None
+        try:
+            if pack in packs[:index]:
+                message = "is there twice; remove one of the two"
+            elif not Path(pack).expanduser().is_file():
+                message = "is a directory, must be a file" if Path(pack).is_dir() else "no such file"
+        except OSError as error:
+            message = f"cannot be read: {error.strerror}"
+        if message is not None:
+            issues.append(Issue(at, pack, f"was {show_value(pack)}, {message}"))
     return issues
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
 from frontier import units
-from frontier.config.base import Choice, Section
+from frontier.config.base import Section
 from frontier.config.fields import (
     U32_MAX,
     Duration,
@@ -19,6 +19,7 @@ from frontier.config.fields import (
     TokensOrZero,
     parse_whole,
 )
+from frontier.config.step_time import LearnedStepTime, StepTime
 from frontier.errors import show_value
 
 ENGINE_VERSIONS: Final = ("0.32",)
@@ -61,34 +62,6 @@ class CpuOverhead(Section):
     """Per step."""
     per_seq: Duration = DEFAULT_CPU_PER_SEQ_NS
     """Per scheduled request."""
-
-
-class RooflineStepTime(Section):
-    """Step time from the model's operators, each bounded by compute, memory or network."""
-
-
-class LinearStepTime(Section):
-    """Step time linear in the counts of the batch, with constants of your own."""
-
-    per_step: Duration = 0
-    """Per step."""
-    per_prefill_token: Duration = 0
-    """Per scheduled token of an unfinished prompt."""
-    per_decode_token: Duration = 0
-    """Per decode token."""
-    per_seq: Duration = 0
-    """Per scheduled request."""
-    per_kv_token: Duration = 0
-    """Per token of context after the step, summed over requests."""
-
-
-class StepTime(Choice):
-    """How long a step takes."""
-
-    roofline: RooflineStepTime | None = None
-    """Computed from the model and the GPU."""
-    linear: LinearStepTime | None = None
-    """Your own constants."""
 
 
 class Engine(Section):
@@ -156,7 +129,7 @@ class Engine(Section):
     """Schedule the next step while the present one runs."""
     cpu_overhead: CpuOverhead | None = None
     """Host time of a step; left out, 1 ms and 10 us per request. Not with a linear step time."""
-    step_time: StepTime = StepTime(roofline=RooflineStepTime())
+    step_time: StepTime = StepTime(learned=LearnedStepTime())
     """How long a step takes."""
 
     @field_validator("name", mode="before")

@@ -25,6 +25,8 @@ def anchor_paths(plain: Mapping[str, Any], base_dir: Path) -> dict[str, Any]:
     result: dict[str, Any] = path_texts(copy.deepcopy(dict(plain)))
     for location, is_name in _PATH_FIELDS:
         _anchor(result, location, base_dir.resolve(), is_name)
+    for location in _PATH_LISTS:
+        _anchor_list(result, location, base_dir.resolve())
     return result
 
 
@@ -66,6 +68,23 @@ _PATH_FIELDS: Final[tuple[tuple[tuple[str, ...], Callable[[str], bool]], ...]] =
     (("workload", "trace"), _never),
     (("workload", "trace", "path"), _never),
 )
+
+
+_PATH_LISTS: Final[tuple[tuple[str, ...], ...]] = (("engine", "step_time", "learned", "packs"),)
+"""Lists whose texts are all paths, whatever they look like."""
+
+
+def _anchor_list(plain: dict[str, Any], location: tuple[str, ...], base_dir: Path) -> None:
+    container: Any = plain
+    for part in location[:-1]:
+        container = container.get(part) if isinstance(container, dict) else None
+    listed = container.get(location[-1]) if isinstance(container, dict) else None
+    if isinstance(listed, list | tuple):
+        texts = [os.fspath(path) if isinstance(path, os.PathLike) else path for path in listed]
+        container[location[-1]] = [
+            str(base_dir / Path(text).expanduser()) if isinstance(text, str) and text else text
+            for text in texts
+        ]
 
 
 def _anchor(

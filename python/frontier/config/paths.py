@@ -101,7 +101,7 @@ def _set(
     return None
 
 
-_FREE_FORM = ("model", "gpu", "columns")
+_FREE_FORM = ("model", "gpu", "columns", "calibration")
 """Fields that may hold a mapping with keys of its own."""
 
 

@@ -20,7 +20,7 @@ from frontier.errors import ConfigError, Issue, show_value
 if TYPE_CHECKING:
     from frontier.hardware import GpuSpec
     from frontier.memory import MemoryPlan
-    from frontier.models import ModelSpec, Operator
+    from frontier.models import Layout, ModelSpec, Operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class Resolved:
         block_size: tokens per KV block.
         num_blocks: KV blocks of a replica, the null block included.
         memory: how the GPU's memory is spent, and why that many blocks.
-        gpus_per_replica: GPUs of one replica.
+        layout: how a replica is spread over its GPUs.
         gpus_total: GPUs of all replicas.
         price_per_hour: US dollars per GPU and hour, None where no price is known.
-        program: operators of one step on one rank.
+        program: operators of one step on one rank; a layout of a scenario has no pipeline stages.
         warnings: what a reader of the results should know.
     """
 
@@ -51,21 +51,27 @@ class Resolved:
     block_size: int
     num_blocks: int
     memory: MemoryPlan
-    gpus_per_replica: int
+    layout: Layout
     gpus_total: int
     price_per_hour: float | None
     program: tuple[Operator, ...]
     warnings: tuple[str, ...]
 
     @property
+    def gpus_per_replica(self) -> int:
+        """GPUs of one replica."""
+        return self.layout.gpus
+
+    @property
     def peak_flops_per_s(self) -> float | None:
         """Dense peak of one GPU in the type that most of a token's products are computed in, FLOP/s."""
+        from frontier.models.operators import FusedMoe, Gemm  # noqa: PLC0415 - keeps `import frontier` light
+
         work: dict[str, float] = {}
         for operator in self.program:
-            plan = operator.to_plan()
-            if plan["op"] in ("gemm", "grouped_gemm"):
-                times = plan["count"] * plan.get("batch", 1) * plan.get("top_k", 1)
-                work[plan["dtype"]] = work.get(plan["dtype"], 0.0) + times * plan["k"] * plan["n"]
+            if isinstance(operator, Gemm | FusedMoe):
+                done = operator.count * operator.flops_scale
+                work[operator.dtype] = work.get(operator.dtype, 0.0) + done
         if not work:
             return None
         peak: float | None = self.gpu.peak_flops_per_s.to_plan()[max(work, key=lambda dtype: work[dtype])]
@@ -282,6 +288,7 @@ def _plan_memory(
         kv_cache_dtype=engine.kv_cache_dtype,
         num_gpu_blocks_override=engine.num_gpu_blocks_override,
         weight_dtype="auto",
+        version=engine.version,
     )
 
 
@@ -303,6 +310,8 @@ def _facts(
     memory: MemoryPlan,
     program: tuple[Operator, ...],
 ) -> Resolved:
+    from frontier.models import Layout  # noqa: PLC0415
+
     engine, cluster, hardware, workload = parts.engine, parts.cluster, parts.hardware, parts.workload
     assert engine is not None
     assert cluster is not None
@@ -323,7 +332,7 @@ def _facts(
         block_size=_block_size(engine, spec, gpu),
         num_blocks=memory.num_gpu_blocks,
         memory=memory,
-        gpus_per_replica=engine.tensor_parallel_size,
+        layout=Layout(engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node),
         gpus_total=engine.tensor_parallel_size * cluster.replicas,
         price_per_hour=gpu.price_per_hour_usd if price is None else price,
         program=program,

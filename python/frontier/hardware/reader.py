@@ -13,13 +13,15 @@ Any GPU in ten lines of YAML; quantities carry their units, rates are dense, ban
     price_per_hour: 2.69            # US dollars
     source: data sheet of such a day
 
-Optional besides: `compute_efficiency`, `memory_efficiency`, `link_efficiency` (shares), `kernel_launch`,
-`nvlink_latency`, `pcie_latency` (durations), `price_source`, and two from which vLLM's own choices follow:
-`compute_capability` (as in "9.0": the attention backend, and with it the block size) and `device_name` (as
-CUDA reports it: an A100 has smaller default limits).
+Optional besides: `l2_cache` (a size; an H100's 50MiB where left out), `compute_efficiency`,
+`memory_efficiency`, `link_efficiency` (shares), `kernel_launch`, `nvlink_latency`, `pcie_latency`
+(durations), `price_source`, and two from which vLLM's own choices follow: `compute_capability` (as in "9.0":
+the attention backend, and with it the block size) and `device_name` (as CUDA reports it: an A100 has smaller
+default limits). The defaults of shares and durations are those of `frontier.hardware.spec`.
 
-Presets also keep `nic_bandwidth` and `nic_latency`, facts for later versions: a replica lies within one node,
-so the network has no effect, and a file or mapping that gives them is refused.
+Presets also keep facts that no scenario uses yet: `nic_bandwidth` and `nic_latency` (a scenario's replica
+lies within one node), `idle_power`, `peak_power` and `power_source` (energy is not modelled). A file or
+mapping that gives them is refused.
 """
 
 from __future__ import annotations
@@ -52,6 +54,13 @@ def _capability(value: object) -> str:
     return text
 
 
+def _watts(value: object) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?W", value) if isinstance(value, str) else None
+    if match is None or not float(match[1]) > 0:
+        raise ValueError(f"was {show_value(value)}, must be a power such as '700W'")
+    return float(match[1])
+
+
 def _positive(parse: Callable[[object], Any]) -> Callable[[object], Any]:
     def read(value: object) -> Any:
         result = parse(value)
@@ -67,6 +76,7 @@ _READERS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "num_sms": ("num_sms", _positive(units.parse_count)),
     "memory": ("memory_bytes", _positive(units.parse_bytes)),
     "memory_bandwidth": ("memory_bandwidth_bytes_per_s", _positive(units.parse_bandwidth)),
+    "l2_cache": ("l2_bytes", _positive(units.parse_bytes)),
     "pcie_bandwidth": ("pcie_bandwidth_bytes_per_s", _positive(units.parse_bandwidth)),
     "nvlink_bandwidth": ("nvlink_bandwidth_bytes_per_s", _positive(units.parse_bandwidth)),
     "nic_bandwidth": ("nic_bandwidth_bytes_per_s", _positive(units.parse_bandwidth)),
@@ -82,6 +92,9 @@ _READERS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "device_name": ("device_name", _text),
     "price_per_hour": ("price_per_hour_usd", units.parse_number),
     "price_source": ("price_source", _text),
+    "idle_power": ("idle_power_w", _watts),
+    "peak_power": ("peak_power_w", _watts),
+    "power_source": ("power_source", _text),
     "source": ("source", _text),
 }
 _REQUIRED = {
@@ -93,8 +106,14 @@ _REQUIRED = {
     "peak": "dense rates per type with their unit, as in peak: {bf16: 989TFLOPS}",
 }
 """Keys that every GPU has, and how each is written."""
-_NETWORK = ("nic_bandwidth", "nic_latency")
-"""Keys of presets alone."""
+_PRESET_ONLY = {
+    "nic_bandwidth": "has no effect: a replica lies within one node, the network is not modelled; remove it",
+    "nic_latency": "has no effect: a replica lies within one node, the network is not modelled; remove it",
+    "idle_power": "has no effect: energy is not modelled; remove it",
+    "peak_power": "has no effect: energy is not modelled; remove it",
+    "power_source": "has no effect: energy is not modelled; remove it",
+}
+"""Keys of presets alone, and why a file has none of them."""
 _KEYS = (*_READERS, "peak")
 _MAX_SMS = 2**16
 
@@ -200,15 +219,18 @@ def _repeated_keys(node: Any, prefix: str) -> list[Issue]:
 
 
 def _read(config: Mapping[str, Any], where: str, *, preset: bool = False) -> GpuSpec:
-    allowed = _KEYS if preset else tuple(key for key in _KEYS if key not in _NETWORK)
+    allowed = _KEYS if preset else tuple(key for key in _KEYS if key not in _PRESET_ONLY)
     issues = [
         Issue(str(key), value, "is no key of a GPU", allowed, nearest_name(key, allowed))
         for key, value in config.items()
         if key not in _KEYS
     ]
     if not preset:
-        message = "has no effect: a replica lies within one node, the network is not modelled; remove it"
-        issues += [Issue(key, config[key], message) for key in _NETWORK if config.get(key) is not None]
+        issues += [
+            Issue(key, config[key], message)
+            for key, message in _PRESET_ONLY.items()
+            if config.get(key) is not None
+        ]
     values: dict[str, Any] = {}
     for key, (attribute, reader) in _READERS.items():
         value = config.get(key)

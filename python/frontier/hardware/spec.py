@@ -4,6 +4,7 @@ Constants of the first version, the same for every preset unless its file says o
 
 - `compute_efficiency` 0.80: an H200 sustains about 790 of 989 TFLOP/s on large dense bf16 products.
 - `memory_efficiency` 0.88: streaming kernels sustain 85 to 90 % of the HBM data-sheet bandwidth.
+- `l2_bytes` 50 MiB, an H100's: only files leave it out, every preset has its own.
 - `kernel_launch` 2 us: from one kernel's end to the next one's start inside a CUDA graph.
 - `link_efficiency` 0.80 and an NVLink latency of 4 us per message: NCCL ring all-reduces of 8 to 32 MiB over
   four H200 fit 450 GB/s x 0.8 and a floor of 24 us for their six messages. 5 us for AMD, 10 us for PCIe:
@@ -16,11 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from frontier.errors import ConfigError, Issue
+from frontier.errors import ConfigError, Issue, show_value
 
 DEFAULT_COMPUTE_EFFICIENCY = 0.80
 DEFAULT_MEMORY_EFFICIENCY = 0.88
 DEFAULT_LINK_EFFICIENCY = 0.80
+DEFAULT_L2_BYTES = 50 * 2**20
 DEFAULT_KERNEL_LAUNCH_NS = 2_000
 DEFAULT_NVLINK_LATENCY_NS = 4_000
 DEFAULT_PCIE_LATENCY_NS = 10_000
@@ -47,7 +49,10 @@ class PeakFlops:
 
 @dataclass(frozen=True, slots=True)
 class LinkSpec:
-    """A link between the ranks of one replica: bandwidth per GPU and direction, latency of one message."""
+    """A link between the ranks of one replica: bandwidth per GPU and direction, latency of one message.
+
+    `kind` is `nvlink` (or Infinity Fabric), `pcie` or `network`.
+    """
 
     kind: str
     bandwidth_bytes_per_s: float
@@ -64,6 +69,21 @@ class LinkSpec:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Links that a replica's ranks cross, of one node and between nodes; None where they do not."""
+
+    node: LinkSpec | None
+    network: LinkSpec | None
+
+    def to_plan(self) -> dict[str, Any]:
+        """Return the plan's `LinksSpec`."""
+        return {
+            "node": None if self.node is None else self.node.to_plan(),
+            "network": None if self.network is None else self.network.to_plan(),
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSpec:
     """A GPU in its usual server.
@@ -74,6 +94,7 @@ class GpuSpec:
         peak_flops_per_s: dense peak rates.
         memory_bytes: memory as `cudaMemGetInfo` reports it (less than on the box), from which vLLM computes.
         memory_bandwidth_bytes_per_s: data-sheet bandwidth.
+        l2_bytes: last-level cache: L2 (NVIDIA) or Infinity Cache (AMD).
         compute_efficiency: share of the peak that a large matrix product sustains.
         memory_efficiency: share of the bandwidth that a streaming kernel sustains.
         kernel_launch_ns: from one kernel's end to the next one's start.
@@ -91,6 +112,9 @@ class GpuSpec:
             is no A100.
         price_per_hour_usd: list price of one GPU; None where no public list price was found.
         price_source: who lists it and when.
+        idle_power_w: drawn without any process; None where no figure is published.
+        peak_power_w: thermal design power; None where it is not known.
+        power_source: where these two come from.
         source: where the figures come from.
     """
 
@@ -100,6 +124,7 @@ class GpuSpec:
     memory_bytes: int
     memory_bandwidth_bytes_per_s: float
     pcie_bandwidth_bytes_per_s: float
+    l2_bytes: int = DEFAULT_L2_BYTES
     compute_efficiency: float = DEFAULT_COMPUTE_EFFICIENCY
     memory_efficiency: float = DEFAULT_MEMORY_EFFICIENCY
     kernel_launch_ns: int = DEFAULT_KERNEL_LAUNCH_NS
@@ -114,6 +139,9 @@ class GpuSpec:
     device_name: str | None = None
     price_per_hour_usd: float | None = None
     price_source: str | None = None
+    idle_power_w: float | None = None
+    peak_power_w: float | None = None
+    power_source: str | None = None
     source: str | None = None
 
     def to_plan(self) -> dict[str, Any]:
@@ -125,6 +153,7 @@ class GpuSpec:
             "compute_efficiency": self.compute_efficiency,
             "memory_efficiency": self.memory_efficiency,
             "kernel_launch_s": self.kernel_launch_ns / _NS_PER_S,
+            "l2_bytes": float(self.l2_bytes),
         }
 
     def link(self, tensor_parallel_size: int) -> LinkSpec | None:
@@ -142,6 +171,40 @@ class GpuSpec:
             )
             allowed = (f"1 to {self.gpus_per_node}",)
             raise ConfigError(Issue("engine.tensor_parallel_size", tensor_parallel_size, message, allowed))
+        return self._node_link()
+
+    def links(self, gpus: int, nodes: int | None = None) -> Links:
+        """Return the links that a replica of so many GPUs crosses.
+
+        Args:
+            gpus: GPUs of the replica.
+            nodes: nodes that they lie on; left out, they fill one node after the other.
+
+        Raises:
+            ConfigError: more GPUs than the nodes have, or several nodes without a known network between them.
+        """
+        fewest = -(-gpus // self.gpus_per_node)
+        nodes = fewest if nodes is None else nodes
+        if nodes < fewest:
+            message = (
+                f"was {show_value(self.name)}, of which a node has {self.gpus_per_node}, but the replica "
+                f"takes {gpus} GPUs on {nodes} nodes; its layout needs a smaller gpus_per_node"
+            )
+            raise ConfigError(Issue("hardware.gpu", self.name, message))
+        node = self._node_link() if gpus > nodes else None
+        if nodes == 1:
+            return Links(node, None)
+        if self.nic_bandwidth_bytes_per_s is None:
+            message = (
+                f"was {show_value(self.name)}, but the replica takes {gpus} GPUs on {nodes} nodes, and the "
+                "network between nodes is not known"
+            )
+            raise ConfigError(Issue("hardware.gpu", self.name, message))
+        latency_s = self.nic_latency_ns / _NS_PER_S
+        network = LinkSpec("network", self.nic_bandwidth_bytes_per_s, latency_s, self.link_efficiency)
+        return Links(node, network)
+
+    def _node_link(self) -> LinkSpec:
         if self.nvlink_bandwidth_bytes_per_s is not None:
             kind, bandwidth, latency_ns = "nvlink", self.nvlink_bandwidth_bytes_per_s, self.nvlink_latency_ns
         else:

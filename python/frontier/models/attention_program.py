@@ -7,10 +7,11 @@ re-expansion of a cached prefix in latent attention, and the quantisation of key
 from __future__ import annotations
 
 from frontier.models.kv import attention_kv_bytes, indexer_kv_bytes, latent_kv_bytes
-from frontier.models.operators import Attention, Gemm, Operator, WeightTensor
+from frontier.models.operators import Attention, Gemm, Operator
 from frontier.models.rank import Rank
 from frontier.models.sharding import kv_heads_per_rank
 from frontier.models.spec import GroupedQueryAttention, MultiHeadLatentAttention, SparseIndexer
+from frontier.models.weights import WeightTensor
 
 _COMPONENT = "attention"
 _SLOT_BYTES = 8
@@ -20,7 +21,10 @@ _SLOT_BYTES = 8
 def attention_operators(
     rank: Rank, attention: GroupedQueryAttention | MultiHeadLatentAttention, count: int
 ) -> list[Operator]:
-    """Return the operators of `count` equal attention layers, from input projection to the sum over ranks."""
+    """Return the operators of `count` equal attention layers, from input to output projection.
+
+    Its output is yet to be summed over tensor parallel ranks.
+    """
     if isinstance(attention, MultiHeadLatentAttention):
         operators = _latent_operators(rank, attention, count)
         width, bias = rank.shard(attention.num_heads) * attention.value_dim, attention.bias
@@ -29,8 +33,7 @@ def attention_operators(
         width = rank.shard(attention.num_heads) * attention.head_dim
         bias = attention.output_bias
     hidden = rank.spec.hidden_size
-    operators += rank.linear("o_proj", count, _COMPONENT, width, [("o_proj", hidden)], bias=bias)
-    return operators + rank.all_reduce("attention", count, hidden * rank.itemsize)
+    return operators + rank.linear("o_proj", count, _COMPONENT, width, [("o_proj", hidden)], bias=bias)
 
 
 def _grouped_query_operators(rank: Rank, attention: GroupedQueryAttention, count: int) -> list[Operator]:
@@ -210,6 +213,7 @@ def _latent_attention(
         window=window,
         dtype=rank.plan_dtype,
         activation_bytes=float(rank.itemsize),
+        family="attention" if phase_decode else "sparse_attention",
     )
 
 
@@ -294,5 +298,6 @@ def _indexer(
             kv_bytes_per_token=float(key_bytes),
             dtype="fp8",
             activation_bytes=1.0,
+            family="indexer",
         ),
     ]

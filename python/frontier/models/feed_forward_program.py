@@ -1,111 +1,212 @@
-"""Operators of one feed-forward layer on one rank, dense or with experts, as vLLM launches them."""
+"""Operators of one feed-forward layer on one rank, dense or with experts, as vLLM 0.32 launches them.
+
+Router and shared experts see the rank's own tokens. Where data parallel ranks meet in the experts, the tokens
+of all of them are gathered after routing and the sums scattered back (`AgRsAll2AllManager` in
+`device_communicators/all2all.py`; `fused_moe/prepare_finalize/naive_dp_ep.py`), or exchanged by DeepEP. Of
+the gathered rows, every rank computes its experts, or its part of each.
+
+Left out: kernels that route inside (they gather router logits instead of the chosen experts), and the overlap
+of shared experts with the rest.
+"""
 
 from __future__ import annotations
 
-from frontier.models.operators import GroupedGemm, Operator, Storage, WeightTensor
+from typing import Literal
+
+from frontier.models.operators import ExchangePhase, FusedMoe, MoeExchange, Operator, Rows
 from frontier.models.rank import Rank
 from frontier.models.sharding import expert_width_per_rank
 from frontier.models.spec import FeedForward, MixtureOfExperts
+from frontier.models.weights import Storage, WeightTensor
 
 _FP32 = Storage("plain", 4)
 _ROUTED = "routed_experts"
+_CHOICE_BYTES = 8.0
+"""A 32-bit expert number and a 32-bit weight."""
 
 
-def feed_forward_operators(rank: Rank, ffn: FeedForward, count: int) -> list[Operator]:
-    """Return the operators of `count` equal feed-forward layers, to the sum over ranks."""
+def feed_forward_operators(rank: Rank, ffn: FeedForward, count: int, *, sharded: bool) -> list[Operator]:
+    """Return the operators of `count` equal feed-forward layers, the sum over ranks included.
+
+    `sharded`: the tensor parallel ranks come and go with their shares of the tokens.
+    """
     if isinstance(ffn, MixtureOfExperts):
-        operators = [*_router(rank, ffn, count), *_routed_experts(rank, ffn, count)]
-        operators += _shared_experts(rank, ffn, count)
-    else:
-        width = rank.shard(ffn.intermediate_size)
-        operators = _gated("", rank, "dense_ffn", width, count, bias=ffn.bias)
-    return operators + rank.all_reduce("feed_forward", count, rank.spec.hidden_size * rank.itemsize)
+        return _experts_layer(rank, ffn, count, sharded=sharded)
+    if sharded:
+        return _gated(
+            "", rank, "dense_ffn", ffn.intermediate_size, count, bias=ffn.bias, rows="sharded_tokens"
+        )
+    width = rank.shard(ffn.intermediate_size)
+    operators = _gated("", rank, "dense_ffn", width, count, bias=ffn.bias, rows="tokens")
+    return operators + rank.all_reduce("feed_forward", count, rank.hidden_bytes)
 
 
-def _gated(prefix: str, rank: Rank, component: str, width: int, count: int, *, bias: bool) -> list[Operator]:
+def _experts_layer(rank: Rank, moe: MixtureOfExperts, count: int, *, sharded: bool) -> list[Operator]:
+    """Return router, experts and what moves their rows.
+
+    With a `rank.sequence_style`, each tensor parallel rank routes its share of the tokens (cut off here,
+    which is free, unless `sharded` already), and the shares are gathered at the end (unless `sharded`).
+    Otherwise all of them route all tokens, and sum over experts at the end.
+    """
+    spread = rank.sequence_style is not None
+    own: Rows = "sharded_tokens" if spread else "tokens"
+    operators = [
+        *_router(rank, moe, count, own),
+        *_dispatch(rank, moe, count, own),
+        _routed_experts(rank, moe, count),
+        *_combine(rank, moe, count, own),
+        *_shared_experts(rank, moe, count, own),
+    ]
+    if not spread:
+        return operators + rank.all_reduce("feed_forward", count, rank.hidden_bytes)
+    if not sharded:
+        operators += rank.collective("all_gather", "feed_forward", count, rank.hidden_bytes)
+    return operators
+
+
+def _gated(
+    prefix: str, rank: Rank, component: str, width: int, count: int, *, bias: bool, rows: Rows
+) -> list[Operator]:
     """Return gate and up projection in one product, activation, down projection."""
     hidden = rank.spec.hidden_size
     outputs = [(f"{prefix}gate_proj", width), (f"{prefix}up_proj", width)]
     down = [(f"{prefix}down_proj", hidden)]
     return [
-        *rank.linear(f"{prefix}gate_up_proj", count, component, hidden, outputs, bias=bias),
-        rank.elementwise(f"{prefix}activation", count, component, 3 * width),
-        *rank.linear(f"{prefix}down_proj", count, component, width, down, bias=bias),
+        *rank.linear(f"{prefix}gate_up_proj", count, component, hidden, outputs, bias=bias, rows=rows),
+        rank.elementwise(f"{prefix}activation", count, component, 3 * width, rows=rows),
+        *rank.linear(f"{prefix}down_proj", count, component, width, down, bias=bias, rows=rows),
     ]
 
 
-def _router(rank: Rank, moe: MixtureOfExperts, count: int) -> list[Operator]:
-    """Return the router, which every rank computes whole in 16 bits, and the choice of experts."""
+def _router(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -> list[Operator]:
+    """Return the router, which every rank holds whole in 16 bits, and the choice of experts."""
     extra = [rank.vector("gate.bias", moe.num_experts)] if moe.router_bias else []
     if moe.correction_bias:
         extra.append(rank.vector("gate.e_score_correction_bias", moe.num_experts, storage=_FP32))
-    outputs = [("gate", moe.num_experts)]
-    chosen = 8.0 * moe.top_k  # a 32-bit expert number and a 32-bit weight each
-    return [
-        *rank.linear(
-            "router.gate", count, "router", rank.spec.hidden_size, outputs, quantised=False, weights=extra
-        ),
-        rank.elementwise("router.topk", count, "router", moe.num_experts, extra_bytes=chosen),
-    ]
-
-
-def _routed_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> list[Operator]:
-    hidden = rank.spec.hidden_size
-    width = expert_width_per_rank(rank.spec, moe, rank.tensor_parallel_size)
-    operators: list[Operator] = []
-    if rank.is_fp8:
-        operators.append(rank.quantise(count, hidden))
-    gate_up = [("experts.gate_proj", width), ("experts.up_proj", width)]
-    operators.append(_grouped(rank, moe, "experts.gate_up_proj", count=count, k=hidden, outputs=gate_up))
-    operators.append(rank.elementwise("experts.activation", count, _ROUTED, 3 * width * moe.top_k))
-    if rank.is_fp8:
-        operators.append(rank.quantise(count, width, per_token=moe.top_k))
-    down = [("experts.down_proj", hidden)]
-    operators.append(_grouped(rank, moe, "experts.down_proj", count=count, k=width, outputs=down))
-    operators.append(rank.elementwise("experts.combine", count, _ROUTED, (moe.top_k + 1) * hidden))
-    return operators
-
-
-def _grouped(
-    rank: Rank, moe: MixtureOfExperts, name: str, *, count: int, k: int, outputs: list[tuple[str, int]]
-) -> GroupedGemm:
-    """Return one product of the routed experts; mxfp4 weights are multiplied in 16 bits."""
-    storage = rank.expert_storage
-    experts = moe.num_experts
-    tensors = [WeightTensor(f"{tensor}.weight", n, k, storage, copies=experts) for tensor, n in outputs]
-    biases = (
-        [WeightTensor(f"{tensor}.bias", n, 1, rank.plain, copies=experts) for tensor, n in outputs]
-        if moe.expert_bias
-        else []
+    gate = rank.linear(
+        "router.gate",
+        count,
+        "router",
+        rank.spec.hidden_size,
+        [("gate", moe.num_experts)],
+        quantised=False,
+        weights=extra,
+        rows=rows,
     )
-    n = sum(features for _, features in outputs)
-    in_fp8 = storage.kind == "fp8_block"
-    return GroupedGemm(
-        name=name,
+    chosen = _CHOICE_BYTES * moe.top_k
+    choice = rank.elementwise("router.topk", count, "router", moe.num_experts, extra_bytes=chosen, rows=rows)
+    return [*gate, choice]
+
+
+def _dispatch(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -> list[Operator]:
+    """Return what brings the rows of all data parallel ranks to the experts; fp8 goes out quantised."""
+    if rank.layout.data_parallel_size == 1:
+        return []
+    if rank.layout.is_deepep:
+        return [_exchange(rank, moe, count, phase="dispatch", rows=rows)]
+    hidden, storage = rank.spec.hidden_size, rank.expert_storage
+    sent = float(rank.hidden_bytes)
+    if storage.kind == "fp8_block":
+        sent = hidden + 4.0 * -(-hidden // storage.block[1])
+    return _all_tokens(rank, "all_gather", "dispatch", count, sent + _CHOICE_BYTES * moe.top_k)
+
+
+def _combine(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -> list[Operator]:
+    """Return what brings the experts' sums back to the ranks of the tokens."""
+    if rank.layout.data_parallel_size == 1:
+        return []
+    if rank.layout.is_deepep:
+        return [_exchange(rank, moe, count, phase="combine", rows=rows)]
+    return _all_tokens(rank, "reduce_scatter", "combine", count, rank.hidden_bytes)
+
+
+def _all_tokens(
+    rank: Rank, kind: Literal["all_gather", "reduce_scatter"], name: str, count: int, bytes_per_row: float
+) -> list[Operator]:
+    """Return a collective of the tokens of all data parallel ranks.
+
+    Shares of tokens are collected from all ranks of the experts, whole batches from those of equal place.
+    """
+    spread = rank.sequence_style is not None
+    group = rank.layout.expert_group if spread else rank.layout.data_group
+    return rank.collective(kind, name, count, bytes_per_row, group=group, rows="all_tokens")
+
+
+def _exchange(
+    rank: Rank, moe: MixtureOfExperts, count: int, *, phase: ExchangePhase, rows: Rows
+) -> MoeExchange:
+    """Return one direction of DeepEP's exchange: out in fp8 where the experts take it, back in 16 bits."""
+    group = rank.layout.expert_group
+    in_fp8 = phase == "dispatch" and rank.expert_storage.kind == "fp8_block"
+    return MoeExchange(
+        name=f"moe_{phase}",
+        count=count,
+        phase=phase,
+        hidden=rank.spec.hidden_size,
+        top_k=moe.top_k,
+        num_experts=moe.num_experts,
+        ranks=group.ranks,
+        nodes=group.nodes,
+        bytes_per_element=1.0 if in_fp8 else float(rank.itemsize),
+        rows=rows,
+        family=f"moe_{phase}",
+    )
+
+
+def _routed_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> FusedMoe:
+    """Return the fused operator of the routed experts; mxfp4 weights are multiplied in 16 bits.
+
+    Its input and output are in 16 bits: it quantises to fp8 itself.
+    """
+    hidden, storage, layout = rank.spec.hidden_size, rank.expert_storage, rank.layout
+    width = expert_width_per_rank(rank.spec, moe, layout.expert_tensor_parallel_size)
+    held = moe.num_experts // layout.expert_parallel_size
+    shapes = {"gate_proj": (width, hidden), "up_proj": (width, hidden), "down_proj": (hidden, width)}
+    matrices = [
+        WeightTensor(f"experts.{name}.weight", rows, columns, storage, copies=held)
+        for name, (rows, columns) in shapes.items()
+    ]
+    biases = [
+        WeightTensor(f"experts.{name}.bias", rows, 1, rank.plain, copies=held)
+        for name, (rows, _) in shapes.items()
+        if moe.expert_bias
+    ]
+    return FusedMoe(
+        name="experts",
         count=count,
         component=_ROUTED,
-        weights=(*tensors, *biases),
-        active_share=(moe.top_k, experts),
-        experts=experts,
-        top_k=float(moe.top_k),
-        k=k,
-        n=n,
-        dtype="fp8" if in_fp8 else rank.plan_dtype,
-        weight_bytes_per_element=sum(tensor.bytes for tensor in tensors) / (experts * k * n),
-        activation_bytes=(k + n * rank.itemsize) / (k + n) if in_fp8 else float(rank.itemsize),
+        weights=(*matrices, *biases),
+        active_share=(moe.top_k, moe.num_experts),
+        num_experts=moe.num_experts,
+        top_k=moe.top_k,
+        expert_ranks=layout.expert_parallel_size,
+        hidden=hidden,
+        intermediate=width,
+        dtype="fp8" if storage.kind == "fp8_block" else rank.plan_dtype,
+        weight_bytes_per_element=sum(m.bytes for m in matrices) / sum(m.elements for m in matrices),
+        activation_bytes=float(rank.itemsize),
+        rows="all_tokens" if layout.data_parallel_size > 1 else "tokens",
     )
 
 
-def _shared_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> list[Operator]:
-    """Return the shared experts and the sum of their output with the routed ones'."""
+def _shared_experts(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -> list[Operator]:
+    """Return the shared experts and the sum of their output with the routed ones'.
+
+    On shares of the tokens they are whole on every rank (vLLM: `disable_tp`), otherwise cut over tensor
+    parallel ranks.
+    """
     if not moe.shared_intermediate_size:
         return []
     hidden, component = rank.spec.hidden_size, "shared_experts"
-    width = rank.shard(moe.shared_intermediate_size)
-    operators = _gated("shared_experts.", rank, component, width, count, bias=False)
+    whole = rows == "sharded_tokens"
+    width = moe.shared_intermediate_size if whole else rank.shard(moe.shared_intermediate_size)
+    operators = _gated("shared_experts.", rank, component, width, count, bias=False, rows=rows)
     if moe.shared_gate:
         outputs = [("shared_expert_gate", 1)]
-        operators += rank.linear("shared_expert_gate", count, component, hidden, outputs, quantised=False)
-        operators.append(rank.elementwise("shared_experts.scale", count, component, 2 * hidden + 1))
-    operators.append(rank.elementwise("shared_experts.add", count, component, 3 * hidden))
+        operators += rank.linear(
+            "shared_expert_gate", count, component, hidden, outputs, quantised=False, rows=rows
+        )
+        scale = rank.elementwise("shared_experts.scale", count, component, 2 * hidden + 1, rows=rows)
+        operators.append(scale)
+    operators.append(rank.elementwise("shared_experts.add", count, component, 3 * hidden, rows=rows))
     return operators

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 from frontier.models.sharding import kv_heads_per_rank
@@ -11,7 +12,6 @@ from frontier.models.spec import GroupedQueryAttention, ModelSpec, MultiHeadLate
 _PLAIN_BYTES = {"bfloat16": 2, "float16": 2}
 _FP8 = ("fp8", "fp8_e4m3", "fp8_e5m2")
 _SPARSE_FP8 = "fp8_ds_mla"
-_HYBRID_RATIO = 1.5
 
 KV_CACHE_DTYPES = ("auto", *_PLAIN_BYTES, *_FP8, _SPARSE_FP8)
 """Accepted values of `kv_cache_dtype`."""
@@ -65,32 +65,52 @@ def kv_layers(spec: ModelSpec, *, tensor_parallel_size: int, kv_cache_dtype: str
         ConfigError: an unknown `kv_cache_dtype`.
     """
     dtype = resolve_kv_cache_dtype(spec, kv_cache_dtype)
-    counts: dict[KvLayer, int] = {}
+    found: list[KvLayer] = []
     for group in spec.layers:
         attention = group.attention
         if isinstance(attention, MultiHeadLatentAttention):
             caches = _latent_caches(attention, dtype)
         else:
             caches = [_head_cache(attention, tensor_parallel_size, dtype)]
-        for cache in caches:
-            counts[cache] = counts.get(cache, 0) + group.count
-    return [
-        KvLayer(cache.kind, count, cache.bytes_per_token, cache.window) for cache, count in counts.items()
-    ]
+        found += [replace(cache, count=group.count) for cache in caches]
+    return merge_layers(found)
 
 
-def hybrid_num_blocks(layers: list[KvLayer], *, available_bytes: int, block_size: int) -> int | None:
-    """Return the blocks that vLLM's hybrid KV cache manager makes; None for kinds of unequal page size.
+def merge_layers(*lists: Iterable[KvLayer]) -> list[KvLayer]:
+    """Return the caches of several lists, equal ones merged, in order of first appearance."""
+    counts: dict[KvLayer, int] = {}
+    for layers in lists:
+        for layer in layers:
+            kind = replace(layer, count=1)
+            counts[kind] = counts.get(kind, 0) + layer.count
+    return [replace(kind, count=count) for kind, count in counts.items()]
 
-    The layers of each kind are cut into groups of g, g being the smallest kind's count (or the largest's, if
-    that is less than 1.5 times as many); all groups share one pool of blocks of g pages.
+
+def block_bytes(layers: Iterable[KvLayer], block_size: int) -> int:
+    """Return the bytes of one block over all `layers`, none of them grouped."""
+    return block_size * sum(layer.count * layer.bytes_per_token for layer in layers)
+
+
+def hybrid_num_blocks(
+    layers: list[KvLayer], *, available_bytes: int, block_size: int, hybrid_ratio: float = 1.5
+) -> int | None:
+    """Return the blocks that vLLM's hybrid KV cache manager makes (vllm/v1/core/kv_cache_utils.py).
+
+    Layers that all attend to the whole context are one group, whose page is the sum. Otherwise pages are
+    unified: a layer with a smaller page gets larger blocks, if the ratio is whole (else None: the layouts
+    of later versions that pack unequal pages are not modelled). The layers of each kind are then cut into
+    groups of g, g being the smallest kind's count, or the largest's if that is less than `hybrid_ratio`
+    times as many (1.5; 1.25 before vLLM 0.18); all groups share one pool of blocks of g pages.
     """
+    room = max(available_bytes, 0)
+    if all(layer.window is None for layer in layers):
+        return room // block_bytes(layers, block_size)
     pages = {layer.bytes_per_token * block_size for layer in layers}
-    if len(pages) != 1:
+    if any(max(pages) % page for page in pages):
         return None
     counts = [layer.count for layer in layers]
-    group = max(counts) if max(counts) < _HYBRID_RATIO * min(counts) else min(counts)
-    return max(available_bytes, 0) // (pages.pop() * group)
+    group = max(counts) if max(counts) < hybrid_ratio * min(counts) else min(counts)
+    return room // (max(pages) * group)
 
 
 def attention_kv_bytes(attention: GroupedQueryAttention, tensor_parallel_size: int, dtype: str) -> int:

@@ -6,83 +6,25 @@ step come from the same list.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Rows = Literal["tokens", "seqs"]
+from frontier.models.weights import WeightTensor
+
+Rows = Literal["tokens", "seqs", "all_tokens", "sharded_tokens"]
+"""What the rows of an operator are: scheduled tokens of the rank's own batch; one row per scheduled request
+of it; scheduled tokens of all data parallel ranks together; the rank's share of its own batch's tokens where
+these are divided among the tensor parallel ranks, rounded up."""
+
 Phase = Literal["both", "prefill", "decode"]
+CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]
+ExchangePhase = Literal["dispatch", "combine"]
 
-COMPONENTS = (
-    "embedding",
-    "attention",
-    "dense_ffn",
-    "routed_experts",
-    "shared_experts",
-    "router",
-    "norm",
-    "lm_head",
-)
-"""Names under which parameters are counted."""
+PredictorRefs = Mapping[str, Mapping[str, Any] | None]
+"""The plan's `PredictorRef` (index, unmeasured, calibration) by slot, as in `Operator.predictor_families`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """How the elements of a weight are kept.
-
-    `plain` elements take `itemsize` bytes. `fp8_block` elements take one byte, and every block (rows x
-    columns) one 32-bit scale. `mxfp4` elements take half a byte, and every 32 along a row one byte of scale.
-    """
-
-    kind: Literal["plain", "fp8_block", "mxfp4"]
-    itemsize: int = 2
-    block: tuple[int, int] = (1, 1)
-
-    def tensor_bytes(self, rows: int, columns: int) -> int:
-        """Return the bytes of a tensor, scales included."""
-        if self.kind == "plain":
-            return rows * columns * self.itemsize
-        if self.kind == "fp8_block":
-            return rows * columns + 4 * self.scales(rows, columns)
-        return math.ceil(rows * columns / 2) + self.scales(rows, columns)
-
-    def scales(self, rows: int, columns: int) -> int:
-        """Return the number of scales of a tensor."""
-        if self.kind == "plain":
-            return 0
-        return math.ceil(rows / self.block[0]) * math.ceil(columns / self.block[1])
-
-
-@dataclass(frozen=True, slots=True)
-class WeightTensor:
-    """One weight of one instance of an operator: output features x input features (vectors: features x 1).
-
-    `copies` tensors of this shape exist (experts). `derived` tensors are made from others when the model
-    loads: they take memory and are no parameters.
-    """
-
-    name: str
-    rows: int
-    columns: int
-    storage: Storage
-    copies: int = 1
-    derived: bool = False
-
-    @property
-    def elements(self) -> int:
-        """Parameters; 0 for derived tensors."""
-        return 0 if self.derived else self.copies * self.rows * self.columns
-
-    @property
-    def bytes(self) -> int:
-        """Bytes in GPU memory, scales included."""
-        return self.copies * self.storage.tensor_bytes(self.rows, self.columns)
-
-    @property
-    def scales(self) -> int:
-        """Number of quantisation scales."""
-        return 0 if self.derived else self.copies * self.storage.scales(self.rows, self.columns)
+NO_PREDICTORS: PredictorRefs = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +32,7 @@ class Operator:
     """An operator that runs `count` times per step on one rank, each time with weights of its own.
 
     `active_share` is the share of the weights that one token meets (routed experts: top_k / experts).
+    `family` names the predictors that can tell its time as a pack's `operator` does; empty where none can.
     """
 
     name: str
@@ -97,6 +40,7 @@ class Operator:
     component: str
     weights: tuple[WeightTensor, ...] = ()
     active_share: tuple[int, int] = (1, 1)
+    family: str = ""
 
     @property
     def weight_elements(self) -> int:
@@ -119,8 +63,17 @@ class Operator:
         numerator, denominator = self.active_share
         return self.weight_elements * numerator // denominator
 
-    def to_plan(self) -> dict[str, Any]:
-        """Return the operator as the plan's `OperatorSpec` (rust/frontier-core/src/plan/step_time.rs)."""
+    @property
+    def predictor_families(self) -> dict[str, str]:
+        """Family of the predictor that suits each slot of the plan's operator."""
+        return {"predictor": self.family} if self.family else {}
+
+    def to_plan(self, predictors: PredictorRefs = NO_PREDICTORS) -> dict[str, Any]:
+        """Return the operator as the plan's `OperatorSpec` (frontier-core/src/plan/step_time/operators.rs).
+
+        Args:
+            predictors: the predictor of each slot; slots left out are priced by their bound.
+        """
         raise NotImplementedError
 
 
@@ -136,7 +89,7 @@ class ComputeOperator(Operator):
 
     @property
     def flops_scale(self) -> float:
-        """What its FLOPs are proportional to, whatever the batch."""
+        """What its FLOPs on this rank are proportional to, whatever the batch."""
         raise NotImplementedError
 
 
@@ -151,18 +104,20 @@ class Gemm(ComputeOperator):
     activation_bytes: float
     rows: Rows = "tokens"
     batch: int = 1
+    family: str = "gemm"
 
     @property
     def flops_scale(self) -> float:
         """Multiplications per row."""
         return float(self.k * self.n * self.batch)
 
-    def to_plan(self) -> dict[str, Any]:
+    def to_plan(self, predictors: PredictorRefs = NO_PREDICTORS) -> dict[str, Any]:
         """Return the plan's `gemm`."""
         return {
             "op": "gemm",
             "name": self.name,
             "count": self.count,
+            "predictor": predictors.get("predictor"),
             "model_share": self.model_share,
             "rows": self.rows,
             "k": self.k,
@@ -175,36 +130,52 @@ class Gemm(ComputeOperator):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupedGemm(ComputeOperator):
-    """Products of each token with `top_k` of `experts`."""
+class FusedMoe(ComputeOperator):
+    """The routed experts of a layer: both products, the activation between them and the weighted sum.
 
-    experts: int
-    top_k: float
-    k: int
-    n: int
+    Each row visits `top_k` of `num_experts` experts. This rank holds one in `expert_ranks` of them,
+    `intermediate` wide. The quantisation of activations is part of it. `imbalance` says how rows spread over
+    experts: -1 evenly, 0 at random with equal chances, above 0 by a power law of that exponent.
+    """
+
+    num_experts: int
+    top_k: int
+    expert_ranks: int
+    hidden: int
+    intermediate: int
     dtype: str
     weight_bytes_per_element: float
     activation_bytes: float
+    rows: Rows = "tokens"
+    gated: bool = True
+    imbalance: float = 0.0
+    family: str = "fused_moe"
 
     @property
     def flops_scale(self) -> float:
-        """Multiplications per token."""
-        return self.top_k * self.k * self.n
+        """Multiplications per row on this rank, on average."""
+        products = 3 if self.gated else 2
+        return products * self.top_k * self.hidden * self.intermediate / self.expert_ranks
 
-    def to_plan(self) -> dict[str, Any]:
-        """Return the plan's `grouped_gemm`."""
+    def to_plan(self, predictors: PredictorRefs = NO_PREDICTORS) -> dict[str, Any]:
+        """Return the plan's `fused_moe`."""
         return {
-            "op": "grouped_gemm",
+            "op": "fused_moe",
             "name": self.name,
             "count": self.count,
+            "predictor": predictors.get("predictor"),
             "model_share": self.model_share,
-            "experts": self.experts,
+            "rows": self.rows,
+            "num_experts": self.num_experts,
             "top_k": self.top_k,
-            "k": self.k,
-            "n": self.n,
+            "expert_ranks": self.expert_ranks,
+            "hidden": self.hidden,
+            "intermediate": self.intermediate,
+            "gated": self.gated,
             "dtype": self.dtype,
             "weight_bytes": self.weight_bytes_per_element,
             "activation_bytes": self.activation_bytes,
+            "imbalance": self.imbalance,
         }
 
 
@@ -213,7 +184,8 @@ class Attention(ComputeOperator):
     """Scaled dot-product attention over the paged KV cache.
 
     `kv_heads` is the number of heads of keys and values that are streamed apart; 1 where all query heads read
-    one latent vector.
+    one latent vector. `mixed_share` says what a batch of prefills and decodes costs: the larger part and this
+    share of the smaller, as measured; None for the bound of the whole batch.
     """
 
     heads: int
@@ -225,18 +197,34 @@ class Attention(ComputeOperator):
     activation_bytes: float
     phase: Phase = "both"
     window: int | None = None
+    mixed_share: float | None = None
+    family: str = "attention"
 
     @property
     def flops_scale(self) -> float:
         """Multiplications per query-key pair."""
         return float(self.heads * (self.qk_dim + self.v_dim))
 
-    def to_plan(self) -> dict[str, Any]:
+    @property
+    def predictor_families(self) -> dict[str, str]:
+        """Families of the slots `prefill`, `decode` and `skew`, those of the operator's phase."""
+        if self.family != "attention":
+            return {}
+        families = {"prefill": "prefill_attention", "decode": "decode_attention", "skew": "decode_skew"}
+        if self.phase == "prefill":
+            return {"prefill": families["prefill"]}
+        if self.phase == "decode":
+            del families["prefill"]
+        return families
+
+    def to_plan(self, predictors: PredictorRefs = NO_PREDICTORS) -> dict[str, Any]:
         """Return the plan's `attention`."""
         return {
             "op": "attention",
             "name": self.name,
             "count": self.count,
+            "predictors": {slot: predictors.get(slot) for slot in ("prefill", "decode", "skew")},
+            "mixed_share": self.mixed_share,
             "model_share": self.model_share,
             "phase": self.phase,
             "heads": self.heads,
@@ -257,36 +245,75 @@ class Elementwise(Operator):
     bytes_per_row: float
     rows: Rows = "tokens"
 
-    def to_plan(self) -> dict[str, Any]:
+    def to_plan(self, predictors: PredictorRefs = NO_PREDICTORS) -> dict[str, Any]:
         """Return the plan's `elementwise`."""
         return {
             "op": "elementwise",
             "name": self.name,
             "count": self.count,
+            "predictor": predictors.get("predictor"),
             "rows": self.rows,
             "bytes_per_row": self.bytes_per_row,
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collective(Operator):
-    """A collective among `ranks` ranks: a sum, or a gather (`bytes_per_row` then is the gathered total)."""
+class Communication(Operator):
+    """What ranks send each other; `nodes` nodes hold `ranks` ranks evenly."""
 
-    op: Literal["all_reduce", "all_gather"]
-    bytes_per_row: float
     ranks: int
+    nodes: int
+    component: str = "communication"
     rows: Rows = "tokens"
-    component: str = field(default="communication")
 
-    def to_plan(self) -> dict[str, Any]:
-        """Return the plan's `all_reduce` or `all_gather`."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collective(Communication):
+    """A collective; `bytes_per_row` counts a gather's result, and what goes into a scatter."""
+
+    kind: CollectiveKind
+    bytes_per_row: float
+
+    def to_plan(self, predictors: PredictorRefs = NO_PREDICTORS) -> dict[str, Any]:
+        """Return the plan's `collective`."""
         return {
-            "op": self.op,
+            "op": "collective",
             "name": self.name,
             "count": self.count,
+            "predictor": predictors.get("predictor"),
+            "kind": self.kind,
             "rows": self.rows,
             "bytes_per_row": self.bytes_per_row,
             "ranks": self.ranks,
+            "nodes": self.nodes,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeExchange(Communication):
+    """Tokens travel to the ranks of their experts, or back (DeepEP): once to every rank that holds one."""
+
+    phase: ExchangePhase
+    hidden: int
+    top_k: int
+    num_experts: int
+    bytes_per_element: float
+
+    def to_plan(self, predictors: PredictorRefs = NO_PREDICTORS) -> dict[str, Any]:
+        """Return the plan's `moe_exchange`."""
+        return {
+            "op": "moe_exchange",
+            "name": self.name,
+            "count": self.count,
+            "predictor": predictors.get("predictor"),
+            "phase": self.phase,
+            "rows": self.rows,
+            "hidden": self.hidden,
+            "top_k": self.top_k,
+            "num_experts": self.num_experts,
+            "ranks": self.ranks,
+            "nodes": self.nodes,
+            "bytes_per_element": self.bytes_per_element,
         }
 
 

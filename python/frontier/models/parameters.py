@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from frontier.models.operators import COMPONENTS
 from frontier.models.program import operator_program
 from frontier.models.spec import ModelSpec
+from frontier.models.weights import COMPONENTS
 
 
 @dataclass(frozen=True, slots=True)

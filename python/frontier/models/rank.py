@@ -5,36 +5,63 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from frontier.models.operators import (
-    Collective,
-    Elementwise,
-    Gemm,
-    Operator,
-    Rows,
-    Storage,
-    WeightTensor,
-)
+from frontier.models.layout import Group, Layout
+from frontier.models.operators import Collective, CollectiveKind, Elementwise, Gemm, Operator, Rows
+from frontier.models.sharding import SequenceStyle, sequence_style
 from frontier.models.spec import ModelSpec
+from frontier.models.weights import Storage, WeightTensor
 
 PLAN_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 """Names of arithmetic types in the plan."""
 
+ELEMENTWISE_FAMILIES = {
+    "embedding": "embedding",
+    "fused_add_rms_norm": "rms_norm",
+    "rms_norm": "rms_norm",
+    "qk_norm": "rms_norm",
+    "query_norm": "rms_norm",
+    "latent_norm": "rms_norm",
+    "rotary_embedding": "rope",
+    "kv_cache_write": "kv_write",
+    "quant_fp8": "quant_fp8",
+    "activation": "activation",
+    "shared_experts.activation": "activation",
+    "router.topk": "moe_gating",
+    "sampler": "sampler",
+}
+"""Families of memory-bound operators by name; others have none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """One tensor-parallel rank of a model.
+    """One rank of a model; but for the layers of its pipeline stage, all ranks are equal.
 
     Attributes:
         spec: the model.
-        tensor_parallel_size: ranks.
+        layout: how it is spread.
         dtype: type of plain weights and activations, as in `bfloat16`.
         kv_dtype: resolved type of the KV cache.
     """
 
     spec: ModelSpec
-    tensor_parallel_size: int
+    layout: Layout
     dtype: str
     kv_dtype: str
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """Ranks that share every layer."""
+        return self.layout.tensor_parallel_size
+
+    @property
+    def sequence_style(self) -> SequenceStyle | None:
+        """How tokens are divided among tensor parallel ranks around the experts."""
+        return sequence_style(self.spec, self.layout)
+
+    @property
+    def hidden_bytes(self) -> int:
+        """Bytes of one row of hidden states."""
+        return self.spec.hidden_size * self.itemsize
 
     @property
     def itemsize(self) -> int:
@@ -97,6 +124,7 @@ class Rank:
             weights=tuple(weights),
             bytes_per_row=float(elements * self.itemsize + extra_bytes),
             rows=rows,
+            family=ELEMENTWISE_FAMILIES.get(name, ""),
         )
 
     def linear(
@@ -110,6 +138,7 @@ class Rank:
         bias: bool = False,
         quantised: bool = True,
         weights: Sequence[WeightTensor] = (),
+        rows: Rows = "tokens",
     ) -> list[Operator]:
         """Return a linear layer with the fused `outputs` (tensor name, features), and what precedes it.
 
@@ -132,31 +161,44 @@ class Rank:
             dtype="fp8" if in_fp8 else self.plan_dtype,
             weight_bytes_per_element=sum(tensor.bytes for tensor in tensors) / (k * n),
             activation_bytes=activation,
+            rows=rows,
         )
-        return [self.quantise(count, k), gemm] if in_fp8 else [gemm]
+        return [self.quantise(count, k, rows=rows), gemm] if in_fp8 else [gemm]
 
-    def quantise(self, count: int, features: int, *, per_token: int = 1) -> Elementwise:
-        """Return the quantisation of `per_token` rows of `features` activations to fp8."""
-        block = self.linear_storage.block[1]
-        scales = 4.0 * -(-features // block)
+    def quantise(self, count: int, features: int, *, rows: Rows = "tokens") -> Elementwise:
+        """Return the quantisation of rows of `features` activations to fp8."""
+        scales = 4.0 * -(-features // self.linear_storage.block[1])
         return self.elementwise(
-            "quant_fp8",
-            count,
-            "quantisation",
-            per_token * features,
-            extra_bytes=per_token * (features + scales),
+            "quant_fp8", count, "quantisation", features, extra_bytes=features + scales, rows=rows
         )
 
     def all_reduce(self, name: str, count: int, bytes_per_row: float) -> list[Operator]:
-        """Return a sum over all ranks; nothing where there is one."""
-        if self.tensor_parallel_size == 1:
+        """Return a sum over the tensor parallel ranks; nothing where there is one."""
+        return self.collective("all_reduce", name, count, bytes_per_row)
+
+    def collective(
+        self,
+        kind: CollectiveKind,
+        name: str,
+        count: int,
+        bytes_per_row: float,
+        *,
+        group: Group | None = None,
+        rows: Rows = "tokens",
+    ) -> list[Operator]:
+        """Return a collective over `group`, or the tensor parallel ranks; nothing where it has one rank."""
+        group = group or self.layout.tensor_group
+        if group.ranks == 1:
             return []
         return [
             Collective(
-                op="all_reduce",
-                name=f"all_reduce.{name}",
+                kind=kind,
+                name=f"{kind}.{name}",
                 count=count,
-                bytes_per_row=bytes_per_row,
-                ranks=self.tensor_parallel_size,
+                bytes_per_row=float(bytes_per_row),
+                ranks=group.ranks,
+                nodes=group.nodes,
+                rows=rows,
+                family=kind,
             )
         ]

@@ -1,11 +1,13 @@
-"""How tensor parallelism cuts a model, and which sizes it cannot be cut into (vLLM's own conditions)."""
+"""How a layout cuts a model, and which sizes it cannot be cut into (vLLM's own conditions)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
-from frontier.errors import Issue
+from frontier.errors import Issue, show_value
+from frontier.models.layout import MAX_TENSOR_PARALLEL_SIZE, Layout
 from frontier.models.spec import (
     DenseFeedForward,
     GroupedQueryAttention,
@@ -15,11 +17,25 @@ from frontier.models.spec import (
     MultiHeadLatentAttention,
 )
 
-MAX_TENSOR_PARALLEL_SIZE = 64
 VOCAB_PADDING = 64
 """vLLM pads the embedding to a multiple of 64 rows before it cuts it (vocab_parallel_embedding.py)."""
 
-_PATH = "engine.tensor_parallel_size"
+SequenceStyle = Literal["experts", "moe_layers", "all_layers"]
+"""What runs on a tensor parallel rank's share of the tokens: router and shared experts between a split and a
+gather; from the sum after attention on, layers with experts, handing shares to each other; or all that is no
+attention, in every layer."""
+
+_SEQUENCE_STYLES: dict[str, SequenceStyle] = {
+    "qwen3_moe": "experts",
+    "gpt_oss": "experts",
+    "deepseek_v2": "moe_layers",
+    "deepseek_v3": "moe_layers",
+    "kimi_k2": "moe_layers",
+    "deepseek_v32": "all_layers",
+    "glm_moe_dsa": "all_layers",
+}
+"""By `model_type`: vllm/model_executor/models/{qwen3_moe,gpt_oss,deepseek_v2}.py, vllm/models/deepseek_v32.
+Other models with experts (glm4_moe, minimax_m2, mixtral, qwen2_moe, step3_text) do not read the setting."""
 
 
 def kv_heads_per_rank(num_kv_heads: int, tensor_parallel_size: int) -> int:
@@ -34,45 +50,163 @@ def vocab_per_rank(vocab_size: int, tensor_parallel_size: int) -> int:
     return math.ceil(vocab_size / VOCAB_PADDING) * VOCAB_PADDING // tensor_parallel_size
 
 
-def expert_width_per_rank(spec: ModelSpec, moe: MixtureOfExperts, tensor_parallel_size: int) -> int:
-    """Return the width of a routed expert on one rank.
+def expert_width_per_rank(spec: ModelSpec, moe: MixtureOfExperts, expert_tensor_parallel_size: int) -> int:
+    """Return the width of a routed expert on one of the ranks that it is cut over.
 
     mxfp4 experts are cut in whole groups of 32 and rounded up (vLLM, gpt_oss.py:
     `per_rank_intermediate_size`).
     """
     if spec.quantization is not None and spec.quantization.method == "mxfp4":
-        return math.ceil(math.ceil(moe.intermediate_size / 32) / tensor_parallel_size) * 32
-    return moe.intermediate_size // tensor_parallel_size
+        return math.ceil(math.ceil(moe.intermediate_size / 32) / expert_tensor_parallel_size) * 32
+    return moe.intermediate_size // expert_tensor_parallel_size
+
+
+def pipeline_layers(num_layers: int, stages: int) -> list[int]:
+    """Return the layers of each pipeline stage.
+
+    An even split; of a remainder, one layer each goes to the last stages but the very last, which has the LM
+    head (vLLM 0.32, `vllm/distributed/utils.py`, `get_pp_indices`).
+    """
+    layers = [num_layers // stages] * stages
+    for stage in range(2, num_layers % stages + 2):
+        layers[-stage] += 1
+    return layers
 
 
 def sharding_issues(spec: ModelSpec, tensor_parallel_size: int) -> list[Issue]:
-    """Return why the model cannot be cut over this many ranks; empty if it can."""
+    """Return why the model cannot be cut over this many tensor-parallel ranks; empty if it can."""
     tp = tensor_parallel_size
     if not 1 <= tp <= MAX_TENSOR_PARALLEL_SIZE:
         message = f"was {tp}; from 1 to {MAX_TENSOR_PARALLEL_SIZE} ranks are accepted"
-        return [Issue(_PATH, tp, message)]
-    reasons = list(dict.fromkeys(_reasons(spec, tp)))
-    if not reasons:
-        return []
-    allowed = tuple(str(n) for n in valid_tensor_parallel_sizes(spec))
-    return [Issue(_PATH, tp, f"was {tp}, but {'; '.join(reasons)}", allowed)]
+        return [Issue("engine.tensor_parallel_size", tp, message)]
+    return layout_issues(spec, Layout.on_one_node(tp))
+
+
+def layout_issues(spec: ModelSpec, layout: Layout) -> list[Issue]:
+    """Return why the model cannot be spread over GPUs this way; empty if it can."""
+    issues = []
+    tp = layout.tensor_parallel_size
+    reasons = list(dict.fromkeys(_tensor_reasons(spec, layout)))
+    if layout.data_parallel_size == 1 and not layout.enable_expert_parallel:
+        reasons = list(dict.fromkeys([*reasons, *_expert_reasons(spec, layout)]))
+    if reasons:
+        allowed = tuple(str(n) for n in valid_tensor_parallel_sizes(spec))
+        issues.append(
+            Issue("engine.tensor_parallel_size", tp, f"was {tp}, but {'; '.join(reasons)}", allowed)
+        )
+    pp = layout.pipeline_parallel_size
+    if pp > spec.num_layers:
+        message = f"was {pp}, but {spec.name} has {spec.num_layers} layers"
+        issues.append(Issue("engine.pipeline_parallel_size", pp, message, (f"1 to {spec.num_layers}",)))
+    return issues + (_spread_issues(spec, layout) if spec.is_moe else _dense_issues(spec, layout))
 
 
 def valid_tensor_parallel_sizes(spec: ModelSpec) -> list[int]:
-    """Return every number of ranks that the model can be cut over."""
-    return [n for n in range(1, MAX_TENSOR_PARALLEL_SIZE + 1) if not any(_reasons(spec, n))]
+    """Return every number of ranks that the model can be cut over by tensor parallelism alone."""
+    layouts = map(Layout.on_one_node, range(1, MAX_TENSOR_PARALLEL_SIZE + 1))
+    return [
+        layout.tensor_parallel_size
+        for layout in layouts
+        if not any(_tensor_reasons(spec, layout)) and not any(_expert_reasons(spec, layout))
+    ]
 
 
-def _reasons(spec: ModelSpec, tp: int) -> Iterator[str]:
+def _dense_issues(spec: ModelSpec, layout: Layout) -> list[Issue]:
+    """Return what only models with experts can do."""
+    issues = []
+    if layout.data_parallel_size > 1:
+        message = (
+            f"was {layout.data_parallel_size}, but {spec.name} has no experts: its data parallel ranks are "
+            "independent replicas, which cluster.replicas gives"
+        )
+        issues.append(Issue("engine.data_parallel_size", layout.data_parallel_size, message, ("1",)))
+    if layout.enable_expert_parallel:
+        message = f"was True, but {spec.name} has no experts"
+        issues.append(Issue("engine.enable_expert_parallel", True, message, ("False",)))
+    return issues
+
+
+def _spread_issues(spec: ModelSpec, layout: Layout) -> list[Issue]:
+    """Return why the experts cannot be spread over data parallel ranks or as whole experts."""
+    issues = []
+    if layout.enable_expert_parallel:
+        reasons = list(dict.fromkeys(_whole_expert_reasons(spec, layout)))
+        reasons += list(dict.fromkeys(_expert_reasons(spec, layout)))
+        if reasons:
+            message = f"was True, but {'; '.join(reasons)}"
+            issues.append(Issue("engine.enable_expert_parallel", True, message))
+    elif layout.data_parallel_size > 1:
+        reasons = list(dict.fromkeys(_expert_reasons(spec, layout)))
+        if reasons:
+            value = layout.data_parallel_size
+            message = f"was {value}, but {'; '.join(reasons)}"
+            issues.append(Issue("engine.data_parallel_size", value, message))
+    if layout.is_deepep and layout.tensor_parallel_size > 1 and sequence_style(spec, layout) is None:
+        backend = layout.all2all_backend
+        message = (
+            f"was {show_value(backend)}, but vLLM does not shard the tokens of {spec.model_type} models over "
+            "tensor parallel ranks, which would each send all of them; use tensor_parallel_size 1"
+        )
+        issues.append(Issue("engine.all2all_backend", backend, message))
+    return issues
+
+
+def sequence_style(spec: ModelSpec, layout: Layout) -> SequenceStyle | None:
+    """Return how vLLM 0.32 spreads tokens over tensor parallel ranks around the experts; None: not at all.
+
+    It does with tensor, data and expert parallelism at once (`vllm/config/parallel.py`,
+    `use_sequence_parallel_moe`), in the models that implement it, and keeps them so between layers without
+    pipeline stages only.
+    """
+    if not (
+        layout.enable_expert_parallel and layout.tensor_parallel_size > 1 and layout.data_parallel_size > 1
+    ):
+        return None
+    style = _SEQUENCE_STYLES.get(spec.model_type)
+    return "experts" if style is not None and layout.pipeline_parallel_size > 1 else style
+
+
+def _tensor_reasons(spec: ModelSpec, layout: Layout) -> Iterator[str]:
+    """Yield why tensor parallelism cannot cut what is not a routed expert."""
+    tp = layout.tensor_parallel_size
     if tp == 1:
         return
+    style = sequence_style(spec, layout)
     if math.ceil(spec.vocab_size / VOCAB_PADDING) * VOCAB_PADDING % tp:
         yield f"the padded vocabulary of {spec.vocab_size} tokens is not divisible by {tp}"
     for group in spec.layers:
         yield from _attention_reasons(group, tp)
-        yield from _feed_forward_reasons(spec, group, tp)
-        if spec.quantization is not None and spec.quantization.method == "fp8_block":
-            yield from _block_reasons(spec, group, tp, spec.quantization.block)
+        yield from _feed_forward_reasons(group, tp, style)
+        if _is_fp8(spec):
+            yield from _block_reasons(spec, dict(_partitions(group, tp, style)))
+
+
+def _expert_reasons(spec: ModelSpec, layout: Layout) -> Iterator[str]:
+    """Yield why routed experts cannot be cut as the layout says."""
+    ranks = layout.expert_tensor_parallel_size
+    if ranks == 1:
+        return
+    mxfp4 = spec.quantization is not None and spec.quantization.method == "mxfp4"
+    for group in spec.layers:
+        ffn = group.feed_forward
+        if not isinstance(ffn, MixtureOfExperts):
+            continue
+        if ffn.intermediate_size % ranks and not mxfp4:
+            yield f"the experts' intermediate size {ffn.intermediate_size} is not divisible by {ranks}"
+        if _is_fp8(spec):
+            yield from _block_reasons(spec, {"expert features": expert_width_per_rank(spec, ffn, ranks)})
+
+
+def _whole_expert_reasons(spec: ModelSpec, layout: Layout) -> Iterator[str]:
+    ranks = layout.expert_parallel_size
+    for group in spec.layers:
+        ffn = group.feed_forward
+        if isinstance(ffn, MixtureOfExperts) and ffn.num_experts % ranks:
+            yield f"{ffn.num_experts} experts cannot be spread evenly over {ranks} ranks"
+
+
+def _is_fp8(spec: ModelSpec) -> bool:
+    return spec.quantization is not None and spec.quantization.method == "fp8_block"
 
 
 def _attention_reasons(group: LayerGroup, tp: int) -> Iterator[str]:
@@ -85,22 +219,19 @@ def _attention_reasons(group: LayerGroup, tp: int) -> Iterator[str]:
             yield f"{kv_heads} KV heads can neither be divided among nor replicated evenly over {tp} ranks"
 
 
-def _feed_forward_reasons(spec: ModelSpec, group: LayerGroup, tp: int) -> Iterator[str]:
+def _feed_forward_reasons(group: LayerGroup, tp: int, style: SequenceStyle | None) -> Iterator[str]:
     ffn = group.feed_forward
     if isinstance(ffn, DenseFeedForward):
-        if ffn.intermediate_size % tp:
+        if style != "all_layers" and ffn.intermediate_size % tp:
             yield f"the intermediate size {ffn.intermediate_size} is not divisible by {tp}"
-        return
-    mxfp4 = spec.quantization is not None and spec.quantization.method == "mxfp4"
-    if ffn.intermediate_size % tp and not mxfp4:
-        yield f"the experts' intermediate size {ffn.intermediate_size} is not divisible by {tp}"
-    if ffn.shared_intermediate_size % tp:
+    elif style is None and ffn.shared_intermediate_size % tp:
         yield f"the shared experts' intermediate size {ffn.shared_intermediate_size} is not divisible by {tp}"
 
 
-def _block_reasons(spec: ModelSpec, group: LayerGroup, tp: int, block: tuple[int, int]) -> Iterator[str]:
+def _block_reasons(spec: ModelSpec, parts: Mapping[str, int]) -> Iterator[str]:
     """Yield vLLM's condition on fp8 in blocks: a rank's part of a matrix is a whole number of blocks."""
-    parts = dict(_partitions(spec, group, tp))
+    assert spec.quantization is not None
+    block = spec.quantization.block
     for name, size in parts.items():
         if size and size % block[0]:
             yield f"{size} {name} per rank are no whole number of fp8 blocks of {block[0]}"
@@ -108,7 +239,7 @@ def _block_reasons(spec: ModelSpec, group: LayerGroup, tp: int, block: tuple[int
             yield f"{size} {name} per rank are no whole number of fp8 blocks of {block[1]}"
 
 
-def _partitions(spec: ModelSpec, group: LayerGroup, tp: int) -> Iterator[tuple[str, int]]:
+def _partitions(group: LayerGroup, tp: int, style: SequenceStyle | None) -> Iterator[tuple[str, int]]:
     attention, ffn = group.attention, group.feed_forward
     if isinstance(attention, MultiHeadLatentAttention):
         heads = attention.num_heads // tp
@@ -118,8 +249,8 @@ def _partitions(spec: ModelSpec, group: LayerGroup, tp: int) -> Iterator[tuple[s
     else:
         yield "query features", attention.num_heads // tp * attention.head_dim
         yield "key features", kv_heads_per_rank(attention.num_kv_heads, tp) * attention.head_dim
-    if isinstance(ffn, MixtureOfExperts):
-        yield "expert features", expert_width_per_rank(spec, ffn, tp)
+    if isinstance(ffn, DenseFeedForward):
+        if style != "all_layers":
+            yield "intermediate features", ffn.intermediate_size // tp
+    elif style is None:
         yield "shared expert features", ffn.shared_intermediate_size // tp
-    else:
-        yield "intermediate features", ffn.intermediate_size // tp

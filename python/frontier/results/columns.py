@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontier.errors import InvariantError
+from frontier.results.trust import Trust
 
 Column = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -83,7 +84,9 @@ TIMELINE_COUNTERS = (
     "used_block_ns",
     "flops",
     "bytes",
+    "active_s",
 )
+TIMELINE_FLOATS = ("used_block_ns", "flops", "bytes", "active_s")
 TIMELINE_COLUMNS = ("time_ns", "replica", *TIMELINE_GAUGES, *TIMELINE_COUNTERS)
 TOTALS = {
     "digest": str,
@@ -113,6 +116,7 @@ class Columns:
     token_runs: Table
     timeline: Table
     totals: Mapping[str, Any]
+    trust: Trust
     decision_log: str | None
 
     @property
@@ -140,6 +144,7 @@ class Columns:
             token_runs=_typed("token_runs", _get(raw, "token_runs", "the raw result"), TOKEN_RUN_COLUMNS),
             timeline=_timeline(_get(raw, "timeline", "the raw result")),
             totals=totals,
+            trust=Trust.from_raw(_get(raw, "trust", "the raw result")),
             decision_log=raw.get("decision_log"),
         )
 
@@ -186,9 +191,7 @@ def _timeline(raw: Mapping[str, Any]) -> Table:
         values = np.asarray(_get(raw, column, "timeline"))
         if values.ndim != 1 or values.dtype.kind not in "iuf":
             raise InvariantError(f"timeline.{column} was {values.ndim}-d {values.dtype}, must be 1-d numbers")
-        dtype = (
-            _F64 if column in ("used_block_ns", "flops", "bytes") else _U32 if column == "replica" else _I64
-        )
+        dtype = _F64 if column in TIMELINE_FLOATS else _U32 if column == "replica" else _I64
         table[column] = _read_only(values.astype(dtype, casting="unsafe", copy=False))
     _same_length("timeline", table)
     return table

@@ -9,7 +9,7 @@ from typing import Any
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 
-STEP_TIMES = ("roofline", "linear")
+STEP_TIMES = ("roofline", "linear", "learned")
 """Ways of making step times; every printed or exported form of a result names the one it rests on."""
 
 
@@ -58,6 +58,8 @@ class RunFacts:
         gpu_price_per_hour_usd: list price of one GPU for an hour, None if unknown (then no cost is given).
         peak_flops_per_s: dense peak of one GPU at the run's compute dtype, None if unknown (then no MFU).
         memory_bandwidth_bytes_per_s: HBM bandwidth of one GPU, None if unknown (then no MBU).
+        idle_power_w: what one GPU draws without work, None if unknown (then no energy).
+        peak_power_w: what it draws at full use, None if unknown (then no energy).
         max_model_len: longest prompt + output of the engine; a request that reaches it ends early.
         objectives: latency objectives of each request.
         warmup: what `Result.summary` leaves out at the start unless told otherwise: seconds, a duration
@@ -67,7 +69,8 @@ class RunFacts:
         trace_rows_skipped: those of them that were left out since no request could be made of them.
         scenario: the scenario as plain JSON values.
         warnings: what the reader of any figure of this run should know.
-        versions: name to version of the software that made the run ("frontier", "profiles", ...).
+        versions: name to version of the software that made the run ("frontier", ...).
+        predictors: the learned predictors in use, as plain values: `id` and `sha256` of each.
     """
 
     gpus_total: int
@@ -75,6 +78,8 @@ class RunFacts:
     gpu_price_per_hour_usd: float | None = None
     peak_flops_per_s: float | None = None
     memory_bandwidth_bytes_per_s: float | None = None
+    idle_power_w: float | None = None
+    peak_power_w: float | None = None
     max_model_len: int | None = None
     objectives: Objectives = field(default_factory=Objectives)
     warmup: float | str = 0.0
@@ -84,9 +89,11 @@ class RunFacts:
     scenario: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    predictors: tuple[Mapping[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warnings", tuple(self.warnings))
+        object.__setattr__(self, "predictors", tuple(self.predictors))
         issues = []
         if not isinstance(self.gpus_total, int) or isinstance(self.gpus_total, bool) or self.gpus_total < 1:
             message = f"was {show_value(self.gpus_total)}, must be a whole number of at least 1"
@@ -103,7 +110,7 @@ class RunFacts:
             value = getattr(self, name)
             if value is not None and not _is_number(value, above=0.0):
                 issues.append(Issue(name, value, f"was {show_value(value)}, must be above 0 or null"))
-        issues += self._trace_issues()
+        issues += [*self._trace_issues(), *self._power_issues(), *self._predictor_issues()]
         if issues:
             raise ConfigError(issues, source="run facts")
 
@@ -120,6 +127,30 @@ class RunFacts:
             issues.append(Issue("trace_rows_skipped", skipped, message))
         return issues
 
+    def _power_issues(self) -> list[Issue]:
+        issues = []
+        for name in ("idle_power_w", "peak_power_w"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value, above=0.0) or value == 0):
+                message = f"was {show_value(value)}, must be a power of 0 W or more, or null"
+                issues.append(Issue(name, value, message))
+        idle, peak = self.idle_power_w, self.peak_power_w
+        if not issues and idle is not None and peak is not None and idle > peak:
+            issues.append(
+                Issue("idle_power_w", idle, f"was {idle:g}, must be at most peak_power_w ({peak:g})")
+            )
+        return issues
+
+    def _predictor_issues(self) -> list[Issue]:
+        form = "must be a mapping with the texts id and sha256"
+        return [
+            Issue(f"predictors.{index}", used, f"was {show_value(used)}, {form}")
+            for index, used in enumerate(self.predictors)
+            if not isinstance(used, Mapping)
+            or set(used) != {"id", "sha256"}
+            or not all(isinstance(text, str) for text in used.values())
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain values (`from_dict` reads them back)."""
         plain: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -127,6 +158,7 @@ class RunFacts:
         plain["scenario"] = dict(self.scenario)
         plain["versions"] = dict(self.versions)
         plain["warnings"] = list(self.warnings)
+        plain["predictors"] = [dict(used) for used in self.predictors]
         return plain
 
     @classmethod

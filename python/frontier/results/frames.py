@@ -103,6 +103,7 @@ def timeline_frame(columns: Columns) -> pl.DataFrame:
             pl.Series("used_block_s", timeline["used_block_ns"] / NS_PER_S),
             pl.Series("flops", timeline["flops"]),
             pl.Series("bytes", timeline["bytes"]),
+            pl.Series("active_s", timeline["active_s"]),
             pl.Series("time_ns", timeline["time_ns"]),
         ]
     )

@@ -42,6 +42,7 @@ def summary_html(summary: Mapping[str, Any]) -> str:
         '<div style="font-variant-numeric:tabular-nums;line-height:1.4">'
         f"<div><b>{escape(layout.title(summary))}</b></div>"
         f'<div style="opacity:.7">{escape(layout.window_line(summary))}</div>'
+        f'<div style="opacity:.7">{escape(layout.trust_line(summary))}</div>'
         f'<table style="border:none;margin:.5em 0"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table>"
         f'<div style="display:flex;flex-wrap:wrap">{tables}</div>{bars}'

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from frontier.results import trust
 from frontier.results.metrics import LATENCIES, METRICS, PERCENTILES
 
 GROUP_TITLES = {
@@ -15,6 +16,7 @@ GROUP_TITLES = {
     "objectives": "Objectives",
     "engine": "Engine",
     "cost": "Cost",
+    "energy": "Energy (unmeasured: from idle and peak power)",
 }
 LATENCY_HEADER = (
     "Latency",
@@ -46,6 +48,11 @@ def window_line(summary: Mapping[str, Any]) -> str:
     """Return the stretch of simulated time that was measured."""
     start, end = summary["window_start_s"], summary["window_end_s"]
     return f"measured from {start:,.6g} s to {end:,.6g} s of simulated time"
+
+
+def trust_line(summary: Mapping[str, Any]) -> str:
+    """Return what the step times rest on, '' where no operator was timed."""
+    return trust.line(summary["gpu_time_by_provenance"])
 
 
 def latency_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frontier.power import power_of
 from frontier.results.attribution import KINDS, attribute
 from frontier.results.columns import FINISHED, NEVER, REJECT_REASONS, REJECTED, UNFINISHED, Columns
 from frontier.results.confidence import mean_half_width, p99_half_width
@@ -86,15 +87,18 @@ def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) 
         **_throughput(columns, runs, facts, chosen, seconds),
         **_latency(columns, runs, latencies, chosen.measured),
         **_objectives(runs, latencies, facts, chosen),
-        **_engine(columns, facts, chosen),
+        "gpu_time_by_provenance": columns.trust.shares or None,
     }
+    grown = _grown(columns, window)
+    values |= _engine(columns, facts, chosen, grown)
     values |= _cost(facts, values)
+    values |= _energy(facts, values, grown)
     verdict = judge_saturation(columns, window)
     values |= {"saturation": verdict.verdict, "saturation_reason": verdict.reason}
     for kind in KINDS:
         split = attribute(columns, chosen.measured, kind, None, facts.step_time)
         values[f"{kind}_attribution_s"] = split.causes_s
-    values["warnings"] = (*facts.warnings, *_warnings(values))
+    values["warnings"] = (*facts.warnings, *_trust_warnings(columns, facts), *_warnings(values))
     return Summary(values)
 
 
@@ -207,9 +211,18 @@ def _objectives(
     return values
 
 
-def _engine(columns: Columns, facts: RunFacts, chosen: _Selection) -> dict[str, Any]:
+def _grown(columns: Columns, window: Window) -> dict[str, float] | None:
+    """Return what the counters of the time line grew by, None where there is nothing to measure."""
+    if window.end_ns == window.start_ns or not len(columns.timeline["time_ns"]):
+        return None
+    return counters_between(columns, window)
+
+
+def _engine(
+    columns: Columns, facts: RunFacts, chosen: _Selection, grown: dict[str, float] | None
+) -> dict[str, Any]:
     window, arrived = chosen.window, chosen.arrived
-    requests, totals, timeline = columns.requests, columns.totals, columns.timeline
+    requests, totals = columns.requests, columns.totals
     preemptions = requests["preemptions"][arrived]
     admitted = arrived & (requests["scheduled_ns"] != NEVER)
     prompts = int(requests["prompt_tokens"][admitted].sum(dtype=np.int64))
@@ -220,10 +233,9 @@ def _engine(columns: Columns, facts: RunFacts, chosen: _Selection) -> dict[str, 
         "preempted_requests": int((preemptions > 0).sum()),
         **dict.fromkeys(("mean_kv_use", "peak_kv_use", "gpu_busy_share", "mfu", "mbu")),
     }
-    span_ns = float(window.end_ns - window.start_ns)
-    if not span_ns or not len(timeline["time_ns"]):
+    if grown is None:
         return values
-    grown = counters_between(columns, window)
+    span_ns = float(window.end_ns - window.start_ns)
     blocks = max(totals["num_blocks"] - 1, 0)
     values["peak_kv_use"] = share(peak_used_blocks(columns, window), blocks)
     values["mean_kv_use"] = share(grown["used_block_ns"], span_ns * blocks * totals["replicas"])
@@ -245,6 +257,35 @@ def _cost(facts: RunFacts, values: dict[str, Any]) -> dict[str, Any]:
         cost = None if per_hour is None or not rate else per_hour / 3600.0 / rate * 1e6
         costs[f"cost_per_million_{name}_tokens_usd"] = cost
     return costs
+
+
+def _energy(facts: RunFacts, values: dict[str, Any], grown: dict[str, float] | None) -> dict[str, Any]:
+    """Return the energy of the GPUs by `frontier.power`, which nothing was measured for."""
+    names = ("energy_j", "energy_per_output_token_j", "energy_per_token_j", "mean_power_per_gpu_w")
+    energies: dict[str, Any] = dict.fromkeys(names)
+    power = power_of(facts.idle_power_w, facts.peak_power_w)
+    # A linear formula knows no activity.
+    if power is None or grown is None or facts.step_time == "linear":
+        return energies
+    gpu_seconds = facts.gpus_total * values["duration"]
+    energy_j = power.energy_j(gpu_seconds, grown["active_s"])
+    output = values["total_output_tokens"]
+    tokens = output + values["total_input_tokens"]
+    return {
+        "energy_j": energy_j,
+        "energy_per_output_token_j": share(energy_j, output),
+        "energy_per_token_j": share(energy_j, tokens),
+        "mean_power_per_gpu_w": energy_j / gpu_seconds,
+    }
+
+
+def _trust_warnings(columns: Columns, facts: RunFacts) -> list[str]:
+    """Return a warning if learned step times leave the measured ranges too often.
+
+    A roofline is a bound that was asked for, and says so everywhere.
+    """
+    warning = columns.trust.warning() if facts.step_time == "learned" else None
+    return [] if warning is None else [warning]
 
 
 def _warnings(values: dict[str, Any]) -> list[str]:

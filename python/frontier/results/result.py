@@ -19,6 +19,7 @@ from frontier.results.measure import measure
 from frontier.results.statistics import Sample
 from frontier.results.summary import Summary
 from frontier.results.tokens import TokenRuns
+from frontier.results.trust import Trust
 from frontier.results.window import Window, resolve_window
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     import polars as pl
     from numpy.typing import NDArray
+
+    from frontier.results.interval import Interval
 
 _OTHER_WINDOW = "summary(warmup=..., cooldown=...) measures another window"
 
@@ -80,8 +83,16 @@ class Result:
 
     @property
     def step_time(self) -> str:
-        """How step times were made: "roofline" or "linear"."""
+        """How step times were made: "learned", "roofline" or "linear"."""
         return self.facts.step_time
+
+    @property
+    def trust(self) -> Trust:
+        """What step times rest on, over the whole run: GPU time by provenance, and what lay outside.
+
+        Empty for linear step times, which know no operators; all unmeasured for a roofline.
+        """
+        return self.columns.trust
 
     @property
     def decision_log(self) -> str | None:
@@ -247,6 +258,30 @@ class Result:
         arrived = self.window(warmup, cooldown, start, end).holds(requests["arrival_ns"])
         measured = arrived & (requests["status"] == FINISHED)
         return attribute(self.columns, measured, kind, q, self.step_time)
+
+    def interval(
+        self, metric: str, level: float = 0.9, replications: int = 32, threads: int | None = None
+    ) -> Interval:
+        """Return where a metric would lie, given what the learned predictors are known to get wrong.
+
+        Runs the scenario again, once as it is (to see that it is the same run) and `replications` times with
+        one error per operator drawn from the hold-out residuals of its predictor. `Interval` says what that
+        covers and what not. Equal for equal scenarios and arguments, with any number of threads.
+
+        Args:
+            metric: a figure of `summary()`, such as "p99_ttft_s", or another way to say it ("ttft_p99").
+            level: probability that one more replication would lie inside.
+            replications: how many runs with errors; at least 2 / (1 - level) - 1.
+            threads: worker threads, by default as many as there are processors.
+
+        Raises:
+            ConfigError: an argument is not valid, or step times are not learned.
+            FrontierError: the metric is not known, or the scenario no longer gives this result (its
+                predictors, its trace or frontier itself have changed).
+        """
+        from frontier.results.interval import interval  # noqa: PLC0415 - only where it is asked for
+
+        return interval(self, metric, level=level, replications=replications, threads=threads)
 
     def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the result to a directory: one Parquet file per table and `result.json`.

@@ -23,7 +23,7 @@ from frontier.results.columns import Columns, Table
 from frontier.results.facts import RunFacts
 
 FORMAT = "frontier-result"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DOCUMENT = "result.json"
 DECISION_LOG = "decision_log.jsonl"
 TABLES = ("requests", "steps", "token_runs", "timeline")
@@ -114,6 +114,7 @@ def _write(folder: Path, columns: Columns, facts: RunFacts) -> None:
         "frontier_version": package_version(),
         "step_time": facts.step_time,
         "totals": dict(columns.totals),
+        "trust": columns.trust.to_raw(),
         "replica_offsets": columns.replica_offsets.tolist(),
         "facts": facts.to_dict(),
         "files": files,
@@ -133,6 +134,7 @@ def load(path: Path) -> tuple[dict[str, Any], RunFacts]:
     try:
         raw: dict[str, Any] = {
             "totals": document["totals"],
+            "trust": document["trust"],
             "decision_log": None,
             **{name: _read_table(path, f"{name}.parquet", document["files"]) for name in TABLES},
         }

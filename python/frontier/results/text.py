@@ -15,7 +15,7 @@ _STYLES = {"stable": "green", "saturated": "bold red", "too short to tell": "yel
 
 def summary_text(summary: Mapping[str, Any]) -> str:
     """Return the summary as plain text of at most about 100 columns."""
-    blocks = [[layout.title(summary), layout.window_line(summary)]]
+    blocks = [[layout.title(summary), layout.window_line(summary), *_trust_lines(summary)]]
     blocks.append(_table([layout.LATENCY_HEADER, *layout.latency_rows(summary)]))
     for section in layout.sections(summary):
         width = max(len(label) for label, _ in section.rows)
@@ -24,6 +24,11 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     blocks.append([f"saturation: {summary['saturation']} ({summary['saturation_reason']})"])
     blocks.append([f"warning: {warning}" for warning in summary["warnings"]])
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _trust_lines(summary: Mapping[str, Any]) -> list[str]:
+    line = layout.trust_line(summary)
+    return [line] if line else []
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -68,6 +73,7 @@ def summary_rich(summary: Mapping[str, Any]) -> Group:
     return Group(
         Text(layout.title(summary), style="bold"),
         Text(layout.window_line(summary), style="dim"),
+        *(Text(line, style="dim") for line in _trust_lines(summary)),
         latency,
         Columns(tables),
         *map(Text, layout.attribution_lines(summary)),

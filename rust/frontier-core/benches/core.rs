@@ -114,7 +114,7 @@ fn main_job(criterion: &mut Criterion) {
 }
 
 fn run(plan: &Plan) -> u64 {
-    let mut simulation = Simulation::new(plan, None).expect("a valid plan");
+    let mut simulation = Simulation::new(plan, None, &[]).expect("a valid plan");
     simulation.run().expect("a run to the end");
     simulation.finish().expect("books in order").1.steps
 }

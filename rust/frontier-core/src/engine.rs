@@ -35,7 +35,7 @@ pub enum Wake {
 #[derive(Debug)]
 pub struct EngineContext<'a> {
     /// How long batches take.
-    pub timer: &'a StepTimer,
+    pub timer: &'a mut StepTimer,
     /// Where facts go.
     pub recorder: &'a mut Recorder,
     /// Receives the requests that end.
@@ -294,6 +294,7 @@ impl EngineCore {
             }
             self.counters.flops += time.flops;
             self.counters.bytes += time.bytes;
+            self.counters.active_s += time.active_s;
         }
         batch.end = start.after(duration)?;
         batch.meter = self.meter;

@@ -15,6 +15,12 @@ pub enum SimError {
         /// What is wrong with it.
         message: String,
     },
+    /// Columns from which features of operators were asked for are unusable.
+    #[error("{what}")]
+    Features {
+        /// Which operator, column or row, and what is wrong with it.
+        what: String,
+    },
     /// Input data (a trace, a distribution) is unusable. Nothing was started.
     #[error("{what}: {message}")]
     Input {
@@ -22,6 +28,12 @@ pub enum SimError {
         what: String,
         /// What is wrong, where, and what is allowed.
         message: String,
+    },
+    /// A pack of predictors is damaged, hostile or of another version. Nothing was loaded.
+    #[error("{what}")]
+    Pack {
+        /// What is wrong, where, and what is allowed.
+        what: String,
     },
     /// Simulated time left the range of nanoseconds in 63 bits.
     #[error(

@@ -7,34 +7,51 @@
 //! once, network is latency plus bytes over bandwidth. All of it is IEEE addition, multiplication, division,
 //! rounding and comparison in a fixed order, so that a time is the same on every platform.
 //!
-//! Left out: cache residency, clocks and power, contention between kernels that overlap, routing skew of
-//! experts, quantisation kernels, CUDA-graph padding, attention tiles of other than four query heads per KV head.
+//! Left out: cache residency, clocks and power, contention between kernels that overlap, draws of
+//! a step's experts (loads are the typical ones of a law), CUDA-graph padding.
+//!
+//! Learned: where a predictor was trained on measurements, an operator's time is its bound times the ratio that trees
+//! make of its features ([`learned`], [`crate::predictor`]); every time then says how far it lies from what was
+//! measured ([`trust`]).
 //!
 //! | room | holds |
 //! |---|---|
 //! | [`batch`] | the batch as a distribution |
 //! | [`cost`] | what one run of an operator costs, and what bounds it |
 //! | [`device`] | sustained rates of one GPU |
-//! | [`gemm`], [`grouped_gemm`], [`attention`], [`elementwise`], [`collective`] | operators |
-//! | [`program`] | the operators of a forward pass, collapsed into tables where they depend on a row count alone |
+//! | [`gemm`], [`attention`], [`elementwise`], [`collective`], [`moe_exchange`] | kernels: bounds and features |
+//! | [`fused_moe`], [`expert_load`] | routed experts, and how tokens spread over them |
+//! | [`learned`], [`trust`] | predictors at work, and what their answers rest on |
+//! | [`row_operator`] | operators that depend on a row count alone, summed into tables |
+//! | [`attention_operator`] | attention in its place in the program |
+//! | [`program`] | the operators of a forward pass |
+//! | [`features`] | features and bounds from columns, for training |
 //! | [`linear`] | the linear clock of the golden logs |
 //! | [`step`] | the step timer |
 
 pub mod attention;
+pub mod attention_operator;
 pub mod batch;
 pub mod collective;
 pub mod cost;
 pub mod device;
 pub mod elementwise;
+pub mod expert_load;
+pub mod features;
+pub mod fused_moe;
 pub mod gemm;
-pub mod grouped_gemm;
+pub mod learned;
 pub mod linear;
+pub mod moe_exchange;
 pub mod program;
+pub mod row_operator;
 pub mod step;
+pub mod trust;
 
 pub use batch::BatchShape;
 pub use cost::{Bound, OperatorTime};
 pub use step::{StepTime, StepTimer};
+pub use trust::{OperatorTrust, Outside, Provenance, TrustTally};
 
 #[cfg(test)]
 mod fixtures;

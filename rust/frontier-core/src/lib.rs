@@ -11,6 +11,7 @@
 //! | [`kernel`] | the clock and the event queue; knows no serving word |
 //! | [`workload`] | arrivals, lengths, traces: requests before they reach a cluster |
 //! | [`fidelity`] | how long a batch takes; knows no request, queue or policy |
+//! | [`predictor`] | packs of learned operator predictors, and how they are evaluated; knows no scheduling |
 //! | [`kvcache`] | blocks, prefix identity; knows no time |
 //! | [`scheduler`] | batch formation: data in, data out; knows no time |
 //! | [`metrics`] | what a run leaves behind |
@@ -30,6 +31,7 @@ pub mod kernel;
 pub mod kvcache;
 pub mod metrics;
 pub mod plan;
+pub mod predictor;
 pub mod rng;
 pub mod scheduler;
 pub mod simulation;

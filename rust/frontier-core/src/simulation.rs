@@ -6,11 +6,12 @@ use crate::cluster::Router;
 use crate::engine::{EngineContext, EngineCore, Wake};
 use crate::error::SimError;
 use crate::event::Event;
-use crate::fidelity::StepTimer;
+use crate::fidelity::{OperatorTrust, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason};
 use crate::plan::{LimitSpec, Plan, SchedulerConfig};
+use crate::predictor::Predictor;
 use crate::rng::RngStreams;
 use crate::scheduler::Submission;
 use crate::time::SimTime;
@@ -36,7 +37,7 @@ pub struct Progress {
 }
 
 /// Totals of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Totals {
     /// Digest of all requests' lives: equal runs have equal digests.
     pub digest: u64,
@@ -56,6 +57,8 @@ pub struct Totals {
     pub num_blocks: u32,
     /// How step times were made.
     pub step_time: &'static str,
+    /// What step times rest on, operator by operator, over all replicas.
+    pub trust: Vec<OperatorTrust>,
 }
 
 /// A run in progress.
@@ -88,16 +91,20 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// Compiles `plan` into a run at time zero.
+    /// Compiles `plan` into a run at time zero; `predictors` are those that its operators refer to by index.
     ///
     /// # Errors
     /// [`SimError::Plan`] and [`SimError::Input`] for values that make no sense.
-    pub fn new(plan: &Plan, trace: Option<Arc<TraceColumns>>) -> Result<Self, SimError> {
+    pub fn new(
+        plan: &Plan,
+        trace: Option<Arc<TraceColumns>>,
+        predictors: &[Arc<Predictor>],
+    ) -> Result<Self, SimError> {
         let streams = RngStreams::new(plan.seed, plan.replication);
         let replicas = plan.cluster.replicas;
         let config = plan.scheduler.clone();
-        let timer =
-            StepTimer::compile(&plan.step_time, config.max_num_batched_tokens, config.max_batch_seqs())?;
+        let limits = (config.max_num_batched_tokens, config.max_batch_seqs());
+        let timer = StepTimer::compile(&plan.step_time, limits.0, limits.1, predictors)?;
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
@@ -185,6 +192,7 @@ impl Simulation {
             prefix_hit_tokens: 0,
             num_blocks: self.config.num_blocks,
             step_time: self.timer.name(),
+            trust: self.timer.trust(),
         };
         for engine in &self.engines {
             let (steps, empty) = engine.num_steps();
@@ -291,7 +299,7 @@ impl Simulation {
 
     fn on_step_end(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
         let mut context = EngineContext {
-            timer: &self.timer,
+            timer: &mut self.timer,
             recorder: &mut self.recorder,
             ended: &mut self.ended,
             work: &mut self.work,
@@ -309,7 +317,7 @@ impl Simulation {
         self.schedule_pending[replica.index()] = false;
         let engine = &mut self.engines[replica.index()];
         let mut context = EngineContext {
-            timer: &self.timer,
+            timer: &mut self.timer,
             recorder: &mut self.recorder,
             ended: &mut self.ended,
             work: &mut self.work,

@@ -2,8 +2,9 @@
 //! version must keep.
 
 use frontier_core::error::SimError;
-use frontier_core::fidelity::program::Program;
-use frontier_core::fidelity::{BatchShape, Bound, StepTimer};
+use frontier_core::fidelity::learned::Predictors;
+use frontier_core::fidelity::program::{Program, RowCounts, StageCost};
+use frontier_core::fidelity::{BatchShape, Bound, StepTime, StepTimer};
 use frontier_core::plan::StepTimeSpec;
 use frontier_core::time::SimDuration;
 use proptest::prelude::*;
@@ -18,23 +19,28 @@ fn gpu() -> Value {
         "compute_efficiency": 0.8,
         "memory_efficiency": 0.9,
         "kernel_launch_s": 2e-6,
+        "l2_bytes": 50e6,
     })
 }
 
 fn gemm(name: &str, count: u32, rows: &str, k: u32, n: u32) -> Value {
     json!({
-        "op": "gemm", "name": name, "count": count, "rows": rows, "k": k, "n": n, "batch": 1,
+        "op": "gemm", "name": name, "count": count, "predictor": null, "rows": rows, "k": k, "n": n, "batch": 1,
         "dtype": "bf16", "weight_bytes": 2.0, "activation_bytes": 2.0, "model_share": 1.0,
     })
 }
 
 fn elementwise(name: &str, count: u32, rows: &str, bytes_per_row: f64) -> Value {
-    json!({"op": "elementwise", "name": name, "count": count, "rows": rows, "bytes_per_row": bytes_per_row})
+    json!({
+        "op": "elementwise", "name": name, "count": count, "predictor": null, "rows": rows,
+        "bytes_per_row": bytes_per_row,
+    })
 }
 
 fn attention(name: &str, count: u32, window: Option<u32>) -> Value {
     json!({
-        "op": "attention", "name": name, "count": count, "phase": "both", "heads": 32, "kv_heads": 8,
+        "op": "attention", "name": name, "count": count, "phase": "both", "mixed_share": null,
+        "predictors": {"prefill": null, "decode": null, "skew": null}, "heads": 32, "kv_heads": 8,
         "qk_dim": 128, "v_dim": 128, "kv_bytes_per_token": 4096.0, "window": window, "dtype": "bf16",
         "activation_bytes": 2.0, "model_share": 1.0,
     })
@@ -43,12 +49,13 @@ fn attention(name: &str, count: u32, window: Option<u32>) -> Value {
 /// Llama-3.1-8B in BF16 on one H100: 10 kernels per layer and 4 beside them.
 fn llama() -> Value {
     json!({
-        "kind": "roofline",
+        "kind": "operators",
         "gpu": gpu(),
-        "link": null,
+        "links": {"node": null, "network": null},
         "cpu": {"per_step_s": 0.0, "per_seq_s": 0.0, "overlapped": true},
-        "gpus_per_replica": 1,
-        "program": [
+        "layout": {"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "data_parallel_size": 1},
+        "residuals": null,
+        "stages": [[
             elementwise("embedding", 1, "tokens", 16384.0),
             elementwise("rms_norm", 64, "tokens", 24576.0),
             gemm("qkv_proj", 32, "tokens", 4096, 6144),
@@ -62,33 +69,40 @@ fn llama() -> Value {
             elementwise("final_norm", 1, "tokens", 16384.0),
             gemm("lm_head", 1, "seqs", 4096, 128_256),
             elementwise("sampler", 1, "seqs", 1_026_048.0),
-        ],
+        ]],
+    })
+}
+
+fn collective(name: &str, kind: &str, count: u32, rows: &str, bytes_per_row: f64) -> Value {
+    json!({
+        "op": "collective", "name": name, "count": count, "predictor": null, "kind": kind, "rows": rows,
+        "bytes_per_row": bytes_per_row, "ranks": 4, "nodes": 1,
     })
 }
 
 /// One of each operator: experts, two windows, collectives over four ranks.
 fn zoo() -> Value {
     let mut plan = llama();
-    plan["gpus_per_replica"] = json!(4);
-    plan["link"] =
+    plan["layout"]["tensor_parallel_size"] = json!(4);
+    plan["links"]["node"] =
         json!({"bandwidth_bytes_per_s": 450e9, "latency_s": 2e-6, "efficiency": 0.8, "direct": true});
     plan["cpu"] = json!({"per_step_s": 1e-3, "per_seq_s": 2e-6, "overlapped": false});
-    let Value::Array(program) = &mut plan["program"] else { unreachable!() };
+    let Value::Array(program) = &mut plan["stages"][0] else { unreachable!() };
     program.extend([
         attention("attention_sliding", 16, Some(128)),
         attention("attention_chunked", 8, Some(4096)),
         attention("attention_sliding_too", 8, Some(128)),
         json!({
-            "op": "grouped_gemm", "name": "experts.gate_up_proj", "count": 32, "experts": 32, "top_k": 2.0,
-            "k": 2048, "n": 1536, "dtype": "fp8", "weight_bytes": 1.0, "activation_bytes": 2.0, "model_share": 1.0,
+            "op": "fused_moe", "name": "experts", "count": 32, "predictor": null, "rows": "all_tokens",
+            "num_experts": 32, "top_k": 2, "expert_ranks": 1, "hidden": 2048, "intermediate": 768, "gated": true,
+            "dtype": "fp8", "weight_bytes": 1.0, "activation_bytes": 2.0, "model_share": 1.0, "imbalance": -1.0,
         }),
+        collective("all_reduce.attention", "all_reduce", 32, "tokens", 8192.0),
+        collective("all_gather.logits", "all_gather", 1, "seqs", 256_512.0),
         json!({
-            "op": "all_reduce", "name": "all_reduce.attention", "count": 32, "rows": "tokens",
-            "bytes_per_row": 8192.0, "ranks": 4,
-        }),
-        json!({
-            "op": "all_gather", "name": "all_gather.logits", "count": 1, "rows": "seqs",
-            "bytes_per_row": 256_512.0, "ranks": 4,
+            "op": "moe_exchange", "name": "moe_dispatch", "count": 32, "predictor": null, "phase": "dispatch",
+            "rows": "tokens", "hidden": 2048, "top_k": 2, "num_experts": 32, "ranks": 4, "nodes": 1,
+            "bytes_per_element": 1.0,
         }),
     ]);
     plan
@@ -99,7 +113,7 @@ fn spec(plan: &Value) -> StepTimeSpec {
 }
 
 fn timer(plan: &Value) -> StepTimer {
-    StepTimer::compile(&spec(plan), 8192, 256).expect("the fixture is a valid plan")
+    StepTimer::compile(&spec(plan), 8192, 256, &[]).expect("the fixture is a valid plan")
 }
 
 fn batch(timer: &StepTimer, requests: &[(u32, u32, bool)]) -> BatchShape {
@@ -110,10 +124,15 @@ fn batch(timer: &StepTimer, requests: &[(u32, u32, bool)]) -> BatchShape {
     batch
 }
 
+fn step(timer: &mut StepTimer, requests: &[(u32, u32, bool)]) -> StepTime {
+    let batch = batch(timer, requests);
+    timer.step(&batch).expect("the batch fits the timer")
+}
+
 #[test]
 fn a_lone_decode_of_llama_8b_costs_its_weights_and_launches() {
-    let timer = timer(&llama());
-    let step = timer.step(&batch(&timer, &[(1, 1024, false)])).unwrap();
+    let mut timer = timer(&llama());
+    let step = step(&mut timer, &[(1, 1024, false)]);
     // 32 * (4096 * (6144 + 4096 + 28672) + 14336 * 4096) + 4096 * 128256 weights of 2 bytes: 15.01 GB.
     let weights = 15.009e9;
     let sustained = 3.35e12 * 0.9;
@@ -128,8 +147,8 @@ fn a_lone_decode_of_llama_8b_costs_its_weights_and_launches() {
 
 #[test]
 fn a_long_prompt_of_llama_8b_runs_near_the_sustained_rate() {
-    let timer = timer(&llama());
-    let step = timer.step(&batch(&timer, &[(8192, 8192, true)])).unwrap();
+    let mut timer = timer(&llama());
+    let step = step(&mut timer, &[(8192, 8192, true)]);
     // 2 FLOPs per token and weight of the layers, and the causal half of 8192^2 pairs.
     let linear = 2.0 * 8192.0 * 6_979_321_856.0 + 2.0 * 4096.0 * 128_256.0;
     let pairs = 8192.0 * 8193.0 / 2.0;
@@ -141,28 +160,40 @@ fn a_long_prompt_of_llama_8b_runs_near_the_sustained_rate() {
 
 #[test]
 fn batching_decodes_is_nearly_free_until_compute_or_kv_bind() {
-    let timer = timer(&llama());
-    let time = |requests: usize| {
-        timer.step(&batch(&timer, &vec![(1, 256, false); requests])).unwrap().total.as_seconds()
-    };
+    let mut timer = timer(&llama());
+    let mut time = |requests: usize| step(&mut timer, &vec![(1, 256, false); requests]).total.as_seconds();
     assert!(time(64) < 1.35 * time(1));
     assert!(time(256) > time(64));
 }
 
 #[test]
 fn tables_equal_direct_evaluation_bit_for_bit() {
-    let StepTimeSpec::Roofline(roofline) = spec(&zoo()) else { unreachable!() };
-    // The small program has tables for 300 rows and evaluates the rest directly.
-    let (large, small) =
-        (Program::compile(&roofline, 3000, 256).unwrap(), Program::compile(&roofline, 300, 30).unwrap());
+    let StepTimeSpec::Operators(spec) = spec(&zoo()) else { unreachable!() };
+    let none = Predictors { all: &[], residuals: None };
+    let compile = |tokens, seqs| {
+        Program::compile(&spec, RowCounts { tokens, seqs, all_tokens: tokens, sharded_tokens: tokens }, &none)
+            .unwrap()
+    };
+    // The small program has tables for 300 rows and keeps the rest in a map.
+    let (mut large, mut small) = (compile(3000, 256), compile(300, 30));
     for tokens in 0..=3000 {
         let seqs = tokens % 257;
         let mut batch = BatchShape::new(large.windows());
         if tokens > 0 {
             batch.add(tokens, tokens + 77, tokens % 2 == 0);
         }
-        let table = large.cost(&batch, tokens, seqs);
-        for direct in [large.direct_cost(&batch, tokens, seqs), small.cost(&batch, tokens, seqs)] {
+        let rows = RowCounts { tokens, seqs, all_tokens: tokens, sharded_tokens: tokens };
+        let sum = |cost: StageCost| {
+            let mut total = cost.own;
+            total.plus(&cost.shared);
+            total
+        };
+        let table = sum(large.stage_cost(0, &batch, rows));
+        for direct in [
+            sum(large.direct_stage_cost(0, &batch, rows)),
+            sum(small.stage_cost(0, &batch, rows)),
+            sum(small.stage_cost(0, &batch, rows)),
+        ] {
             assert_eq!(table.seconds.to_bits(), direct.seconds.to_bits(), "{tokens} tokens");
             assert_eq!(table.flops.to_bits(), direct.flops.to_bits(), "{tokens} tokens");
             assert_eq!(table.bytes.to_bits(), direct.bytes.to_bits(), "{tokens} tokens");
@@ -174,9 +205,10 @@ fn tables_equal_direct_evaluation_bit_for_bit() {
 fn the_breakdown_adds_up_to_the_step() {
     let mut plan = zoo();
     plan["cpu"] = json!({"per_step_s": 0.0, "per_seq_s": 0.0, "overlapped": true});
-    let timer = timer(&plan);
+    let mut timer = timer(&plan);
     let batch = batch(&timer, &[(1500, 2000, true), (1, 9000, false), (1, 30, false)]);
-    let (step, operators) = (timer.step(&batch).unwrap(), timer.breakdown(&batch).unwrap());
+    let step = timer.step(&batch).unwrap();
+    let operators = timer.breakdown(std::slice::from_ref(&batch), 0).unwrap();
     let names: Vec<_> = operators.iter().map(|operator| operator.name.as_str()).collect();
     assert_eq!(names[..3], ["embedding", "rms_norm", "qkv_proj"]);
     assert_eq!(names[18], "all_gather.logits");
@@ -197,8 +229,8 @@ fn the_host_hides_behind_the_gpu_only_when_overlapped() {
     let time = |per_step_s: f64, overlapped: bool| {
         let mut plan = llama();
         plan["cpu"] = json!({"per_step_s": per_step_s, "per_seq_s": 1e-4, "overlapped": overlapped});
-        let timer = timer(&plan);
-        timer.step(&batch(&timer, &[(1, 512, false), (1, 512, false)])).unwrap()
+        let mut timer = timer(&plan);
+        step(&mut timer, &[(1, 512, false), (1, 512, false)])
     };
     let gpu = time(0.0, true).total.0;
     assert_eq!(time(0.0, true).cpu_exposed, SimDuration::ZERO);
@@ -215,8 +247,9 @@ fn the_host_hides_behind_the_gpu_only_when_overlapped() {
 
 #[test]
 fn an_empty_step_costs_the_host_alone() {
-    let timer = timer(&zoo());
-    let step = timer.step(&BatchShape::new(timer.windows())).unwrap();
+    let mut timer = timer(&zoo());
+    let empty = BatchShape::new(timer.windows());
+    let step = timer.step(&empty).unwrap();
     assert_eq!((step.total, step.cpu_exposed), (SimDuration(1_000_000), SimDuration(1_000_000)));
     assert_eq!((step.flops.to_bits(), step.bytes.to_bits()), (0, 0));
 }
@@ -230,21 +263,21 @@ fn windows_are_distinct_and_in_order() {
 
 #[test]
 fn batches_that_the_timer_was_not_compiled_for_are_refused() {
-    let timer = timer(&zoo());
+    let mut timer = timer(&zoo());
     let many_tokens = batch(&timer, &[(8000, 8000, true), (193, 193, true)]);
     let many_seqs = batch(&timer, &vec![(1, 9, false); 257]);
     let mut other_windows = BatchShape::new(&[128]);
     other_windows.add(1, 1, false);
     for wrong in [many_tokens, many_seqs, other_windows] {
         assert!(matches!(timer.step(&wrong), Err(SimError::Invariant { .. })));
-        assert!(matches!(timer.breakdown(&wrong), Err(SimError::Invariant { .. })));
+        assert!(matches!(timer.breakdown(&[wrong], 0), Err(SimError::Invariant { .. })));
     }
 }
 
 #[test]
 fn batches_past_the_tables_are_evaluated_directly() {
-    let timer = StepTimer::compile(&spec(&llama()), u32::MAX, u32::MAX).unwrap();
-    let time = |tokens| timer.step(&batch(&timer, &[(tokens, tokens, true)])).unwrap().total;
+    let mut timer = StepTimer::compile(&spec(&llama()), u32::MAX, u32::MAX, &[]).unwrap();
+    let mut time = |tokens| step(&mut timer, &[(tokens, tokens, true)]).total;
     assert!(time(32_768) < time(32_769));
     assert!(time(32_769) < time(40_000));
     // The largest batch of all takes 190 years, which the clock still counts.
@@ -258,17 +291,17 @@ fn the_linear_clock_has_no_operators() {
         "kind": "linear", "per_step_ns": 5_000_000, "per_prefill_token_ns": 40_000,
         "per_decode_token_ns": 30_000, "per_seq_ns": 7, "per_kv_token_ns": 11,
     });
-    let timer = timer(&plan);
+    let mut timer = timer(&plan);
     let batch = batch(&timer, &[(100, 228, true), (1, 50, false)]);
     let step = timer.step(&batch).unwrap();
     assert_eq!(step.total.0, 5_000_000 + 100 * 40_000 + 30_000 + 2 * 7 + 278 * 11);
     assert_eq!((step.cpu_exposed, timer.name()), (SimDuration::ZERO, "linear"));
-    assert!(timer.breakdown(&batch).unwrap().is_empty());
+    assert!(timer.breakdown(std::slice::from_ref(&batch), 0).unwrap().is_empty());
 }
 
 /// The path and message of the refusal of `plan`.
 fn refusal(plan: &Value) -> (String, String) {
-    match StepTimer::compile(&spec(plan), 64, 8) {
+    match StepTimer::compile(&spec(plan), 64, 8, &[]) {
         Err(SimError::Plan { path, message }) => (path, message),
         other => panic!("{other:?}"),
     }
@@ -289,41 +322,86 @@ fn values_that_make_no_sense_are_refused_with_their_path() {
         ("/gpu/compute_efficiency", json!(1.01), "step_time.gpu.compute_efficiency", "must be in (0, 1]"),
         ("/gpu/memory_efficiency", json!(0.0), "step_time.gpu.memory_efficiency", "must be in (0, 1]"),
         ("/gpu/kernel_launch_s", json!(-1e-9), "step_time.gpu.kernel_launch_s", "not negative"),
-        ("/link/bandwidth_bytes_per_s", json!(-5.0), "step_time.link.bandwidth_bytes_per_s", "was -5"),
-        ("/link/latency_s", json!(-5.0), "step_time.link.latency_s", "was -5"),
-        ("/link/efficiency", json!(2.0), "step_time.link.efficiency", "was 2"),
-        ("/program/2/model_share", json!(1.5), "step_time.program[2].model_share", "must be in (0, 1]"),
-        ("/link", json!(null), "step_time.link", "program[17] communicates between 4 ranks"),
+        (
+            "/links/node/bandwidth_bytes_per_s",
+            json!(-5.0),
+            "step_time.links.node.bandwidth_bytes_per_s",
+            "was -5",
+        ),
+        ("/links/node/latency_s", json!(-5.0), "step_time.links.node.latency_s", "was -5"),
+        ("/links/node/efficiency", json!(2.0), "step_time.links.node.efficiency", "was 2"),
+        ("/stages/0/2/model_share", json!(1.5), "step_time.stages[0][2].model_share", "must be in (0, 1]"),
+        ("/links/node", json!(null), "step_time.links.node", "[17] communicates between 4 ranks on 1 nodes"),
         ("/cpu/per_step_s", json!(-0.1), "step_time.cpu.per_step_s", "was -0.1"),
         ("/cpu/per_seq_s", json!(-0.1), "step_time.cpu.per_seq_s", "was -0.1"),
-        ("/gpus_per_replica", json!(0), "step_time.gpus_per_replica", "was 0"),
+        ("/gpu/l2_bytes", json!(0.0), "step_time.gpu.l2_bytes", "was 0"),
+        ("/layout/tensor_parallel_size", json!(0), "step_time.layout.tensor_parallel_size", "was 0"),
         (
-            "/gpus_per_replica",
+            "/layout/tensor_parallel_size",
             json!(2),
-            "step_time.program[17].ranks",
-            "must not exceed gpus_per_replica (2)",
+            "step_time.stages[0][17].ranks",
+            "must not exceed the replica's GPUs (2)",
         ),
-        ("/program", json!([]), "step_time.program", "was empty"),
-        ("/program/2/name", json!(""), "step_time.program[2].name", "was empty"),
-        ("/program/2/count", json!(0), "step_time.program[2].count", "was 0"),
-        ("/program/2/k", json!(0), "step_time.program[2].k", "was 0, must be in 1 ..= 16777216"),
-        ("/program/2/n", json!(4_294_967_295_u32), "step_time.program[2].n", "was 4294967295"),
-        ("/program/2/batch", json!(0), "step_time.program[2].batch", "was 0"),
-        ("/program/2/weight_bytes", json!(0.0), "step_time.program[2].weight_bytes", "was 0"),
-        ("/program/2/activation_bytes", json!(-2.0), "step_time.program[2].activation_bytes", "was -2"),
-        ("/program/2/dtype", json!("fp4"), "step_time.program[2].dtype", "it has fp32, fp16, bf16, fp8"),
-        ("/program/5/heads", json!(0), "step_time.program[5].heads", "was 0"),
-        ("/program/5/kv_heads", json!(5), "step_time.program[5].kv_heads", "must divide heads (32)"),
-        ("/program/5/qk_dim", json!(0), "step_time.program[5].qk_dim", "was 0"),
-        ("/program/5/v_dim", json!(0), "step_time.program[5].v_dim", "was 0"),
-        ("/program/5/kv_bytes_per_token", json!(0.0), "step_time.program[5].kv_bytes_per_token", "was 0"),
-        ("/program/13/window", json!(0), "step_time.program[13].window", "was 0"),
-        ("/program/16/experts", json!(0), "step_time.program[16].experts", "was 0"),
-        ("/program/16/top_k", json!(32.5), "step_time.program[16].top_k", "at most experts (32)"),
-        ("/program/16/top_k", json!(0.0), "step_time.program[16].top_k", "was 0, must be positive"),
-        ("/program/16/top_k", json!(1e-20), "step_time.program[16].top_k", "at least 0.000000001 of experts"),
-        ("/program/17/ranks", json!(1), "step_time.program[17].ranks", "was 1, must be at least 2"),
-        ("/program/17/bytes_per_row", json!(0.0), "step_time.program[17].bytes_per_row", "was 0"),
+        (
+            "/layout/pipeline_parallel_size",
+            json!(2),
+            "step_time.stages",
+            "must have one per pipeline stage (2)",
+        ),
+        ("/stages", json!([[]]), "step_time.stages[0]", "was empty"),
+        ("/stages/0/2/name", json!(""), "step_time.stages[0][2].name", "was empty"),
+        ("/stages/0/2/count", json!(0), "step_time.stages[0][2].count", "was 0"),
+        ("/stages/0/2/k", json!(0), "step_time.stages[0][2].k", "was 0, must be in 1 ..= 16777216"),
+        ("/stages/0/2/n", json!(4_294_967_295_u32), "step_time.stages[0][2].n", "was 4294967295"),
+        ("/stages/0/2/batch", json!(0), "step_time.stages[0][2].batch", "was 0"),
+        ("/stages/0/2/weight_bytes", json!(0.0), "step_time.stages[0][2].weight_bytes", "was 0"),
+        ("/stages/0/2/activation_bytes", json!(-2.0), "step_time.stages[0][2].activation_bytes", "was -2"),
+        ("/stages/0/2/dtype", json!("fp4"), "step_time.stages[0][2].dtype", "it has fp32, fp16, bf16, fp8"),
+        ("/stages/0/5/heads", json!(0), "step_time.stages[0][5].heads", "was 0"),
+        ("/stages/0/5/kv_heads", json!(5), "step_time.stages[0][5].kv_heads", "must divide heads (32)"),
+        ("/stages/0/5/qk_dim", json!(0), "step_time.stages[0][5].qk_dim", "was 0"),
+        ("/stages/0/5/v_dim", json!(0), "step_time.stages[0][5].v_dim", "was 0"),
+        ("/stages/0/5/kv_bytes_per_token", json!(0.0), "step_time.stages[0][5].kv_bytes_per_token", "was 0"),
+        ("/stages/0/13/window", json!(0), "step_time.stages[0][13].window", "was 0"),
+        ("/stages/0/16/num_experts", json!(0), "step_time.stages[0][16].num_experts", "was 0"),
+        ("/stages/0/16/top_k", json!(33), "step_time.stages[0][16].top_k", "was 33, must be in 1 ..= 32"),
+        ("/stages/0/16/top_k", json!(0), "step_time.stages[0][16].top_k", "was 0, must be in 1 ..= 32"),
+        (
+            "/stages/0/16/expert_ranks",
+            json!(3),
+            "step_time.stages[0][16].expert_ranks",
+            "must divide num_experts (32)",
+        ),
+        (
+            "/stages/0/16/imbalance",
+            json!(-0.5),
+            "step_time.stages[0][16].imbalance",
+            "must be -1, 0 or positive",
+        ),
+        (
+            "/stages/0/16/predictor",
+            json!({"index": 0, "unmeasured": false, "calibration": 0.0}),
+            "step_time.stages[0][16].predictor.calibration",
+            "was 0",
+        ),
+        (
+            "/stages/0/16/predictor",
+            json!({"index": 3, "unmeasured": false, "calibration": 1.0}),
+            "step_time.stages[0][16].predictor.index",
+            "was 3, but 0 predictors go beside the plan",
+        ),
+        ("/stages/0/5/mixed_share", json!(1.5), "step_time.stages[0][5].mixed_share", "must be in [0, 1]"),
+        (
+            "/stages/0/5/predictors/decode",
+            json!({"index": 0, "unmeasured": false, "calibration": 1.0}),
+            "step_time.stages[0][5].mixed_share",
+            "was absent",
+        ),
+        ("/stages/0/17/nodes", json!(3), "step_time.stages[0][17].nodes", "must divide ranks (4)"),
+        ("/stages/0/17/nodes", json!(2), "step_time.links.network", "was absent"),
+        ("/stages/0/19/top_k", json!(64), "step_time.stages[0][19].top_k", "was 64, must be in 1 ..= 32"),
+        ("/stages/0/17/ranks", json!(1), "step_time.stages[0][17].ranks", "was 1, must be at least 2"),
+        ("/stages/0/17/bytes_per_row", json!(0.0), "step_time.stages[0][17].bytes_per_row", "was 0"),
     ];
     for (pointer, value, path, message) in cases {
         let mut plan = zoo();
@@ -337,14 +415,14 @@ fn values_that_make_no_sense_are_refused_with_their_path() {
 #[test]
 fn values_that_json_cannot_write_are_refused_too() {
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        let StepTimeSpec::Roofline(good) = spec(&zoo()) else { unreachable!() };
+        let StepTimeSpec::Operators(good) = spec(&zoo()) else { unreachable!() };
         let mut broken = vec![good.clone(); 4];
         broken[0].gpu.memory_efficiency = bad;
         broken[1].gpu.kernel_launch_s = bad;
         broken[2].cpu.per_seq_s = bad;
         broken[3].gpu.peak_flops_per_s.fp16 = Some(bad);
         for spec in broken {
-            let refused = StepTimer::compile(&StepTimeSpec::Roofline(spec), 64, 8);
+            let refused = StepTimer::compile(&StepTimeSpec::Operators(spec), 64, 8, &[]);
             assert!(matches!(refused, Err(SimError::Plan { .. })), "{bad} was accepted");
         }
     }
@@ -359,7 +437,7 @@ proptest! {
     ) {
         let mut plan = zoo();
         plan["gpu"]["memory_bandwidth_bytes_per_s"] = json!(6.7e12);
-        let timers = [&zoo(), &plan].map(|plan| StepTimer::compile(&spec(plan), 6000, 32).unwrap());
+        let mut timers = [&zoo(), &plan].map(|plan| StepTimer::compile(&spec(plan), 6000, 32, &[]).unwrap());
         let mut batch = BatchShape::new(timers[0].windows());
         let mut before = SimDuration::ZERO;
         for (query, history, is_prefill) in requests {

@@ -4,6 +4,7 @@
 
 use std::mem::take;
 
+use frontier_core::fidelity::{OperatorTrust, Provenance};
 use frontier_core::metrics::{
     Cause, Recorder, ReplicaSample, RequestRecord, StepRow, StepTable, Timeline, TokenRun,
 };
@@ -12,7 +13,7 @@ use frontier_core::time::SimTime;
 use frontier_core::workload::NO_SESSION;
 use numpy::{Element, IntoPyArray, PyArray1};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 
 /// Stands for "no replica" in columns.
 const NO_REPLICA: u32 = u32::MAX;
@@ -42,9 +43,30 @@ pub(crate) fn raw_result<'py>(
     facts.set_item("step_time", totals.step_time)?;
     facts.set_item("replicas", replicas)?;
     raw.set_item("totals", facts)?;
+    raw.set_item("trust", trust(py, &totals.trust)?)?;
     let log = recorder.decision_log.as_mut().map(frontier_core::metrics::DecisionLog::take);
     raw.set_item("decision_log", log)?;
     Ok(raw)
+}
+
+/// What step times rest on, one row per operator: seconds by provenance, and the furthest excursion.
+fn trust<'py>(py: Python<'py>, operators: &[OperatorTrust]) -> PyResult<Bound<'py, PyList>> {
+    let rows = PyList::empty(py);
+    for operator in operators {
+        let row = PyDict::new(py);
+        row.set_item("operator", &operator.name)?;
+        for provenance in Provenance::ALL {
+            row.set_item(format!("{}_s", provenance.name()), operator.tally.seconds[provenance as usize])?;
+        }
+        let furthest = operator.tally.furthest;
+        row.set_item("feature", furthest.map(|_| operator.feature))?;
+        row.set_item("value", furthest.map(|outside| outside.value))?;
+        row.set_item("low", furthest.map(|outside| outside.low))?;
+        row.set_item("high", furthest.map(|outside| outside.high))?;
+        row.set_item("distance", furthest.map(|outside| outside.distance))?;
+        rows.append(row)?;
+    }
+    Ok(rows)
 }
 
 fn requests<'py>(py: Python<'py>, records: &[RequestRecord]) -> PyResult<Bound<'py, PyDict>> {
@@ -119,6 +141,7 @@ fn timeline<'py>(py: Python<'py>, timeline: &Timeline) -> PyResult<Bound<'py, Py
     table.set_item("used_block_ns", column(py, samples, |s| s.used_block_ns as f64))?;
     table.set_item("flops", column(py, samples, |s| s.flops))?;
     table.set_item("bytes", column(py, samples, |s| s.bytes))?;
+    table.set_item("active_s", column(py, samples, |s| s.active_s))?;
     Ok(table)
 }
 

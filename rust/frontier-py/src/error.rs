@@ -6,8 +6,9 @@ use pyo3::prelude::*;
 /// Returns the Python exception for a core error.
 pub(crate) fn to_python(py: Python<'_>, error: &SimError) -> PyErr {
     let class = match error {
-        SimError::Plan { .. } => "ConfigError",
+        SimError::Plan { .. } | SimError::Features { .. } => "ConfigError",
         SimError::Input { .. } => "WorkloadError",
+        SimError::Pack { .. } => "PackError",
         SimError::Deadlock { .. } => "DeadlockError",
         SimError::Livelock { .. } => "LivelockError",
         SimError::Invariant { .. } => "InvariantError",

@@ -3,6 +3,8 @@
 
 mod columns;
 mod error;
+mod features;
+mod pack;
 mod run;
 mod trace;
 
@@ -13,6 +15,10 @@ use pyo3::prelude::*;
 mod _frontier {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::features::{feature_names, operator_features};
+    #[pymodule_export]
+    use super::pack::{Pack, Predictor};
     #[pymodule_export]
     use super::run::{simulate, simulate_many, step_breakdown};
     #[pymodule_export]

@@ -11,6 +11,8 @@ use frontier_core::error::SimError;
 use frontier_core::fidelity::{BatchShape, StepTimer};
 use frontier_core::metrics::Recorder;
 use frontier_core::plan::Plan;
+use frontier_core::plan::step_time::StepTimeSpec;
+use frontier_core::predictor::Predictor as CorePredictor;
 use frontier_core::simulation::{Progress, Simulation, Totals};
 use frontier_core::workload::TraceColumns;
 use pyo3::exceptions::PyValueError;
@@ -19,6 +21,7 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::columns::raw_result;
 use crate::error::to_python;
+use crate::pack::Predictor;
 use crate::trace::Trace;
 
 /// Work (events, and requests in their batches) between looks at the clock: about a millisecond.
@@ -30,18 +33,22 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 type Finished = Result<(Recorder, Totals), SimError>;
 
-/// Runs a plan to its end and returns its columns.
+/// Runs a plan to its end and returns its columns. `predictors` are those that its operators refer to by index.
 #[pyfunction]
-#[pyo3(signature = (plan_json, trace=None, progress=None))]
+#[pyo3(signature = (plan_json, trace=None, predictors=Vec::new(), progress=None))]
+#[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
 pub(crate) fn simulate<'py>(
     py: Python<'py>,
     plan_json: &str,
     trace: Option<&Bound<'py, Trace>>,
+    predictors: Vec<Bound<'py, Predictor>>,
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
+    let predictors = cores(&predictors);
     let columns = trace.map(|trace| Arc::clone(&trace.get().columns));
     let core = |error: &SimError| to_python(py, error);
-    let mut simulation = py.detach(|| start(plan_json, columns)).map_err(|error| core(&error))?;
+    let mut simulation =
+        py.detach(|| start(plan_json, columns, &predictors)).map_err(|error| core(&error))?;
     let mut last_report = now();
     loop {
         let done = py.detach(|| run_for(&mut simulation, SIGNAL_INTERVAL)).map_err(|error| core(&error))?;
@@ -69,20 +76,24 @@ pub(crate) fn simulate_many(
     py: Python<'_>,
     plans_json: Vec<String>,
     traces: Vec<Option<Bound<'_, Trace>>>,
+    predictors: Vec<Vec<Bound<'_, Predictor>>>,
     threads: usize,
     done: Py<PyAny>,
 ) -> PyResult<()> {
-    if plans_json.len() != traces.len() {
-        return Err(PyValueError::new_err("simulate_many: give one trace (or None) per plan"));
+    if plans_json.len() != traces.len() || plans_json.len() != predictors.len() {
+        let message = "simulate_many: give one trace (or None) and one list of predictors per plan";
+        return Err(PyValueError::new_err(message));
     }
     if threads == 0 {
         return Err(PyValueError::new_err("threads: was 0, must be at least 1"));
     }
     let columns: Vec<Option<Arc<TraceColumns>>> =
         traces.iter().map(|trace| trace.as_ref().map(|trace| Arc::clone(&trace.get().columns))).collect();
+    let predictors: Vec<_> = predictors.iter().map(|list| cores(list)).collect();
     let batch = Batch {
         plans: &plans_json,
         columns: &columns,
+        predictors: &predictors,
         next: AtomicUsize::new(0),
         cancelled: AtomicBool::new(false),
     };
@@ -114,6 +125,7 @@ pub(crate) fn simulate_many(
 struct Batch<'a> {
     plans: &'a [String],
     columns: &'a [Option<Arc<TraceColumns>>],
+    predictors: &'a [Vec<Arc<CorePredictor>>],
     next: AtomicUsize,
     cancelled: AtomicBool,
 }
@@ -126,8 +138,10 @@ impl Batch<'_> {
             if index >= self.plans.len() || self.cancelled.load(Ordering::Relaxed) {
                 return;
             }
-            let run =
-                || run_unless_cancelled(&self.plans[index], self.columns[index].clone(), &self.cancelled);
+            let run = || {
+                let columns = self.columns[index].clone();
+                run_unless_cancelled(&self.plans[index], columns, &self.predictors[index], &self.cancelled)
+            };
             // A bug met by one plan must not take the others' results along.
             let finished = catch_unwind(AssertUnwindSafe(run))
                 .unwrap_or_else(|panic| Some(Err(SimError::Invariant { what: panic_text(panic.as_ref()) })));
@@ -166,56 +180,81 @@ fn collect(receiver: mpsc::Receiver<(usize, Finished)>, done: &Py<PyAny>) -> PyR
     }
 }
 
-/// Returns what each operator of one step costs for a batch of (query tokens, context after) pairs.
+/// Returns what each operator of one step costs on data-parallel rank `rank`, from the plan's `step_time` alone.
+/// `batches`: for each rank, (query tokens, context after, is prefill) of its requests.
 #[pyfunction]
+#[pyo3(signature = (step_time_json, batches, predictors=Vec::new(), rank=0))]
 #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
 pub(crate) fn step_breakdown<'py>(
     py: Python<'py>,
-    plan_json: &str,
-    batch: Vec<(u32, u32, bool)>,
+    step_time_json: &str,
+    batches: Vec<Vec<(u32, u32, bool)>>,
+    predictors: Vec<Bound<'py, Predictor>>,
+    rank: usize,
 ) -> PyResult<Bound<'py, PyDict>> {
     let evaluate = || {
-        let plan = Plan::from_json(plan_json)?;
-        let (max_tokens, max_seqs) = (plan.scheduler.max_num_batched_tokens, plan.scheduler.max_batch_seqs());
-        let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs)?;
-        let mut shape = BatchShape::new(timer.windows());
-        for &(query_tokens, context_after, is_prefill) in &batch {
-            if query_tokens == 0 || query_tokens > max_tokens || context_after < query_tokens {
-                return Err(SimError::Input {
-                    what: "batch".into(),
-                    message: format!(
-                        "({query_tokens}, {context_after}): query tokens must be 1 to {max_tokens} and part of the \
-                         context"
-                    ),
-                });
+        let spec = StepTimeSpec::from_json(step_time_json)?;
+        let tokens = |batch: &Vec<(u32, u32, bool)>| batch.iter().map(|request| u64::from(request.0)).sum();
+        let most = batches.iter().map(tokens).max().unwrap_or(0).min(u64::from(u32::MAX)) as u32;
+        let seqs = batches.iter().map(Vec::len).max().unwrap_or(0).min(u32::MAX as usize) as u32;
+        let mut timer = StepTimer::compile(&spec, most, seqs, &cores(&predictors))?;
+        let mut shapes = Vec::with_capacity(batches.len());
+        for batch in &batches {
+            let mut shape = BatchShape::new(timer.windows());
+            for &(query_tokens, context_after, is_prefill) in batch {
+                if query_tokens == 0 || context_after < query_tokens {
+                    return Err(SimError::Input {
+                        what: "batch".into(),
+                        message: format!(
+                            "({query_tokens}, {context_after}): query tokens must be at least 1 and part of the context"
+                        ),
+                    });
+                }
+                shape.add(query_tokens, context_after, is_prefill);
             }
-            shape.add(query_tokens, context_after, is_prefill);
+            shapes.push(shape);
         }
-        Ok((timer.step(&shape)?, timer.breakdown(&shape)?))
+        let time = timer.step_all(&shapes)?;
+        let operators = timer.breakdown(&shapes, rank)?;
+        Ok((timer.name(), time, timer.stages_s().to_vec(), operators))
     };
-    let (time, operators) = evaluate().map_err(|error| to_python(py, &error))?;
+    let (name, time, stages_s, operators) = evaluate().map_err(|error| to_python(py, &error))?;
     let facts = PyDict::new(py);
+    facts.set_item("step_time", name)?;
     facts.set_item("total_ns", time.total.0)?;
     facts.set_item("cpu_exposed_ns", time.cpu_exposed.0)?;
+    facts.set_item("stages_s", stages_s)?;
     facts.set_item("flops", time.flops)?;
     facts.set_item("bytes", time.bytes)?;
+    facts.set_item("active_s", time.active_s)?;
     let rows = PyList::empty(py);
     for operator in operators {
         let row = PyDict::new(py);
+        row.set_item("stage", operator.stage)?;
         row.set_item("name", operator.name)?;
         row.set_item("count", operator.count)?;
         row.set_item("seconds", operator.seconds)?;
+        row.set_item("bound_s", operator.bound_s)?;
         row.set_item("flops", operator.flops)?;
         row.set_item("bytes", operator.bytes)?;
         row.set_item("bound", operator.bound.name())?;
+        row.set_item("provenance", operator.provenance.name())?;
         rows.append(row)?;
     }
     facts.set_item("operators", rows)?;
     Ok(facts)
 }
 
-fn start(plan_json: &str, trace: Option<Arc<TraceColumns>>) -> Result<Simulation, SimError> {
-    Simulation::new(&Plan::from_json(plan_json)?, trace)
+fn cores(predictors: &[Bound<'_, Predictor>]) -> Vec<Arc<CorePredictor>> {
+    predictors.iter().map(|predictor| predictor.get().core()).collect()
+}
+
+fn start(
+    plan_json: &str,
+    trace: Option<Arc<TraceColumns>>,
+    predictors: &[Arc<CorePredictor>],
+) -> Result<Simulation, SimError> {
+    Simulation::new(&Plan::from_json(plan_json)?, trace, predictors)
 }
 
 /// Runs for about `time` of wall clock. Returns whether the run is over.
@@ -234,9 +273,10 @@ fn run_for(simulation: &mut Simulation, time: Duration) -> Result<bool, SimError
 fn run_unless_cancelled(
     plan: &str,
     trace: Option<Arc<TraceColumns>>,
+    predictors: &[Arc<CorePredictor>],
     cancelled: &AtomicBool,
 ) -> Option<Finished> {
-    let mut simulation = match start(plan, trace) {
+    let mut simulation = match start(plan, trace, predictors) {
         Ok(simulation) => simulation,
         Err(error) => return Some(Err(error)),
     };

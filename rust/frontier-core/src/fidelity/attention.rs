@@ -46,6 +46,8 @@ pub struct AttentionShape {
     pub activation_bytes: f64,
     /// Which of the batch's windows, if any.
     pub window: Option<usize>,
+    /// Its tokens, if any.
+    pub window_tokens: Option<u32>,
     /// Share of the FLOPs that no other rank repeats.
     pub model_share: f64,
 }
@@ -69,7 +71,61 @@ pub struct Attention {
     kv_heads: f64,
     /// Query heads per KV head.
     group: u64,
+    qk_dim: f64,
+    v_dim: f64,
+    /// Tokens of the window; without one, more than any context.
+    window_tokens: f64,
+    model_share: f64,
 }
+
+/// Features that are the same for every batch: the first of [`PREFILL_FEATURES`] and [`DECODE_FEATURES`].
+pub const NUM_STATIC_FEATURES: usize = 7;
+
+/// Names of [`Attention::prefill_features`].
+pub const PREFILL_FEATURES: [&str; 21] = [
+    "heads",
+    "kv_heads",
+    "heads_per_kv_head",
+    "qk_dim",
+    "v_dim",
+    "kv_bytes_per_token",
+    "window",
+    "num_seqs",
+    "query_tokens",
+    "query_max",
+    "kv_max",
+    "mean_keys",
+    "prefix_share",
+    "waves",
+    "fill",
+    "longest_tile_ratio",
+    "query_spread",
+    "flops",
+    "kv_bytes",
+    "intensity",
+    "bound_s",
+];
+
+/// Names of [`Attention::decode_features`].
+pub const DECODE_FEATURES: [&str; 17] = [
+    "heads",
+    "kv_heads",
+    "heads_per_kv_head",
+    "qk_dim",
+    "v_dim",
+    "kv_bytes_per_token",
+    "window",
+    "num_seqs",
+    "blocks_per_sm",
+    "queries_per_seq",
+    "kv_mean",
+    "kv_bytes",
+    "tile_waves",
+    "fill",
+    "kv_max_ratio",
+    "kv_variation",
+    "bound_s",
+];
 
 /// Seconds of compute and memory of one group of requests.
 #[derive(Clone, Copy, Default)]
@@ -97,35 +153,147 @@ impl Attention {
             heads,
             kv_heads: f64::from(shape.kv_heads),
             group: u64::from(shape.heads / shape.kv_heads),
+            qk_dim: f64::from(shape.qk_dim),
+            v_dim: f64::from(shape.v_dim),
+            window_tokens: f64::from(shape.window_tokens.unwrap_or(u32::MAX)),
+            model_share: shape.model_share,
         }
     }
 
     /// Returns the cost of one run for `batch`: nothing at all, not even a launch, if no request takes part.
     pub fn cost(&self, batch: &BatchShape) -> Cost {
-        let nothing = (&GroupShape::default(), &AttentionWork::default());
-        let prefill = match self.phase {
-            AttentionPhase::Decode => nothing,
-            _ => (batch.prefill(), batch.prefill_work(self.window)),
-        };
-        let decode = match self.phase {
-            AttentionPhase::Prefill => nothing,
-            _ => (batch.decode(), batch.decode_work(self.window)),
-        };
-        if prefill.0.num_seqs == 0 && decode.0.num_seqs == 0 {
+        self.combined(&self.prefill_cost(batch), &self.decode_cost(batch))
+    }
+
+    /// Returns the cost of one kernel over prefills and decodes: their compute and their memory add up.
+    #[inline]
+    pub fn combined(&self, prefill: &Cost, decode: &Cost) -> Cost {
+        Cost {
+            compute_s: prefill.compute_s + decode.compute_s,
+            memory_s: prefill.memory_s + decode.memory_s,
+            network_s: 0.0,
+            launch_s: prefill.launch_s.max(decode.launch_s),
+            flops: prefill.flops + decode.flops,
+            bytes: prefill.bytes + decode.bytes,
+        }
+    }
+
+    /// Returns the cost of one run over the prefills of `batch` alone; nothing if there are none.
+    #[inline]
+    pub fn prefill_cost(&self, batch: &BatchShape) -> Cost {
+        let (group, work) = (batch.prefill(), batch.prefill_work(self.window));
+        if group.num_seqs == 0 || self.phase == AttentionPhase::Decode {
             return Cost::default();
         }
-        let (prefill_s, decode_s) = (self.prefill(prefill.0, prefill.1), self.decode(decode.0, decode.1));
-        let pairs = (prefill.1.area + decode.1.area) as f64;
-        let keys = (prefill.1.kv_read + decode.1.kv_read) as f64;
-        let queries = (prefill.0.query_tokens + decode.0.query_tokens) as f64;
+        self.cost_of(group, work, self.prefill(group, work))
+    }
+
+    /// Returns the cost of one run over the decodes of `batch` alone; nothing if there are none.
+    #[inline]
+    pub fn decode_cost(&self, batch: &BatchShape) -> Cost {
+        let (group, work) = (batch.decode(), batch.decode_work(self.window));
+        if group.num_seqs == 0 || self.phase == AttentionPhase::Prefill {
+            return Cost::default();
+        }
+        self.cost_of(group, work, self.decode(group, work))
+    }
+
+    #[inline]
+    fn cost_of(&self, group: &GroupShape, work: &AttentionWork, demand: Demand) -> Cost {
         Cost {
-            compute_s: prefill_s.compute_s + decode_s.compute_s,
-            memory_s: prefill_s.memory_s + decode_s.memory_s,
+            compute_s: demand.compute_s,
+            memory_s: demand.memory_s,
             launch_s: self.launch_s,
-            flops: pairs * self.flops_per_pair,
-            bytes: keys * self.kv_bytes_per_token + queries * self.query_bytes_per_token,
+            flops: work.area as f64 * self.flops_per_pair,
+            bytes: work.kv_read as f64 * self.kv_bytes_per_token
+                + group.query_tokens as f64 * self.query_bytes_per_token,
             ..Cost::default()
         }
+    }
+
+    /// Returns the bytes of keys and values that the decodes of `batch` read.
+    #[inline]
+    pub fn decode_kv_bytes(&self, batch: &BatchShape) -> f64 {
+        batch.decode_work(self.window).kv_read as f64 * self.kv_bytes_per_token
+    }
+
+    /// Returns the features of the prefills of `batch`, which cost `cost`, as in [`PREFILL_FEATURES`]. There must be
+    /// a prefill.
+    pub fn prefill_features(&self, batch: &BatchShape, cost: &Cost) -> [f32; PREFILL_FEATURES.len()] {
+        let (group, work) = (batch.prefill(), batch.prefill_work(self.window));
+        let (seqs, queries) = (f64::from(group.num_seqs), group.query_tokens as f64);
+        let tiles = work.query_tiles as f64;
+        let waves = tiles * f64::from(QUERY_TILE_TOKENS) * self.heads / BLOCK_ROWS / self.num_sms;
+        let statics = self.static_features();
+        [
+            statics[0],
+            statics[1],
+            statics[2],
+            statics[3],
+            statics[4],
+            statics[5],
+            statics[6],
+            seqs,
+            queries,
+            f64::from(group.query_max),
+            f64::from(group.kv_max),
+            work.area as f64 / queries,
+            (group.kv_tokens as f64 - queries) / group.kv_tokens as f64,
+            waves,
+            waves / waves.ceil(),
+            f64::from(work.query_tile_keys_max) * tiles / work.query_tile_keys as f64,
+            seqs * group.query_squares as f64 / (queries * queries),
+            work.area as f64 * self.flops_per_pair / self.model_share,
+            work.kv_read as f64 * self.kv_bytes_per_token,
+            cost.compute_s / cost.memory_s,
+            cost.seconds(),
+        ]
+        .map(|value| value as f32)
+    }
+
+    /// Returns the features of the decodes of `batch`, which cost `cost`, as in [`DECODE_FEATURES`]. There must be
+    /// a decode.
+    #[inline]
+    pub fn decode_features(&self, batch: &BatchShape, cost: &Cost) -> [f32; DECODE_FEATURES.len()] {
+        let (group, work) = (batch.decode(), batch.decode_work(self.window));
+        let (seqs, context) = (f64::from(group.num_seqs), group.kv_tokens as f64);
+        let mean = work.kv_read as f64 / seqs;
+        let waves = work.kv_tiles as f64 * self.kv_heads / self.num_sms;
+        let statics = self.static_features();
+        [
+            statics[0],
+            statics[1],
+            statics[2],
+            statics[3],
+            statics[4],
+            statics[5],
+            statics[6],
+            seqs,
+            seqs * self.kv_heads / self.num_sms,
+            group.query_tokens as f64 / seqs,
+            mean,
+            work.kv_read as f64 * self.kv_bytes_per_token,
+            waves,
+            waves / waves.ceil(),
+            f64::from(work.query_tile_keys_max) / mean,
+            (seqs * group.kv_squares as f64 / (context * context) - 1.0).max(0.0),
+            cost.seconds(),
+        ]
+        .map(|value| value as f32)
+    }
+
+    /// Heads, KV heads, query heads per KV head, widths of keys and values, KV bytes per token, window.
+    #[inline]
+    pub fn static_features(&self) -> [f64; NUM_STATIC_FEATURES] {
+        [
+            self.heads,
+            self.kv_heads,
+            self.group as f64,
+            self.qk_dim,
+            self.v_dim,
+            self.kv_bytes_per_token,
+            self.window_tokens,
+        ]
     }
 
     #[inline]
@@ -188,6 +356,7 @@ mod tests {
             activation_bytes: 2.0,
             model_share: 1.0,
             window,
+            window_tokens: None,
         };
         Attention::new(&device, device.flops_per_s(Dtype::Bf16).unwrap(), &shape)
     }

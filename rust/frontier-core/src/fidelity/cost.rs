@@ -1,5 +1,7 @@
 //! What one run of an operator costs, and what bounds it.
 
+use super::trust::Provenance;
+
 /// The resource that decides an operator's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
@@ -76,15 +78,28 @@ pub struct TotalCost {
     pub flops: f64,
     /// Useful HBM bytes.
     pub bytes: f64,
+    /// Seconds in which the slowest resource of each operator would be busy at its sustained rate: what is left of
+    /// the time is launches, gaps and inefficiency.
+    pub active_s: f64,
 }
 
 impl TotalCost {
-    /// Adds `count` runs of `cost`.
+    /// Adds `count` runs of `cost` that take `seconds` each.
     #[inline]
-    pub fn add(&mut self, cost: &Cost, count: f64) {
-        self.seconds += cost.seconds() * count;
+    pub fn add(&mut self, cost: &Cost, seconds: f64, count: f64) {
+        self.seconds += seconds * count;
         self.flops += cost.flops * count;
         self.bytes += cost.bytes * count;
+        self.active_s += cost.compute_s.max(cost.memory_s).max(cost.network_s).min(seconds) * count;
+    }
+
+    /// Adds another sum.
+    #[inline]
+    pub fn plus(&mut self, other: &Self) {
+        self.seconds += other.seconds;
+        self.flops += other.flops;
+        self.bytes += other.bytes;
+        self.active_s += other.active_s;
     }
 }
 
@@ -103,6 +118,12 @@ pub struct OperatorTime {
     pub bytes: f64,
     /// What bounds it.
     pub bound: Bound,
+    /// Seconds of its roofline bound per step: all runs, launches included.
+    pub bound_s: f64,
+    /// Where its time comes from.
+    pub provenance: Provenance,
+    /// Pipeline stage.
+    pub stage: usize,
 }
 
 #[cfg(test)]

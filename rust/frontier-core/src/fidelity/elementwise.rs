@@ -12,6 +12,9 @@ pub struct Elementwise {
     launch_s: f64,
 }
 
+/// Names of [`Elementwise::features`].
+pub const FEATURES: [&str; 3] = ["rows", "bytes_per_row", "bytes"];
+
 impl Elementwise {
     /// Returns the operator that reads and writes `bytes_per_row` together.
     pub fn new(device: &Device, bytes_per_row: f64) -> Self {
@@ -27,5 +30,11 @@ impl Elementwise {
             bytes,
             ..Cost::default()
         }
+    }
+
+    /// Returns the features of a run over `rows` rows, as in [`FEATURES`].
+    pub fn features(&self, rows: u32) -> [f32; FEATURES.len()] {
+        let rows = f64::from(rows);
+        [rows, self.bytes_per_row, rows * self.bytes_per_row].map(|value| value as f32)
     }
 }

@@ -85,7 +85,35 @@ pub struct Gemm {
     weight_bytes: f64,
     activation_bytes_per_row: f64,
     flops_per_row: f64,
+    shape: GemmShape,
 }
+
+/// Names of [`Gemm::features`].
+pub const FEATURES: [&str; 20] = [
+    "rows",
+    "k",
+    "n",
+    "batch",
+    "weight_bytes",
+    "total_weight_bytes",
+    "flops",
+    "intensity",
+    "bound_s",
+    "row_padding_16",
+    "row_padding_64",
+    "row_padding_128",
+    "waves_64x128",
+    "waves_128x128",
+    "waves_128x256",
+    "fill_64x128",
+    "fill_128x128",
+    "fill_128x256",
+    "row_alignment",
+    "shape_alignment",
+];
+
+/// Tiles of the wave features.
+const FEATURE_TILES: [(u32, u32); 3] = [(64, 128), (128, 128), (128, 256)];
 
 /// Shape and element sizes of a dense product.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +157,46 @@ impl Gemm {
             weight_bytes: k * n * shape.weight_bytes * batch,
             activation_bytes_per_row: (k + n) * shape.activation_bytes * batch,
             flops_per_row: 2.0 * k * n * batch * shape.model_share,
+            shape: *shape,
         }
+    }
+
+    /// Returns the features of a run over `rows` rows that costs `cost`, as in [`FEATURES`]. Waves are tiles per SM,
+    /// fill is the share of the last wave's slots (and of all before it) that hold a tile.
+    pub fn features(&self, rows: u32, cost: &Cost) -> [f32; FEATURES.len()] {
+        let shape = &self.shape;
+        let padding = |tile: u32| f64::from(rows) / f64::from(rows.next_multiple_of(tile));
+        let waves = FEATURE_TILES.map(|(tile_rows, tile_cols)| {
+            let tiles = u64::from(rows.div_ceil(tile_rows))
+                * u64::from(shape.n.div_ceil(tile_cols))
+                * u64::from(shape.batch);
+            tiles as f64 / self.num_sms as f64
+        });
+        let fill = waves.map(|waves| waves / waves.ceil());
+        let alignment = |size: u32| f64::from(1_u32 << size.trailing_zeros().min(8));
+        [
+            f64::from(rows),
+            f64::from(shape.k),
+            f64::from(shape.n),
+            f64::from(shape.batch),
+            shape.weight_bytes,
+            self.weight_bytes,
+            cost.flops / shape.model_share,
+            cost.compute_s / cost.memory_s,
+            cost.seconds(),
+            padding(16),
+            padding(64),
+            padding(128),
+            waves[0],
+            waves[1],
+            waves[2],
+            fill[0],
+            fill[1],
+            fill[2],
+            alignment(rows),
+            alignment(shape.k).min(alignment(shape.n)),
+        ]
+        .map(|value| value as f32)
     }
 
     /// Returns the cost of one run over `rows` rows.

@@ -1,134 +1,91 @@
-//! The operators of one forward pass, compiled: those whose cost depends on a row count alone collapse into one
-//! dense table per kind of row, attention stays a formula.
+//! The operators of one forward pass on one rank, compiled: pipeline stages, each with its operators over rows and
+//! its attention.
 
-use super::attention::{Attention, AttentionShape};
+use super::attention::{Attention, AttentionShape, DECODE_FEATURES, NUM_STATIC_FEATURES, PREFILL_FEATURES};
+use super::attention_operator::{AttentionOperator, SKEW_FEATURES};
 use super::batch::BatchShape;
-use super::collective::{Collective, Kind};
+use super::collective::{Collective, Reach};
 use super::cost::{Cost, OperatorTime, TotalCost};
 use super::device::Device;
-use super::elementwise::Elementwise;
-use super::gemm::{Gemm, GemmShape, ROW_BLOCK};
-use super::grouped_gemm::{ExpertShape, GroupedGemm};
+use super::elementwise::{self, Elementwise};
+use super::expert_load::LoadLaw;
+use super::fused_moe::{self, FusedMoe, MoeShape};
+use super::gemm::{self, Gemm, GemmShape};
+use super::learned::{LearnedTable, LearnedTrees, Prediction, Predictors};
+use super::moe_exchange::{self, ExchangeShape, MoeExchange};
+use super::row_operator::{Kernel, Learned, RowGroup, RowOperator};
+use super::trust::{OperatorTrust, Provenance, TrustTally};
 use crate::error::SimError;
-use crate::plan::step_time::{Dtype, LinkSpec, OperatorSpec, RooflineSpec, Rows};
+use crate::plan::step_time::{
+    AttentionPhase, AttentionSpec, Dtype, LinksSpec, OperatorSpec, OperatorsSpec, PredictorRef, Rows,
+};
 
-/// Most rows of a dense table; larger batches are evaluated directly, with the same bits.
-const MAX_TABLE_ROWS: u32 = 32_768;
+/// Row counts of one rank's part of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowCounts {
+    /// Scheduled tokens of the rank's batch.
+    pub tokens: u32,
+    /// Requests of the rank's batch.
+    pub seqs: u32,
+    /// Scheduled tokens of all data-parallel ranks.
+    pub all_tokens: u32,
+    /// Tokens of the rank's batch, dealt out over its tensor-parallel ranks.
+    pub sharded_tokens: u32,
+}
 
-/// An operator whose cost depends on a row count alone.
+/// Largest row counts that a program is compiled for.
+pub type RowLimits = RowCounts;
+
+/// Time of a rank in one stage: what it does with its own batch, and what all ranks do together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StageCost {
+    /// Operators over the rank's own batch.
+    pub own: TotalCost,
+    /// Operators over the tokens of all data-parallel ranks.
+    pub shared: TotalCost,
+}
+
+/// One pipeline stage.
 #[derive(Clone, Debug)]
-enum RowOperator {
-    Gemm(Gemm),
-    GroupedGemm(GroupedGemm),
-    Elementwise(Elementwise),
-    Collective(Collective),
-}
-
-impl RowOperator {
-    fn cost(&self, rows: u32) -> Cost {
-        match self {
-            Self::Gemm(gemm) => gemm.cost(rows),
-            Self::GroupedGemm(gemm) => gemm.cost(rows),
-            Self::Elementwise(operator) => operator.cost(rows),
-            Self::Collective(collective) => collective.cost(rows),
-        }
-    }
-
-    /// Adds `count` runs to every entry of `table`, whose index is the number of rows.
-    fn add_to(&self, table: &mut [TotalCost], count: f64) {
-        let mut compute_s = 0.0;
-        for (rows, entry) in (0_u32..).zip(table).skip(1) {
-            let cost = match self {
-                Self::Gemm(gemm) => {
-                    if rows % ROW_BLOCK == 1 {
-                        compute_s = gemm.compute_s(rows);
-                    }
-                    gemm.cost_with(rows, compute_s)
-                }
-                _ => self.cost(rows),
-            };
-            entry.add(&cost, count);
-        }
-    }
-}
-
-/// An operator with its place in the program.
-#[derive(Clone, Debug)]
-struct Placed<T> {
-    position: usize,
-    name: String,
-    count: u32,
-    operator: T,
-}
-
-/// Operators over one kind of rows, and the sum of their costs by row count.
-#[derive(Clone, Debug)]
-struct RowGroup {
-    operators: Vec<Placed<RowOperator>>,
-    table: Vec<TotalCost>,
-}
-
-impl RowGroup {
-    fn new(operators: Vec<Placed<RowOperator>>, max_rows: u32) -> Self {
-        let mut table = vec![TotalCost::default(); max_rows.min(MAX_TABLE_ROWS) as usize + 1];
-        for placed in &operators {
-            placed.operator.add_to(&mut table, f64::from(placed.count));
-        }
-        Self { operators, table }
-    }
-
-    #[inline]
-    fn cost(&self, rows: u32) -> TotalCost {
-        self.table.get(rows as usize).copied().unwrap_or_else(|| self.direct(rows))
-    }
-
-    fn direct(&self, rows: u32) -> TotalCost {
-        let mut total = TotalCost::default();
-        if rows > 0 {
-            for placed in &self.operators {
-                total.add(&placed.operator.cost(rows), f64::from(placed.count));
-            }
-        }
-        total
-    }
+struct Stage {
+    tokens: RowGroup,
+    seqs: RowGroup,
+    all_tokens: RowGroup,
+    sharded_tokens: RowGroup,
+    attention: Vec<AttentionOperator>,
 }
 
 /// A compiled forward pass of one rank.
 #[derive(Clone, Debug)]
 pub struct Program {
-    tokens: RowGroup,
-    seqs: RowGroup,
-    attention: Vec<Placed<Attention>>,
+    stages: Vec<Stage>,
     windows: Vec<u32>,
+    learned: bool,
 }
 
 impl Program {
-    /// Compiles the program of `spec`, with tables for up to `max_tokens` tokens and `max_seqs` requests.
+    /// Compiles the program of `spec` with the predictors that it refers to.
     ///
     /// # Errors
-    /// [`SimError::Plan`] if an operator needs a rate or a link that the specification lacks.
-    pub fn compile(spec: &RooflineSpec, max_tokens: u32, max_seqs: u32) -> Result<Self, SimError> {
-        let device = Device::new(&spec.gpu);
-        let windows = windows(&spec.program);
-        let (mut tokens, mut seqs, mut attention) = (Vec::new(), Vec::new(), Vec::new());
-        for (position, operator) in spec.program.iter().enumerate() {
-            let (name, count) = (operator.name().to_owned(), operator.count());
-            if let Some((rows, compiled)) = row_operator(&device, spec.link.as_ref(), position, operator)? {
-                let group = match rows {
-                    Rows::Tokens => &mut tokens,
-                    Rows::Seqs => &mut seqs,
-                };
-                group.push(Placed { position, name, count, operator: compiled });
-            } else if let Some(operator) = attention_operator(&device, &windows, position, operator)? {
-                attention.push(Placed { position, name, count, operator });
-            }
-        }
-        Ok(Self {
-            tokens: RowGroup::new(tokens, max_tokens),
-            seqs: RowGroup::new(seqs, max_seqs),
-            attention,
-            windows,
-        })
+    /// [`SimError::Plan`] if an operator needs a rate, a link or a predictor that is not there.
+    pub fn compile(
+        spec: &OperatorsSpec,
+        limits: RowLimits,
+        predictors: &Predictors<'_>,
+    ) -> Result<Self, SimError> {
+        let windows = windows(&spec.stages);
+        let compiler =
+            Compiler { device: Device::new(&spec.gpu), links: spec.links, windows: &windows, predictors };
+        let stage =
+            |(number, operators): (usize, &Vec<OperatorSpec>)| compiler.stage(number, operators, limits);
+        let stages = spec.stages.iter().enumerate().map(stage).collect::<Result<_, _>>()?;
+        let learned = spec.stages.iter().flatten().any(|operator| operator.predictors().next().is_some());
+        Ok(Self { stages, windows, learned })
+    }
+
+    /// Returns whether any operator has a learned predictor.
+    pub fn is_learned(&self) -> bool {
+        self.learned
     }
 
     /// Returns the distinct sliding windows, in order of appearance.
@@ -136,61 +93,142 @@ impl Program {
         &self.windows
     }
 
-    /// Returns the cost of one forward pass on one rank, by table look-up. `tokens` and `seqs` are the row counts
-    /// of `batch`.
+    /// Returns the number of pipeline stages.
+    pub fn num_stages(&self) -> usize {
+        self.stages.len()
+    }
+
+    /// Returns the cost of one stage on one rank, by table look-up, and counts it. `rows` are those of `batch`.
     #[inline]
-    pub fn cost(&self, batch: &BatchShape, tokens: u32, seqs: u32) -> TotalCost {
-        self.sum(self.tokens.cost(tokens), self.seqs.cost(seqs), batch)
+    pub fn stage_cost(&mut self, stage: usize, batch: &BatchShape, rows: RowCounts) -> StageCost {
+        let stage = &mut self.stages[stage];
+        let mut own = stage.tokens.cost(rows.tokens);
+        own.plus(&stage.seqs.cost(rows.seqs));
+        own.plus(&stage.sharded_tokens.cost(rows.sharded_tokens));
+        for operator in &mut stage.attention {
+            operator.add_to(&mut own, batch);
+        }
+        StageCost { own, shared: stage.all_tokens.cost(rows.all_tokens) }
     }
 
     /// Returns the same, evaluating every operator: equal bit for bit.
-    pub fn direct_cost(&self, batch: &BatchShape, tokens: u32, seqs: u32) -> TotalCost {
-        self.sum(self.tokens.direct(tokens), self.seqs.direct(seqs), batch)
-    }
-
-    #[inline]
-    fn sum(&self, tokens: TotalCost, seqs: TotalCost, batch: &BatchShape) -> TotalCost {
-        let mut total = TotalCost {
-            seconds: tokens.seconds + seqs.seconds,
-            flops: tokens.flops + seqs.flops,
-            bytes: tokens.bytes + seqs.bytes,
-        };
-        for placed in &self.attention {
-            total.add(&placed.operator.cost(batch), f64::from(placed.count));
+    pub fn direct_stage_cost(&mut self, stage: usize, batch: &BatchShape, rows: RowCounts) -> StageCost {
+        let stage = &mut self.stages[stage];
+        let mut own = stage.tokens.direct(rows.tokens);
+        own.plus(&stage.seqs.direct(rows.seqs));
+        own.plus(&stage.sharded_tokens.direct(rows.sharded_tokens));
+        for operator in &mut stage.attention {
+            operator.add_to(&mut own, batch);
         }
-        total
+        StageCost { own, shared: stage.all_tokens.direct(rows.all_tokens) }
     }
 
-    /// Returns the share of every operator, in program order; FLOPs and bytes are those of `ranks` ranks.
-    pub fn breakdown(&self, batch: &BatchShape, tokens: u32, seqs: u32, ranks: f64) -> Vec<OperatorTime> {
-        let mut rows = Vec::new();
-        for (group, count) in [(&self.tokens, tokens), (&self.seqs, seqs)] {
-            for placed in &group.operators {
-                let cost = if count == 0 { Cost::default() } else { placed.operator.cost(count) };
-                rows.push((placed.position, &placed.name, placed.count, cost));
+    /// Returns the share of every operator, stage by stage in program order; FLOPs and bytes are those of one rank.
+    pub fn breakdown(&mut self, batch: &BatchShape, rows: RowCounts) -> Vec<OperatorTime> {
+        let mut times = Vec::new();
+        for (number, stage) in self.stages.iter_mut().enumerate() {
+            let mut found = Vec::new();
+            let groups = [
+                (&mut stage.tokens, rows.tokens),
+                (&mut stage.seqs, rows.seqs),
+                (&mut stage.all_tokens, rows.all_tokens),
+                (&mut stage.sharded_tokens, rows.sharded_tokens),
+            ];
+            for (group, rows) in groups {
+                for (operator, price) in group.prices(rows) {
+                    let price =
+                        price.map(|(cost, prediction)| (cost, prediction.seconds, prediction.provenance));
+                    let time = operator_time(number, &operator.name, operator.count, price);
+                    found.push((operator.position, time));
+                }
             }
+            for operator in &mut stage.attention {
+                let price = operator.price(batch);
+                let parts: [Option<Prediction>; 2] = [price.prefill, price.decode];
+                let worst = parts.iter().flatten().map(|part| part.provenance).max();
+                let price = worst.map(|provenance| (price.cost, price.seconds, provenance));
+                let time = operator_time(number, &operator.name, operator.count, price);
+                found.push((operator.position, time));
+            }
+            found.sort_by_key(|(position, _)| *position);
+            times.extend(found.into_iter().map(|(_, time)| time));
         }
-        for placed in &self.attention {
-            rows.push((placed.position, &placed.name, placed.count, placed.operator.cost(batch)));
+        times
+    }
+
+    /// Returns what all times so far rest on, operator by operator in program order; parts of attention apart.
+    pub fn trust(&mut self) -> Vec<OperatorTrust> {
+        let mut all = Vec::new();
+        for stage in &mut self.stages {
+            let mut found: Vec<(usize, OperatorTrust)> = Vec::new();
+            let groups =
+                [&mut stage.tokens, &mut stage.seqs, &mut stage.all_tokens, &mut stage.sharded_tokens];
+            for group in groups {
+                for ((position, tally), operator) in group.trust().into_iter().zip(group.operators()) {
+                    found.push((
+                        position,
+                        trust_of(operator.name.clone(), tally, kernel_features(&operator.kernel)),
+                    ));
+                }
+            }
+            for operator in &stage.attention {
+                for (part, tally, names) in operator.trust() {
+                    if tally.seconds.iter().any(|&seconds| seconds > 0.0) {
+                        let name = format!("{} ({part})", operator.name);
+                        found.push((operator.position, trust_of(name, tally, names)));
+                    }
+                }
+            }
+            found.sort_by_key(|(position, _)| *position);
+            all.extend(found.into_iter().map(|(_, trust)| trust));
         }
-        rows.sort_by_key(|row| row.0);
-        let time = |(_, name, count, cost): (usize, &String, u32, Cost)| OperatorTime {
-            name: name.clone(),
-            count,
-            seconds: cost.seconds() * f64::from(count),
-            flops: cost.flops * f64::from(count) * ranks,
-            bytes: cost.bytes * f64::from(count) * ranks,
-            bound: cost.bound(),
-        };
-        rows.into_iter().map(time).collect()
+        all
     }
 }
 
-/// Returns the distinct sliding windows of `program`, in order of appearance.
-fn windows(program: &[OperatorSpec]) -> Vec<u32> {
+fn trust_of(name: String, tally: TrustTally, names: &'static [&'static str]) -> OperatorTrust {
+    let feature = tally.furthest.and_then(|outside| names.get(outside.feature).copied()).unwrap_or("");
+    OperatorTrust { name, tally, feature }
+}
+
+/// Returns the names of a kernel's features; collectives have their payload.
+fn kernel_features(kernel: &Kernel) -> &'static [&'static str] {
+    match kernel {
+        Kernel::Gemm(_) => &gemm::FEATURES,
+        Kernel::FusedMoe(_) => &fused_moe::FEATURES,
+        Kernel::Elementwise(_) => &elementwise::FEATURES,
+        Kernel::MoeExchange(_) => &moe_exchange::FEATURES,
+        Kernel::Collective(_) => &["bytes"],
+    }
+}
+
+/// Returns the share of an operator; `price` is `None` where nothing ran.
+fn operator_time(
+    stage: usize,
+    name: &str,
+    count: u32,
+    price: Option<(Cost, f64, Provenance)>,
+) -> OperatorTime {
+    let runs = f64::from(count);
+    let (cost, seconds, provenance) = price.unwrap_or((Cost::default(), 0.0, Provenance::Measured));
+    OperatorTime {
+        name: name.to_owned(),
+        count,
+        seconds: seconds * runs,
+        flops: cost.flops * runs,
+        bytes: cost.bytes * runs,
+        bound: cost.bound(),
+        bound_s: cost.seconds() * runs,
+        provenance,
+        stage,
+    }
+}
+
+/// Returns the distinct sliding windows, in order of appearance.
+fn windows(stages: &[Vec<OperatorSpec>]) -> Vec<u32> {
     let mut windows = Vec::new();
-    for operator in program {
-        if let OperatorSpec::Attention { window: Some(window), .. } = operator
+    for operator in stages.iter().flatten() {
+        if let OperatorSpec::Attention(AttentionSpec { window: Some(window), .. }) = operator
             && !windows.contains(window)
         {
             windows.push(*window);
@@ -199,94 +237,196 @@ fn windows(program: &[OperatorSpec]) -> Vec<u32> {
     windows
 }
 
-fn rate(device: &Device, dtype: Dtype, position: usize) -> Result<f64, SimError> {
-    device.flops_per_s(dtype).ok_or_else(|| SimError::Plan {
-        path: format!("step_time.program[{position}].dtype"),
-        message: format!("was {}, but the GPU has no rate for it", dtype.name()),
-    })
+/// What compiling an operator needs.
+struct Compiler<'a> {
+    device: Device,
+    links: LinksSpec,
+    windows: &'a [u32],
+    predictors: &'a Predictors<'a>,
 }
 
-/// Returns the compiled operator and the rows that it runs over, `None` for attention.
-fn row_operator(
-    device: &Device,
-    link: Option<&LinkSpec>,
-    position: usize,
-    operator: &OperatorSpec,
-) -> Result<Option<(Rows, RowOperator)>, SimError> {
-    let collective = |kind, bytes_per_row, ranks| {
-        let link = link.ok_or_else(|| SimError::Plan {
-            path: "step_time.link".into(),
-            message: format!("was absent, but step_time.program[{position}] communicates"),
-        })?;
-        Ok(RowOperator::Collective(Collective::new(device, link, kind, bytes_per_row, ranks)))
-    };
-    Ok(Some(match *operator {
-        OperatorSpec::Gemm {
-            rows, k, n, batch, dtype, weight_bytes, activation_bytes, model_share, ..
-        } => {
-            let shape = GemmShape { k, n, batch, weight_bytes, activation_bytes, model_share };
-            (rows, RowOperator::Gemm(Gemm::new(device, rate(device, dtype, position)?, &shape)))
+impl Compiler<'_> {
+    fn stage(&self, number: usize, operators: &[OperatorSpec], limits: RowLimits) -> Result<Stage, SimError> {
+        let (mut tokens, mut seqs, mut attention) = (vec![], vec![], vec![]);
+        let (mut all_tokens, mut sharded_tokens) = (vec![], vec![]);
+        for (position, operator) in operators.iter().enumerate() {
+            let path = format!("step_time.stages[{number}][{position}]");
+            if let OperatorSpec::Attention(spec) = operator {
+                attention.push(self.attention(spec, position, &path)?);
+                continue;
+            }
+            let (rows, kernel, learned) = self.row_kernel(operator, &path)?;
+            let (name, count) = (operator.name().to_owned(), operator.count());
+            let operator = RowOperator { position, name, count, kernel, learned };
+            match rows {
+                Rows::Tokens => tokens.push(operator),
+                Rows::Seqs => seqs.push(operator),
+                Rows::AllTokens => all_tokens.push(operator),
+                Rows::ShardedTokens => sharded_tokens.push(operator),
+            }
         }
-        OperatorSpec::GroupedGemm {
-            experts,
-            top_k,
-            k,
-            n,
-            dtype,
-            weight_bytes,
-            activation_bytes,
-            model_share,
-            ..
-        } => {
-            let shape = ExpertShape { experts, top_k, k, n, weight_bytes, activation_bytes, model_share };
-            let gemm = GroupedGemm::new(device, rate(device, dtype, position)?, &shape);
-            (Rows::Tokens, RowOperator::GroupedGemm(gemm))
-        }
-        OperatorSpec::Elementwise { rows, bytes_per_row, .. } => {
-            (rows, RowOperator::Elementwise(Elementwise::new(device, bytes_per_row)))
-        }
-        OperatorSpec::AllReduce { rows, bytes_per_row, ranks, .. } => {
-            (rows, collective(Kind::AllReduce, bytes_per_row, ranks)?)
-        }
-        OperatorSpec::AllGather { rows, bytes_per_row, ranks, .. } => {
-            (rows, collective(Kind::AllGather, bytes_per_row, ranks)?)
-        }
-        OperatorSpec::Attention { .. } => return Ok(None),
-    }))
-}
+        Ok(Stage {
+            tokens: RowGroup::new(tokens, limits.tokens),
+            seqs: RowGroup::new(seqs, limits.seqs),
+            all_tokens: RowGroup::new(all_tokens, limits.all_tokens),
+            sharded_tokens: RowGroup::new(sharded_tokens, limits.sharded_tokens),
+            attention,
+        })
+    }
 
-fn attention_operator(
-    device: &Device,
-    windows: &[u32],
-    position: usize,
-    operator: &OperatorSpec,
-) -> Result<Option<Attention>, SimError> {
-    let OperatorSpec::Attention {
-        phase,
-        heads,
-        kv_heads,
-        qk_dim,
-        v_dim,
-        kv_bytes_per_token,
-        window,
-        dtype,
-        activation_bytes,
-        model_share,
-        ..
-    } = *operator
-    else {
-        return Ok(None);
-    };
-    let shape = AttentionShape {
-        phase,
-        heads,
-        kv_heads,
-        qk_dim,
-        v_dim,
-        kv_bytes_per_token,
-        activation_bytes,
-        model_share,
-        window: window.and_then(|window| windows.iter().position(|&known| known == window)),
-    };
-    Ok(Some(Attention::new(device, rate(device, dtype, position)?, &shape)))
+    fn rate(&self, dtype: Dtype, path: &str) -> Result<f64, SimError> {
+        self.device.flops_per_s(dtype).ok_or_else(|| SimError::Plan {
+            path: format!("{path}.dtype"),
+            message: format!("was {}, but the GPU has no rate for it", dtype.name()),
+        })
+    }
+
+    fn trees(
+        &self,
+        reference: Option<&PredictorRef>,
+        name: &str,
+        path: &str,
+        (names, sample, num_statics): (&[&str], &[f32], usize),
+    ) -> Result<Option<LearnedTrees>, SimError> {
+        let new =
+            |reference| LearnedTrees::new(reference, self.predictors, name, path, names, sample, num_statics);
+        reference.map(new).transpose()
+    }
+
+    /// Returns the rows, kernel and predictor of an operator other than attention.
+    fn row_kernel(
+        &self,
+        operator: &OperatorSpec,
+        path: &str,
+    ) -> Result<(Rows, Kernel, Option<Learned>), SimError> {
+        // One row: enough to tell the shape. Answers go into a table, so nothing is gained by fixing features.
+        let learn = |reference: &Option<PredictorRef>, name: &str, names: &[&str], sample: &[f32]| {
+            let path = format!("{path}.predictor");
+            let trees = self.trees(reference.as_ref(), name, &path, (names, sample, 0))?;
+            Ok::<_, SimError>(trees.map(|trees| Learned::Trees(Box::new(trees))))
+        };
+        Ok(match operator {
+            OperatorSpec::Gemm(spec) => {
+                let shape = GemmShape {
+                    k: spec.k,
+                    n: spec.n,
+                    batch: spec.batch,
+                    weight_bytes: spec.weight_bytes,
+                    activation_bytes: spec.activation_bytes,
+                    model_share: spec.model_share,
+                };
+                let kernel = Gemm::new(&self.device, self.rate(spec.dtype, path)?, &shape);
+                let learned = learn(
+                    &spec.predictor,
+                    &spec.name,
+                    &gemm::FEATURES,
+                    &kernel.features(1, &kernel.cost(1)),
+                )?;
+                (spec.rows, Kernel::Gemm(kernel), learned)
+            }
+            OperatorSpec::FusedMoe(spec) => {
+                let shape = MoeShape {
+                    num_experts: spec.num_experts,
+                    top_k: spec.top_k,
+                    expert_ranks: spec.expert_ranks,
+                    hidden: spec.hidden,
+                    intermediate: spec.intermediate,
+                    gated: spec.gated,
+                    weight_bytes: spec.weight_bytes,
+                    activation_bytes: spec.activation_bytes,
+                    law: LoadLaw::of(spec.imbalance),
+                    model_share: spec.model_share,
+                };
+                let kernel = FusedMoe::new(&self.device, self.rate(spec.dtype, path)?, &shape);
+                let loads = kernel.loads(1);
+                let sample = kernel.features(1, &loads, &kernel.cost_of(1, &loads));
+                let learned = learn(&spec.predictor, &spec.name, &fused_moe::FEATURES, &sample)?;
+                (spec.rows, Kernel::FusedMoe(kernel), learned)
+            }
+            OperatorSpec::Elementwise(spec) => {
+                let kernel = Elementwise::new(&self.device, spec.bytes_per_row);
+                let learned =
+                    learn(&spec.predictor, &spec.name, &elementwise::FEATURES, &kernel.features(1))?;
+                (spec.rows, Kernel::Elementwise(kernel), learned)
+            }
+            OperatorSpec::Collective(spec) => {
+                let reach = Reach {
+                    ranks: spec.ranks,
+                    nodes: spec.nodes,
+                    node: self.links.node,
+                    network: self.links.network,
+                };
+                let kernel = Collective::new(&self.device, &reach, spec.kind, spec.bytes_per_row);
+                let path = format!("{path}.predictor");
+                let table = |reference| LearnedTable::new(reference, self.predictors, &spec.name, &path);
+                let learned = spec.predictor.as_ref().map(table).transpose()?.map(Learned::Table);
+                (spec.rows, Kernel::Collective(kernel), learned)
+            }
+            OperatorSpec::MoeExchange(spec) => {
+                let shape = ExchangeShape {
+                    hidden: spec.hidden,
+                    top_k: spec.top_k,
+                    num_experts: spec.num_experts,
+                    ranks: spec.ranks,
+                    nodes: spec.nodes,
+                    bytes_per_element: spec.bytes_per_element,
+                };
+                let node = self.links.node.filter(|_| spec.nodes < spec.ranks);
+                let network = self.links.network.filter(|_| spec.nodes > 1);
+                let kernel = MoeExchange::new(&self.device, node, network, &shape);
+                let learned =
+                    learn(&spec.predictor, &spec.name, &moe_exchange::FEATURES, &kernel.features(1))?;
+                (spec.rows, Kernel::MoeExchange(kernel), learned)
+            }
+            OperatorSpec::Attention(_) => unreachable!("Invariant: attention is compiled apart"),
+        })
+    }
+
+    fn attention(
+        &self,
+        spec: &AttentionSpec,
+        position: usize,
+        path: &str,
+    ) -> Result<AttentionOperator, SimError> {
+        let shape = AttentionShape {
+            phase: spec.phase,
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            qk_dim: spec.qk_dim,
+            v_dim: spec.v_dim,
+            kv_bytes_per_token: spec.kv_bytes_per_token,
+            activation_bytes: spec.activation_bytes,
+            window: spec.window.and_then(|window| self.windows.iter().position(|&known| known == window)),
+            window_tokens: spec.window,
+            model_share: spec.model_share,
+        };
+        let kernel = Attention::new(&self.device, self.rate(spec.dtype, path)?, &shape);
+        let sample: [f32; NUM_STATIC_FEATURES] = kernel.static_features().map(|value| value as f32);
+        let learn = |reference: Option<&PredictorRef>, part: &str, names: &[&str]| {
+            let path = format!("{path}.predictors.{part}");
+            let name = format!("{}.{part}", spec.name);
+            self.trees(reference, &name, &path, (names, &sample, NUM_STATIC_FEATURES))
+        };
+        let served = |phase| spec.phase == AttentionPhase::Both || spec.phase == phase;
+        let of = |reference: &Option<PredictorRef>, phase| reference.filter(|_| served(phase));
+        let prefill = of(&spec.predictors.prefill, AttentionPhase::Prefill);
+        let decode = of(&spec.predictors.decode, AttentionPhase::Decode);
+        let skew = of(&spec.predictors.skew, AttentionPhase::Decode);
+        let mut decode = learn(decode.as_ref(), "decode", &DECODE_FEATURES)?;
+        let skew = learn(skew.as_ref(), "skew", &DECODE_FEATURES)?;
+        if let (Some(decode), Some(_)) = (&mut decode, &skew) {
+            decode.leave_to_others(&SKEW_FEATURES);
+        }
+        Ok(AttentionOperator {
+            position,
+            name: spec.name.clone(),
+            count: spec.count,
+            kernel,
+            prefill: learn(prefill.as_ref(), "prefill", &PREFILL_FEATURES)?,
+            decode,
+            skew,
+            mixed_share: spec.mixed_share,
+            tallies: [TrustTally::default(); 2],
+        })
+    }
 }

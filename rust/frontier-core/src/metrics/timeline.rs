@@ -32,6 +32,8 @@ pub struct ReplicaSample {
     pub flops: f64,
     /// HBM bytes moved by the whole replica.
     pub bytes: f64,
+    /// Seconds in which compute, memory or network is busy at its sustained rate, over the replica's GPUs.
+    pub active_s: f64,
 }
 
 /// Samples in order of time, then replica.

@@ -1,8 +1,17 @@
 //! How long a step takes: a linear formula, or a program of operators priced by roofline.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::SimError;
 
 mod check;
+mod operators;
+
+pub use operators::{
+    AttentionPhase, AttentionPredictors, AttentionSpec, CollectiveKind, CollectiveSpec, ElementwiseSpec,
+    ExchangePhase, FusedMoeSpec, GemmSpec, MoeExchangeSpec, OperatorSpec, PredictorRef, Rows,
+};
 
 /// The step-time model of a replica.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -10,8 +19,8 @@ mod check;
 pub enum StepTimeSpec {
     /// Integer nanoseconds, linear in counts of the batch: the clock of the golden logs.
     Linear(LinearSpec),
-    /// Sum over the operators of the model, each bounded by compute, memory or network.
-    Roofline(RooflineSpec),
+    /// Sum over the operators of the model, each priced by a learned predictor or by its roofline bound.
+    Operators(Box<OperatorsSpec>),
 }
 
 /// A constant, plus a rate times each of prefill tokens, decode tokens, scheduled requests and context tokens;
@@ -34,17 +43,58 @@ pub struct LinearSpec {
 /// A device, its links, the host beside it, and the operators that one step launches on one rank.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RooflineSpec {
+pub struct OperatorsSpec {
     /// The GPU of one rank.
     pub gpu: GpuSpec,
-    /// The link that tensor-parallel collectives cross; absent when `tensor_parallel_size` is 1.
-    pub link: Option<LinkSpec>,
+    /// Links between ranks; each absent where no operator crosses it.
+    pub links: LinksSpec,
     /// The host.
     pub cpu: CpuSpec,
-    /// Operators of one forward pass on one rank, in order.
-    pub program: Vec<OperatorSpec>,
-    /// GPUs of one replica (for utilisation per GPU).
-    pub gpus_per_replica: u32,
+    /// How the model is spread over the GPUs of the replica.
+    pub layout: LayoutSpec,
+    /// Operators of one forward pass on one rank, in order: one list per pipeline stage.
+    pub stages: Vec<Vec<OperatorSpec>>,
+    /// Draw each predictor's error from its hold-out residuals; `None` for the predictors' best estimates.
+    pub residuals: Option<ResidualsSpec>,
+}
+
+/// The streams from which errors of predictors are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResidualsSpec {
+    /// Seed.
+    pub seed: u64,
+    /// Replication.
+    pub replication: u64,
+}
+
+/// Links by reach.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinksSpec {
+    /// Between GPUs of one node (`NVLink`, `PCIe`).
+    pub node: Option<LinkSpec>,
+    /// Between nodes, per GPU.
+    pub network: Option<LinkSpec>,
+}
+
+/// Sizes of the parallel groups of one replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayoutSpec {
+    /// Ranks that share every layer.
+    pub tensor_parallel_size: u32,
+    /// Stages of layers.
+    pub pipeline_parallel_size: u32,
+    /// Ranks (of `tensor_parallel_size` GPUs each) that batch apart and meet in the experts.
+    pub data_parallel_size: u32,
+}
+
+impl LayoutSpec {
+    /// Returns the GPUs of one replica. Values are small (checked), so the product fits.
+    pub const fn gpus(&self) -> u32 {
+        self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+    }
 }
 
 /// Rates of one GPU. Peak rates are dense (not the sparse marketing figures).
@@ -63,6 +113,8 @@ pub struct GpuSpec {
     pub memory_efficiency: f64,
     /// Time from one kernel's end to the next one's start, in seconds.
     pub kernel_launch_s: f64,
+    /// Bytes of the last-level cache: smaller KV caches stay in it when a measurement repeats itself.
+    pub l2_bytes: f64,
 }
 
 /// Dense peak rates in FLOP/s; `None` where the GPU has no such units.
@@ -160,170 +212,56 @@ pub struct CpuSpec {
     pub overlapped: bool,
 }
 
-/// What the rows of an operator are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rows {
-    /// All scheduled tokens of the step.
-    Tokens,
-    /// One row per scheduled request (LM head, sampler).
-    Seqs,
+/// Reads a part of a plan on its own; `what` names it.
+fn read<T: DeserializeOwned>(what: &str, json: &str) -> Result<T, SimError> {
+    let mut reader = serde_json::Deserializer::from_str(json);
+    serde_path_to_error::deserialize(&mut reader).map_err(|error| SimError::Plan {
+        path: format!("{what}.{}", error.path()),
+        message: error.inner().to_string(),
+    })
 }
 
-/// Which requests an attention operator serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AttentionPhase {
-    /// One kernel over all requests.
-    Both,
-    /// Requests with more than one token or an unfinished prompt.
-    Prefill,
-    /// Requests with one token over a computed prompt.
-    Decode,
-}
-
-/// One operator of the forward pass on one rank. `count` is how often it runs per step (layers).
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
-pub enum OperatorSpec {
-    /// `[rows, k] x [k, n]`.
-    Gemm {
-        /// Name, as in `qkv_proj`.
-        name: String,
-        /// Runs per step.
-        count: u32,
-        /// Share of this rank's FLOPs that no other rank repeats, in (0, 1]: 1 / ranks for work that every rank
-        /// does whole. FLOPs summed over ranks are then the model's.
-        model_share: f64,
-        /// What the rows are.
-        rows: Rows,
-        /// Inner dimension.
-        k: u32,
-        /// Columns of the result.
-        n: u32,
-        /// Independent products of this shape in one launch (heads of an absorbed MLA projection); else 1.
-        batch: u32,
-        /// Arithmetic.
-        dtype: Dtype,
-        /// Bytes per weight element (may be fractional: 4-bit groups with scales).
-        weight_bytes: f64,
-        /// Bytes per element of input and output.
-        activation_bytes: f64,
-    },
-    /// Expert products: each token visits `top_k` of `experts`, spread evenly.
-    GroupedGemm {
-        /// Name, as in `experts.gate_up_proj`.
-        name: String,
-        /// Runs per step.
-        count: u32,
-        /// Share of this rank's FLOPs that no other rank repeats, in (0, 1]: 1 / ranks for work that every rank
-        /// does whole. FLOPs summed over ranks are then the model's.
-        model_share: f64,
-        /// Experts on this rank.
-        experts: u32,
-        /// Routed experts per token that live on this rank, on average (`top_k` x local share).
-        top_k: f64,
-        /// Inner dimension.
-        k: u32,
-        /// Columns of the result.
-        n: u32,
-        /// Arithmetic.
-        dtype: Dtype,
-        /// Bytes per weight element.
-        weight_bytes: f64,
-        /// Bytes per element of input and output.
-        activation_bytes: f64,
-    },
-    /// Scaled dot-product attention over the paged KV cache.
-    Attention {
-        /// Name, as in `attention` or `attention_sliding`.
-        name: String,
-        /// Runs per step.
-        count: u32,
-        /// Share of this rank's FLOPs that no other rank repeats, in (0, 1]: 1 / ranks for work that every rank
-        /// does whole. FLOPs summed over ranks are then the model's.
-        model_share: f64,
-        /// Which requests.
-        phase: AttentionPhase,
-        /// Query heads on this rank.
-        heads: u32,
-        /// Heads of keys and values on this rank that one kernel block streams on its own; divides `heads`.
-        /// 1 for absorbed MLA, where all query heads read one latent.
-        kv_heads: u32,
-        /// Width of a query-key product.
-        qk_dim: u32,
-        /// Width of a value.
-        v_dim: u32,
-        /// KV bytes read per context token, per layer, on this rank.
-        kv_bytes_per_token: f64,
-        /// Sliding window in tokens (a query sees at most this many keys, itself included), if any.
-        window: Option<u32>,
-        /// Arithmetic.
-        dtype: Dtype,
-        /// Bytes per element of query and output.
-        activation_bytes: f64,
-    },
-    /// Memory-bound work: norms, rotary embedding, activation, residual, KV write, embedding look-up, sampler.
-    Elementwise {
-        /// Name, as in `rms_norm`.
-        name: String,
-        /// Runs per step.
-        count: u32,
-        /// What the rows are.
-        rows: Rows,
-        /// Bytes read and written per row.
-        bytes_per_row: f64,
-    },
-    /// Sum over ranks of `bytes_per_row * rows`.
-    AllReduce {
-        /// Name, as in `all_reduce.attention`.
-        name: String,
-        /// Runs per step.
-        count: u32,
-        /// What the rows are.
-        rows: Rows,
-        /// Bytes per row.
-        bytes_per_row: f64,
-        /// Ranks that take part, at least 2.
-        ranks: u32,
-    },
-    /// Collects the shards of `bytes_per_row * rows` (the total after the gather) on every rank.
-    AllGather {
-        /// Name, as in `all_gather.logits`.
-        name: String,
-        /// Runs per step.
-        count: u32,
-        /// What the rows are.
-        rows: Rows,
-        /// Bytes per row after the gather.
-        bytes_per_row: f64,
-        /// Ranks that take part, at least 2.
-        ranks: u32,
-    },
-}
-
-impl OperatorSpec {
-    /// Returns the operator's name.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Gemm { name, .. }
-            | Self::GroupedGemm { name, .. }
-            | Self::Attention { name, .. }
-            | Self::Elementwise { name, .. }
-            | Self::AllReduce { name, .. }
-            | Self::AllGather { name, .. } => name,
-        }
+impl StepTimeSpec {
+    /// Reads the `step_time` of a plan on its own.
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] naming what is not of the schema.
+    pub fn from_json(json: &str) -> Result<Self, SimError> {
+        read("step_time", json)
     }
+}
 
-    /// Returns how often the operator runs per step.
-    pub const fn count(&self) -> u32 {
-        match self {
-            Self::Gemm { count, .. }
-            | Self::GroupedGemm { count, .. }
-            | Self::Attention { count, .. }
-            | Self::Elementwise { count, .. }
-            | Self::AllReduce { count, .. }
-            | Self::AllGather { count, .. } => *count,
-        }
+impl GpuSpec {
+    /// Reads and checks the `gpu` of a plan on its own.
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] naming what is not of the schema, or not allowed.
+    pub fn from_json(json: &str) -> Result<Self, SimError> {
+        let gpu: Self = read("gpu", json)?;
+        gpu.check()?;
+        Ok(gpu)
+    }
+}
+
+impl LinksSpec {
+    /// Reads the `links` of a plan on their own.
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] naming what is not of the schema.
+    pub fn from_json(json: &str) -> Result<Self, SimError> {
+        read("links", json)
+    }
+}
+
+impl Dtype {
+    /// Returns the type called `name` in the plan document.
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] if there is none.
+    pub fn from_name(name: &str) -> Result<Self, SimError> {
+        Self::ALL.into_iter().find(|dtype| dtype.name() == name).ok_or_else(|| SimError::Plan {
+            path: "dtype".into(),
+            message: format!("was {name:?}, must be one of {}", Self::ALL.map(Self::name).join(", ")),
+        })
     }
 }

@@ -64,7 +64,7 @@ fn a_clock_at_rest_leaves_the_loop_in_control() {
     plan["step_time"]["per_step_ns"] = json!(0);
     plan["step_time"]["per_prefill_token_ns"] = json!(0);
     let plan = Plan::from_json(&plan.to_string()).unwrap();
-    let mut simulation = Simulation::new(&plan, None).unwrap();
+    let mut simulation = Simulation::new(&plan, None, &[]).unwrap();
     let mut slices = 0;
     while !simulation.run_slice(100).unwrap() {
         slices += 1;

@@ -57,7 +57,7 @@ pub(crate) fn run_with(
     plan: &Value,
     trace: Option<Arc<TraceColumns>>,
 ) -> Result<(Recorder, Totals), SimError> {
-    let mut simulation = Simulation::new(&Plan::from_json(&plan.to_string())?, trace)?;
+    let mut simulation = Simulation::new(&Plan::from_json(&plan.to_string())?, trace, &[])?;
     simulation.run()?;
     simulation.finish()
 }

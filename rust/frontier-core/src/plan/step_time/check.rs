@@ -1,14 +1,17 @@
 //! Values that the types of the schema cannot rule out, refused with the path of the field.
 
-use super::{CpuSpec, Dtype, GpuSpec, LinkSpec, OperatorSpec, RooflineSpec, StepTimeSpec};
+use super::{
+    AttentionPhase, AttentionSpec, CpuSpec, Dtype, FusedMoeSpec, GemmSpec, GpuSpec, LayoutSpec, LinkSpec,
+    OperatorSpec, OperatorsSpec, StepTimeSpec,
+};
 use crate::error::SimError;
 
 /// Largest inner dimension or number of columns of a product: keeps tile counts inside 64 bits.
 const MAX_DIMENSION: u32 = 1 << 24;
 /// Most independent products in one launch, for the same reason.
 const MAX_BATCH: u32 = 1 << 16;
-/// Least share of tokens that visit an expert: below it the expected number of active experts is lost in rounding.
-const MIN_EXPERT_SHARE: f64 = 1e-9;
+/// Largest parallel group: keeps the number of GPUs inside 32 bits.
+const MAX_GROUP: u32 = 1 << 10;
 
 impl StepTimeSpec {
     /// Checks the values on their own.
@@ -18,24 +21,40 @@ impl StepTimeSpec {
     pub fn check(&self) -> Result<(), SimError> {
         match self {
             Self::Linear(_) => Ok(()),
-            Self::Roofline(spec) => spec.check(),
+            Self::Operators(spec) => spec.check(),
         }
     }
 }
 
-impl RooflineSpec {
+impl OperatorsSpec {
     fn check(&self) -> Result<(), SimError> {
         self.gpu.check()?;
-        if let Some(link) = &self.link {
-            link.check()?;
+        for (link, name) in [(&self.links.node, "node"), (&self.links.network, "network")] {
+            if let Some(link) = link {
+                link.check(&format!("step_time.links.{name}"))?;
+            }
         }
         self.cpu.check()?;
-        at_least("step_time", "gpus_per_replica", self.gpus_per_replica, 1)?;
-        if self.program.is_empty() {
-            return refuse("step_time", "program", "was empty, must hold at least one operator".into());
+        self.layout.check()?;
+        if self.stages.len() != self.layout.pipeline_parallel_size as usize {
+            let message = format!(
+                "has {} lists, must have one per pipeline stage ({})",
+                self.stages.len(),
+                self.layout.pipeline_parallel_size
+            );
+            return refuse("step_time", "stages", message);
         }
-        for (index, operator) in self.program.iter().enumerate() {
-            self.check_operator(&format!("step_time.program[{index}]"), operator)?;
+        for (number, stage) in self.stages.iter().enumerate() {
+            let path = format!("step_time.stages[{number}]");
+            if stage.is_empty() {
+                return Err(SimError::Plan {
+                    path,
+                    message: "was empty, must hold at least one operator".into(),
+                });
+            }
+            for (index, operator) in stage.iter().enumerate() {
+                self.check_operator(&format!("{path}[{index}]"), operator)?;
+            }
         }
         Ok(())
     }
@@ -45,87 +64,86 @@ impl RooflineSpec {
             return refuse(path, "name", "was empty, must name the operator".into());
         }
         at_least(path, "count", operator.count(), 1)?;
-        match *operator {
-            OperatorSpec::Gemm {
-                k, n, batch, dtype, weight_bytes, activation_bytes, model_share, ..
-            } => {
-                share(path, "model_share", model_share)?;
-                within(path, "k", k, MAX_DIMENSION)?;
-                within(path, "n", n, MAX_DIMENSION)?;
-                within(path, "batch", batch, MAX_BATCH)?;
-                self.check_dtype(path, dtype)?;
-                positive(path, "weight_bytes", weight_bytes)?;
-                positive(path, "activation_bytes", activation_bytes)
+        for predictor in operator.predictors() {
+            positive(path, "predictor.calibration", predictor.calibration)?;
+        }
+        match operator {
+            OperatorSpec::Gemm(spec) => self.check_gemm(path, spec),
+            OperatorSpec::FusedMoe(spec) => self.check_moe(path, spec),
+            OperatorSpec::Attention(spec) => self.check_attention(path, spec),
+            OperatorSpec::Elementwise(spec) => positive(path, "bytes_per_row", spec.bytes_per_row),
+            OperatorSpec::Collective(spec) => {
+                positive(path, "bytes_per_row", spec.bytes_per_row)?;
+                self.check_ranks(path, spec.ranks, spec.nodes)
             }
-            OperatorSpec::GroupedGemm {
-                experts,
-                top_k,
-                k,
-                n,
-                dtype,
-                weight_bytes,
-                activation_bytes,
-                model_share,
-                ..
-            } => {
-                share(path, "model_share", model_share)?;
-                within(path, "experts", experts, MAX_BATCH)?;
-                let experts = f64::from(experts);
-                // False for NaN, so NaN is refused as well.
-                if !(top_k >= MIN_EXPERT_SHARE * experts && top_k <= experts) {
-                    let message = format!(
-                        "was {top_k}, must be positive (at least {MIN_EXPERT_SHARE} of experts) and at most \
-                         experts ({experts})"
-                    );
-                    return refuse(path, "top_k", message);
-                }
-                within(path, "k", k, MAX_DIMENSION)?;
-                within(path, "n", n, MAX_DIMENSION)?;
-                self.check_dtype(path, dtype)?;
-                positive(path, "weight_bytes", weight_bytes)?;
-                positive(path, "activation_bytes", activation_bytes)
-            }
-            OperatorSpec::Attention { .. } => self.check_attention(path, operator),
-            OperatorSpec::Elementwise { bytes_per_row, .. } => positive(path, "bytes_per_row", bytes_per_row),
-            OperatorSpec::AllReduce { bytes_per_row, ranks, .. }
-            | OperatorSpec::AllGather { bytes_per_row, ranks, .. } => {
-                positive(path, "bytes_per_row", bytes_per_row)?;
-                self.check_ranks(path, ranks)
+            OperatorSpec::MoeExchange(spec) => {
+                within(path, "hidden", spec.hidden, MAX_DIMENSION)?;
+                within(path, "num_experts", spec.num_experts, MAX_BATCH)?;
+                within(path, "top_k", spec.top_k, spec.num_experts)?;
+                positive(path, "bytes_per_element", spec.bytes_per_element)?;
+                self.check_ranks(path, spec.ranks, spec.nodes)
             }
         }
     }
 
-    fn check_attention(&self, path: &str, operator: &OperatorSpec) -> Result<(), SimError> {
-        let OperatorSpec::Attention {
-            heads,
-            kv_heads,
-            qk_dim,
-            v_dim,
-            kv_bytes_per_token,
-            window,
-            dtype,
-            activation_bytes,
-            model_share,
-            ..
-        } = *operator
-        else {
-            return Ok(());
-        };
-        share(path, "model_share", model_share)?;
-        for (field, value) in [("heads", heads), ("kv_heads", kv_heads), ("qk_dim", qk_dim), ("v_dim", v_dim)]
+    fn check_gemm(&self, path: &str, spec: &GemmSpec) -> Result<(), SimError> {
+        share(path, "model_share", spec.model_share)?;
+        within(path, "k", spec.k, MAX_DIMENSION)?;
+        within(path, "n", spec.n, MAX_DIMENSION)?;
+        within(path, "batch", spec.batch, MAX_BATCH)?;
+        self.check_dtype(path, spec.dtype)?;
+        positive(path, "weight_bytes", spec.weight_bytes)?;
+        positive(path, "activation_bytes", spec.activation_bytes)
+    }
+
+    fn check_moe(&self, path: &str, spec: &FusedMoeSpec) -> Result<(), SimError> {
+        share(path, "model_share", spec.model_share)?;
+        within(path, "num_experts", spec.num_experts, MAX_BATCH)?;
+        within(path, "top_k", spec.top_k, spec.num_experts)?;
+        within(path, "expert_ranks", spec.expert_ranks, self.layout.gpus())?;
+        divides(path, "expert_ranks", spec.expert_ranks, "num_experts", spec.num_experts)?;
+        within(path, "hidden", spec.hidden, MAX_DIMENSION)?;
+        within(path, "intermediate", spec.intermediate, MAX_DIMENSION / 2)?;
+        self.check_dtype(path, spec.dtype)?;
+        positive(path, "weight_bytes", spec.weight_bytes)?;
+        positive(path, "activation_bytes", spec.activation_bytes)?;
+        // False for NaN, so NaN is refused as well.
+        if spec.imbalance.is_finite()
+            && (spec.imbalance >= 0.0 || spec.imbalance.to_bits() == (-1.0_f64).to_bits())
         {
+            return Ok(());
+        }
+        refuse(path, "imbalance", format!("was {}, must be -1, 0 or positive and finite", spec.imbalance))
+    }
+
+    fn check_attention(&self, path: &str, spec: &AttentionSpec) -> Result<(), SimError> {
+        share(path, "model_share", spec.model_share)?;
+        let sizes = [
+            ("heads", spec.heads),
+            ("kv_heads", spec.kv_heads),
+            ("qk_dim", spec.qk_dim),
+            ("v_dim", spec.v_dim),
+        ];
+        for (field, value) in sizes {
             within(path, field, value, MAX_BATCH)?;
         }
-        if heads % kv_heads != 0 {
-            let message = format!("was {kv_heads}, must divide heads ({heads})");
-            return refuse(path, "kv_heads", message);
-        }
-        positive(path, "kv_bytes_per_token", kv_bytes_per_token)?;
-        if let Some(window) = window {
+        divides(path, "kv_heads", spec.kv_heads, "heads", spec.heads)?;
+        positive(path, "kv_bytes_per_token", spec.kv_bytes_per_token)?;
+        if let Some(window) = spec.window {
             at_least(path, "window", window, 1)?;
         }
-        self.check_dtype(path, dtype)?;
-        positive(path, "activation_bytes", activation_bytes)
+        let learned = spec.predictors.prefill.is_some() || spec.predictors.decode.is_some();
+        if learned && spec.phase == AttentionPhase::Both && spec.mixed_share.is_none() {
+            let message = "was absent, but predictors price prefills and decodes apart".into();
+            return refuse(path, "mixed_share", message);
+        }
+        if let Some(mixed_share) = spec.mixed_share
+            && !(0.0..=1.0).contains(&mixed_share)
+        {
+            return refuse(path, "mixed_share", format!("was {mixed_share}, must be in [0, 1]"));
+        }
+        self.check_dtype(path, spec.dtype)?;
+        positive(path, "activation_bytes", spec.activation_bytes)
     }
 
     fn check_dtype(&self, path: &str, dtype: Dtype) -> Result<(), SimError> {
@@ -143,23 +161,47 @@ impl RooflineSpec {
         refuse(path, "dtype", message)
     }
 
-    fn check_ranks(&self, path: &str, ranks: u32) -> Result<(), SimError> {
+    fn check_ranks(&self, path: &str, ranks: u32, nodes: u32) -> Result<(), SimError> {
         at_least(path, "ranks", ranks, 2)?;
-        if ranks > self.gpus_per_replica {
-            let message =
-                format!("was {ranks}, must not exceed gpus_per_replica ({})", self.gpus_per_replica);
-            return refuse(path, "ranks", message);
+        let gpus = self.layout.gpus();
+        if ranks > gpus {
+            return refuse(
+                path,
+                "ranks",
+                format!("was {ranks}, must not exceed the replica's GPUs ({gpus})"),
+            );
         }
-        if self.link.is_none() {
-            let message = format!("was absent, but {path} communicates between {ranks} ranks");
-            return refuse("step_time", "link", message);
+        at_least(path, "nodes", nodes, 1)?;
+        divides(path, "nodes", nodes, "ranks", ranks)?;
+        for (link, name, crossed) in
+            [(&self.links.node, "node", nodes < ranks), (&self.links.network, "network", nodes > 1)]
+        {
+            if crossed && link.is_none() {
+                let message =
+                    format!("was absent, but {path} communicates between {ranks} ranks on {nodes} nodes");
+                return refuse("step_time.links", name, message);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LayoutSpec {
+    fn check(&self) -> Result<(), SimError> {
+        let sizes = [
+            ("tensor_parallel_size", self.tensor_parallel_size),
+            ("pipeline_parallel_size", self.pipeline_parallel_size),
+            ("data_parallel_size", self.data_parallel_size),
+        ];
+        for (field, size) in sizes {
+            within("step_time.layout", field, size, MAX_GROUP)?;
         }
         Ok(())
     }
 }
 
 impl GpuSpec {
-    fn check(&self) -> Result<(), SimError> {
+    pub(super) fn check(&self) -> Result<(), SimError> {
         let path = "step_time.gpu";
         at_least(path, "num_sms", self.num_sms, 1)?;
         for dtype in Dtype::ALL {
@@ -170,13 +212,13 @@ impl GpuSpec {
         positive(path, "memory_bandwidth_bytes_per_s", self.memory_bandwidth_bytes_per_s)?;
         share(path, "compute_efficiency", self.compute_efficiency)?;
         share(path, "memory_efficiency", self.memory_efficiency)?;
-        not_negative(path, "kernel_launch_s", self.kernel_launch_s)
+        not_negative(path, "kernel_launch_s", self.kernel_launch_s)?;
+        positive(path, "l2_bytes", self.l2_bytes)
     }
 }
 
 impl LinkSpec {
-    fn check(&self) -> Result<(), SimError> {
-        let path = "step_time.link";
+    fn check(&self, path: &str) -> Result<(), SimError> {
         positive(path, "bandwidth_bytes_per_s", self.bandwidth_bytes_per_s)?;
         not_negative(path, "latency_s", self.latency_s)?;
         share(path, "efficiency", self.efficiency)
@@ -192,6 +234,13 @@ impl CpuSpec {
 
 fn refuse(path: &str, field: &str, message: String) -> Result<(), SimError> {
     Err(SimError::Plan { path: format!("{path}.{field}"), message })
+}
+
+fn divides(path: &str, field: &str, value: u32, of: &str, whole: u32) -> Result<(), SimError> {
+    if !whole.is_multiple_of(value) {
+        return refuse(path, field, format!("was {value}, must divide {of} ({whole})"));
+    }
+    Ok(())
 }
 
 fn at_least(path: &str, field: &str, value: u32, least: u32) -> Result<(), SimError> {

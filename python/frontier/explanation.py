@@ -1,0 +1,300 @@
+"""What one step costs, operator by operator, before anything is simulated.
+
+    explanation = frontier.explain("scenario.yaml")
+    print(explanation)                    # or explanation.prefill.frame, explanation.decode.frame
+
+A step that computes one prompt and a step that decodes a batch, as the engine of the scenario would run them:
+how long every operator takes, what bounds it, which predictor says so, and how far that is from measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from frontier import _frontier
+from frontier.errors import ConfigError, Issue, show_value
+from frontier.lowering import lower
+from frontier.results.trust import PROVENANCES
+from frontier.typical_steps import DecodeStep, typical_decode, typical_prefill
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from frontier.lowering import Lowered
+    from frontier.simulation import ScenarioLike
+
+Batch = list[tuple[int, int, bool]]
+"""Requests of one data parallel rank: query tokens, context after the step, whether it is a prefill."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCost:
+    """One operator of a step.
+
+    Attributes:
+        stage: pipeline stage, from 0.
+        operator: name in the model's program.
+        count: runs per step.
+        seconds: time of all runs on one rank.
+        share: of the GPU time of its rank and all stages.
+        bound: what bounds it: `compute`, `memory`, `network` or `launch`.
+        bound_s: the bound of all runs, launches included.
+        ratio: `seconds` / `bound_s`, None where nothing runs.
+        provenance: what the time rests on (`frontier.results.trust`).
+        predictors: the learned predictors that say so, by id; none for the bound alone.
+        flops: useful floating-point operations of all ranks that run it.
+        bytes: useful HBM bytes of the same.
+    """
+
+    stage: int
+    operator: str
+    count: int
+    seconds: float
+    share: float
+    bound: str
+    bound_s: float
+    ratio: float | None
+    provenance: str
+    predictors: tuple[str, ...]
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """One step of one replica; every data parallel rank runs the same batch.
+
+    Attributes:
+        kind: `prefill` or `decode`.
+        requests: requests of a rank.
+        query_tokens: tokens that each of them computes.
+        context_tokens: tokens of each after the step, the new ones included.
+        total_s: the whole step, host time that the GPU does not hide included.
+        gpu_s: GPU time of one rank, all pipeline stages.
+        host_s: the part of `total_s` in which the GPU waits for the host.
+        stages_s: GPU time of each pipeline stage.
+        shares: share of GPU time by provenance.
+        operators: what it is made of, in program order; none for linear step times.
+    """
+
+    kind: Literal["prefill", "decode"]
+    requests: int
+    query_tokens: int
+    context_tokens: int
+    total_s: float
+    gpu_s: float
+    host_s: float
+    stages_s: tuple[float, ...]
+    shares: Mapping[str, float]
+    operators: tuple[OperatorCost, ...]
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """One row per operator, in program order."""
+        import polars as pl  # noqa: PLC0415 - polars is slow to import
+
+        schema: dict[str, Any] = {
+            **{"stage": pl.UInt32, "operator": pl.String, "count": pl.UInt32, "seconds": pl.Float64},
+            **{"share": pl.Float64, "bound": pl.String, "bound_s": pl.Float64, "ratio": pl.Float64},
+            **{"provenance": pl.String, "predictors": pl.List(pl.String)},
+            **{"flops": pl.Float64, "bytes": pl.Float64},
+        }
+        rows = [{**asdict(each), "predictors": list(each.predictors)} for each in self.operators]
+        return pl.DataFrame(rows, schema=schema)
+
+    @property
+    def what(self) -> str:
+        """The batch in words."""
+        if self.kind == "prefill":
+            return f"prefill of {self.query_tokens:,} tokens"
+        return f"decode of {self.requests:,} requests with {self.context_tokens:,} tokens of context each"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        plain = asdict(self)
+        plain["operators"] = [
+            {**operator, "predictors": list(operator["predictors"])} for operator in plain["operators"]
+        ]
+        return {**plain, "stages_s": list(self.stages_s), "shares": dict(self.shares)}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A prefill step and a decode step of a scenario.
+
+    Attributes:
+        model: name of the model.
+        gpu: name of the GPU.
+        gpus_per_replica: GPUs that share a step.
+        step_time: how step times are made.
+        prefill: a step that computes a prompt.
+        decode: a step that decodes.
+        predictors: the learned predictors in use: `id`, `sha256`.
+        notes: what the reader should know.
+    """
+
+    model: str
+    gpu: str
+    gpus_per_replica: int
+    step_time: str
+    prefill: StepCost
+    decode: StepCost
+    predictors: tuple[Mapping[str, str], ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; times in seconds."""
+        return {
+            "model": self.model,
+            "gpu": self.gpu,
+            "gpus_per_replica": self.gpus_per_replica,
+            "step_time": self.step_time,
+            "steps": [self.prefill.to_dict(), self.decode.to_dict()],
+            "predictors": [dict(used) for used in self.predictors],
+            "notes": list(self.notes),
+        }
+
+
+def explain(
+    scenario: ScenarioLike,
+    *,
+    prefill: int | None = None,
+    decode: int | None = None,
+    context: int | None = None,
+) -> Explanation:
+    """Explain what one prefill step and one decode step of a scenario cost, without simulating it.
+
+    Args:
+        scenario: a `Scenario`, its plain values, or the path of its YAML file.
+        prefill: tokens of the prompt that the prefill step computes; by default the mean prompt of the
+            workload, or a chunk of it of `max_num_batched_tokens`.
+        decode: requests that the decode step holds; by default about as many as the workload keeps in flight
+            (`frontier.typical_steps`).
+        context: tokens of each of them after the step; by default the mean prompt and half the mean output.
+
+    Raises:
+        ConfigError: the scenario is not valid, or a step does not fit the limits of its engine.
+        WorkloadError: its trace cannot be read.
+    """
+    from frontier.simulation import as_scenario  # noqa: PLC0415 - imports this package's facade
+
+    chosen = as_scenario(scenario)
+    lowered = lower(chosen)
+    _check(lowered, prefill, decode, context)
+    prompt = typical_prefill(chosen, lowered) if prefill is None else prefill
+
+    def timed(requests: int, tokens: int) -> float:
+        return float(_breakdown(lowered, [(1, tokens, False)] * requests)["total_ns"]) / 1e9
+
+    batch = typical_decode(chosen, lowered, timed, requests=decode, context=context)
+    notes = list(lowered.warnings)
+    if lowered.attached is None:
+        notes.append("a linear step time has no operators: only the totals are known")
+    capacity = lowered.resolved.memory.kv_cache_tokens
+    if batch.requests * batch.context_tokens > capacity:
+        notes.append(f"the KV cache of a replica holds {capacity:,} tokens, fewer than this decode batch has")
+    return Explanation(
+        model=lowered.resolved.model.name,
+        gpu=lowered.resolved.gpu.name,
+        gpus_per_replica=lowered.resolved.gpus_per_replica,
+        step_time=lowered.step_time,
+        prefill=_step(lowered, "prefill", DecodeStep(1, prompt), prompt),
+        decode=_step(lowered, "decode", batch, 1),
+        predictors=() if lowered.attached is None else lowered.attached.identities,
+        notes=tuple(notes),
+    )
+
+
+def _check(lowered: Lowered, prefill: object, decode: object, context: object) -> None:
+    """Refuse steps that the engine would not run.
+
+    Raises:
+        ConfigError: with every argument that is out of range.
+    """
+    resolved = lowered.resolved
+    budget = min(resolved.max_num_batched_tokens, resolved.max_model_len)
+    seqs = min(resolved.max_num_seqs, resolved.max_num_batched_tokens)
+    issues = []
+    for name, value, least, most, why in (
+        ("prefill", prefill, 1, budget, "max_num_batched_tokens and max_model_len"),
+        ("decode", decode, 1, seqs, "max_num_seqs and max_num_batched_tokens"),
+        ("context", context, 1, resolved.max_model_len, "max_model_len"),
+    ):
+        good = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+        if value is not None and not good:
+            message = f"was {show_value(value)}, must be a whole number from {least} to {most} ({why})"
+            issues.append(Issue(name, value, message))
+    if issues:
+        raise ConfigError(issues, source="explain")
+
+
+def _breakdown(lowered: Lowered, batch: Batch) -> dict[str, Any]:
+    ranks = lowered.plan["step_time"].get("layout", {}).get("data_parallel_size", 1)
+    text = json.dumps(lowered.plan["step_time"])
+    return _frontier.step_breakdown(text, [batch] * ranks, lowered.predictors)
+
+
+def _step(
+    lowered: Lowered, kind: Literal["prefill", "decode"], batch: DecodeStep, query_tokens: int
+) -> StepCost:
+    requests: Batch = [(query_tokens, batch.context_tokens, kind == "prefill")] * batch.requests
+    facts = _breakdown(lowered, requests)
+    rows = facts["operators"]
+    gpu_s = sum(row["seconds"] for row in rows)
+    shares = (
+        {
+            name: sum(row["seconds"] for row in rows if row["provenance"] == name) / gpu_s
+            for name in PROVENANCES
+        }
+        if gpu_s > 0
+        else {}
+    )
+    return StepCost(
+        kind=kind,
+        requests=batch.requests,
+        query_tokens=query_tokens,
+        context_tokens=batch.context_tokens,
+        total_s=facts["total_ns"] / 1e9,
+        gpu_s=gpu_s,
+        host_s=facts["cpu_exposed_ns"] / 1e9,
+        stages_s=tuple(facts["stages_s"]),
+        shares=shares,
+        operators=tuple(
+            OperatorCost(
+                stage=row["stage"],
+                operator=row["name"],
+                count=row["count"],
+                seconds=row["seconds"],
+                share=row["seconds"] / gpu_s if gpu_s > 0 else 0.0,
+                bound=row["bound"],
+                bound_s=row["bound_s"],
+                ratio=row["seconds"] / row["bound_s"] if row["bound_s"] > 0 else None,
+                provenance=row["provenance"],
+                predictors=tuple(_predictors(lowered, operator, kind)),
+                flops=row["flops"],
+                bytes=row["bytes"],
+            )
+            for row, operator in zip(rows, _planned(lowered), strict=True)
+        ),
+    )
+
+
+def _planned(lowered: Lowered) -> list[dict[str, Any]]:
+    """Return the operators of the plan, stage by stage: the rows of a breakdown are in their order."""
+    stages = lowered.plan["step_time"].get("stages", [])
+    return [operator for stage in stages for operator in stage]
+
+
+def _predictors(lowered: Lowered, operator: dict[str, Any], kind: str) -> Iterable[str]:
+    """Yield the ids of the predictors that price an operator in a step of this kind."""
+    slots = operator.get("predictors")
+    if slots is None:
+        found = [operator.get("predictor")]
+    else:
+        found = [slots["prefill"]] if kind == "prefill" else [slots["decode"], slots["skew"]]
+    for reference in found:
+        if reference is not None and lowered.attached is not None:
+            yield lowered.attached.identities[reference["index"]]["id"]

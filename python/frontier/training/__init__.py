@@ -1,0 +1,1 @@
+"""Train operator predictors and write them as packs. Training needs the extra `frontier-sim[train]`."""

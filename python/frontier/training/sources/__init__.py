@@ -1,0 +1,1 @@
+"""Readers of operator measurements: one module per publisher, all yielding `Measurements`."""
