@@ -9,8 +9,9 @@ import pytest
 
 TESTS = Path(__file__).parent
 
-# The oracles and the golden archives are scripts as well as modules, so they import each other by bare name.
-sys.path[:0] = [str(TESTS / "oracle"), str(TESTS / "golden")]
+# The oracles and the golden archives are scripts as well as modules, so they import each other by bare name;
+# tests of many rooms need packs.
+sys.path[:0] = [str(TESTS / name) for name in ("oracle", "golden", "predictors")]
 
 hypothesis.settings.register_profile("frontier", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("frontier")

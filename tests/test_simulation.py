@@ -160,11 +160,12 @@ def test_ctrl_c_ends_a_run(entry):
 
 def test_the_readme_runs():
     readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    program = "\n".join(re.findall(r"```python\n(.*?)```", readme, re.S))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "stable" in done.stdout
     assert "prefill" in done.stdout
+    assert "measured" in done.stdout
 
 
 def test_build_info_names_the_version():

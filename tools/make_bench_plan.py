@@ -3,7 +3,9 @@
     python tools/make_bench_plan.py > rust/frontier-core/benches/main_job.json
 
 The rate and the mean and spread of lengths are those of the Azure 2023 conversation trace. `step_times` holds
-the step-time models to choose from: a linear clock, and the roofline of Llama-3.1-8B on H100.
+the step-time models to choose from: a linear clock, and Llama-3.1-8B on H100 by its roofline and by the
+learned predictors of the H100's pack, whose numbers there `predictors` lists. Write it anew when that pack
+changes.
 """
 
 import json
@@ -12,6 +14,8 @@ import numpy as np
 
 import frontier
 from frontier.lowering import lower
+from frontier.predictors.chooser import shipped_pack
+from frontier.predictors.loaded import opened
 
 
 def main() -> None:
@@ -38,10 +42,26 @@ def main() -> None:
         }
     }
     linear = {"per_step_ns": 5_000_000, "per_prefill_token_ns": 20_000, "per_decode_token_ns": 0}
+    roofline = lower(
+        frontier.Scenario.from_dict(
+            {
+                **base,
+                "engine": {"step_time": {"roofline": {}}},
+                "workload": {"trace": "azure-2023-conv"},
+            }
+        )
+    )
     plan["step_times"] = {
         "linear_clock": {"kind": "linear", **linear, "per_seq_ns": 10_000, "per_kv_token_ns": 20},
-        "roofline": plan.pop("step_time"),
+        "roofline": roofline.plan["step_time"],
+        "learned": plan.pop("step_time"),
     }
+    path = shipped_pack("h100")
+    assert path is not None
+    assert replayed.attached is not None
+    pack = opened(path)
+    known = [pack.identity(index) for index in range(len(pack.infos))]
+    plan["predictors"] = [known.index(each) for each in replayed.attached.identities]
     print(json.dumps(plan, indent=1, sort_keys=True))
 
 

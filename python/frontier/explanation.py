@@ -190,7 +190,7 @@ def explain(
         return float(_breakdown(lowered, [(1, tokens, False)] * requests)["total_ns"]) / 1e9
 
     batch = typical_decode(chosen, lowered, timed, requests=decode, context=context)
-    notes = list(lowered.warnings)
+    notes = [*lowered.warnings, *(lowered.attached.notes if lowered.attached is not None else ())]
     if lowered.attached is None:
         notes.append("a linear step time has no operators: only the totals are known")
     capacity = lowered.resolved.memory.kv_cache_tokens

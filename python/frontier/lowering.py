@@ -91,7 +91,7 @@ def lower(scenario: Scenario) -> Lowered:
     """
     resolved = scenario.resolve()
     attached = _attached(scenario.engine, resolved)
-    warnings = [*resolved.warnings, *(attached.notes if attached is not None else ())]
+    warnings = [*resolved.warnings, *(attached.warnings if attached is not None else ())]
     columns = None
     if scenario.workload.trace is not None:
         columns = trace_columns(scenario.workload.trace, seed=scenario.seed, replication=scenario.replication)

@@ -6,8 +6,8 @@ Fan, Weber and Barroso ("Power provisioning for a warehouse-sized computer", ISC
 such a line. `peak` is the thermal design power: decoding, which waits for memory, draws less, so figures of
 decode-heavy work lean high.
 
-Nothing here was measured: the two powers of a GPU are published figures (`GpuSpec.power_source`), and what is
-made of them is labelled as unmeasured.
+Nothing here was measured: the peak is that of the data sheet (`GpuSpec.power_source`), idle power an assumed
+share of it unless given (`frontier.hardware.spec`), and what is made of them is labelled as unmeasured.
 """
 
 from __future__ import annotations
@@ -45,5 +45,5 @@ class GpuPower:
 
 
 def power_of(idle_w: float | None, peak_w: float | None) -> GpuPower | None:
-    """Return the power of a GPU, None where one of the two figures is not known."""
+    """Return the power of a GPU, None where one of the two figures is missing."""
     return None if idle_w is None or peak_w is None else GpuPower(idle_w, peak_w)

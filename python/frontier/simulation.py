@@ -55,6 +55,7 @@ def simulate(
     Raises:
         ConfigError: the scenario is not valid; all problems are listed.
         WorkloadError: its trace cannot be read.
+        PackError: a pack of predictors cannot be read.
         SimulationError: the run could not end (`DeadlockError`, `LivelockError`), as the real engine's could
             not.
 
@@ -272,20 +273,22 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
     }
     window = slo.window
     report = None if lowered.columns is None else lowered.columns.report
+    power = resolved.gpu.power
     return RunFacts(
         gpus_total=resolved.gpus_total,
         step_time=lowered.step_time,
         gpu_price_per_hour_usd=resolved.price_per_hour,
         peak_flops_per_s=resolved.peak_flops_per_s,
         memory_bandwidth_bytes_per_s=resolved.gpu.memory_bandwidth_bytes_per_s,
-        idle_power_w=resolved.gpu.idle_power_w,
-        peak_power_w=resolved.gpu.peak_power_w,
+        idle_power_w=None if power is None else power.idle_w,
+        peak_power_w=None if power is None else power.peak_w,
         max_model_len=resolved.max_model_len,
         objectives=Objectives(**seconds),
         warmup=_span(window.warmup),
         cooldown=_span(window.cooldown),
         scenario=scenario.to_dict(),
         warnings=lowered.warnings,
+        notes=() if lowered.attached is None else lowered.attached.notes,
         trace_rows_read=None if report is None else report.rows_read,
         trace_rows_skipped=None if report is None else sum(report.rows_skipped.values()),
         versions={"frontier": _frontier.__version__},

@@ -16,6 +16,7 @@ model: qwen3-0.6b
 hardware: h100
 engine:
   max_model_len: 4096
+  step_time: roofline
 workload:
   synthetic:
     arrivals: {constant: {rate: 20/s}}

@@ -116,3 +116,10 @@ def test_schema_to_stdout_and_to_a_file(cli, tmp_path):
     refused = cli("schema", "--out", tmp_path / "absent" / "file.json")
     assert refused.exit_code == 1
     assert "cannot write" in refused.stderr
+
+
+def test_a_gpu_has_cache_and_power(cli):
+    lines = cli("gpus", "h100").stdout.splitlines()
+    assert any(line.split() == ["cache", "50", "MiB"] for line in lines)
+    [power] = [line for line in lines if line.startswith("power")]
+    assert "700 W at most, 70 W idle, assumed" in power

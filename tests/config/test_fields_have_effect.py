@@ -7,6 +7,7 @@ named in `STARTS`, in whether the run starts. A new field fails the first test u
 from pathlib import Path
 from typing import Any
 
+import fake_packs
 import pytest
 
 from frontier.config import Scenario
@@ -17,6 +18,7 @@ from frontier.simulation import run_facts
 
 PLAIN_ROWS = "at,in,out,who,level,hashes\n0,20,5,a,1,1|2\n3,16,6,b,0,1\n1,16,6,a,0,1\n"
 
+LEARNED = {"engine.step_time.learned.packs": ["PACK"]}
 LINEAR = {"engine.step_time": {"linear": {"per_step": "10ms"}}}
 LONG = {"engine.long_prefill_token_threshold": 512}
 SHARED = {"workload.synthetic.shared_prefix": {"count": 2, "tokens": 16}}
@@ -54,6 +56,10 @@ EFFECTS: dict[str, Change] = {
     "engine.async_scheduling": ({}, True, False),
     "engine.cpu_overhead.per_step": ({}, "1ms", "2ms"),
     "engine.cpu_overhead.per_seq": ({}, "10us", "20us"),
+    "engine.step_time.learned.packs": ({}, ["PACK"], ["OTHER"]),
+    "engine.step_time.learned.backend": (LEARNED, "vllm", "sglang"),
+    "engine.step_time.learned.version": (LEARNED, "0.24", "0.23"),
+    "engine.step_time.learned.calibration": (LEARNED, {"gemm": 1.1}, {"gemm": 1.2}),
     "engine.step_time.linear.per_step": (LINEAR, "1ms", "2ms"),
     "engine.step_time.linear.per_prefill_token": (LINEAR, "1us", "2us"),
     "engine.step_time.linear.per_decode_token": (LINEAR, "1us", "2us"),
@@ -167,6 +173,9 @@ def file(tmp_path: Path) -> str:
     path = tmp_path / "trace.csv"
     path.write_text(PLAIN_ROWS)
     (tmp_path / "vidur.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n")
+    versions = [{"version": "0.24.0"}, {"version": "0.23.0"}, {"backend": "sglang"}]
+    fake_packs.write(tmp_path / "trace.pack", [fake_packs.tree("gemm", 2.0, **each) for each in versions])
+    fake_packs.write(tmp_path / "other.pack", fake_packs.dense_model())
     return str(path)
 
 
@@ -174,7 +183,14 @@ def filled(value: Any, file: str) -> Any:
     """Return a value with the stand-ins for files replaced."""
     if isinstance(value, dict):
         return {key: filled(item, file) for key, item in value.items()}
-    names = {"FILE": file, "VIDUR": file.replace("trace.csv", "vidur.csv")}
+    if isinstance(value, list):
+        return [filled(item, file) for item in value]
+    names = {
+        "FILE": file,
+        "VIDUR": file.replace("trace.csv", "vidur.csv"),
+        "PACK": file.replace("trace.csv", "trace.pack"),
+        "OTHER": file.replace("trace.csv", "other.pack"),
+    }
     return names.get(value, value) if isinstance(value, str) else value
 
 

@@ -60,12 +60,11 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
     }
     assert step_time["links"]["node"]["bandwidth_bytes_per_s"] == 450e9
     assert step_time["links"]["network"] is None
-    assert step_time["gpu"]["l2_bytes"] == 50 * 2**20
     assert step_time["cpu"] == {"per_step_s": 1e-3, "per_seq_s": 1e-5, "overlapped": True}
     assert step_time["residuals"] is None
     (stage,) = step_time["stages"]
     assert {"embedding", "all_reduce.embedding", "attention", "sampler"} <= {op["name"] for op in stage}
-    assert not any(op.get("predictor") for op in stage)
+    assert any(op.get("predictor") for op in stage)
     assert plan["limits"] == {
         "max_steps": None,
         "refuse_oversized": True,
@@ -145,7 +144,7 @@ LENGTHS: list[tuple[Any, dict[str, Any]]] = [
 def test_arrivals(base: Scenario, written: Any, planned: dict[str, Any]) -> None:
     lowered = lower(tiny(base.with_({"workload.synthetic.arrivals": written})))
     assert lowered.plan["workload"]["arrivals"] == planned
-    assert len(_frontier.simulate(lowered.plan_json)["requests"]["status"]) == 3
+    assert len(_frontier.simulate(lowered.plan_json, None, lowered.predictors)["requests"]["status"]) == 3
 
 
 @pytest.mark.parametrize(("written", "planned"), LENGTHS, ids=[str(w)[:20] for w, _ in LENGTHS])
@@ -160,7 +159,7 @@ def test_lengths(base: Scenario, written: Any, planned: dict[str, Any]) -> None:
     workload = lowered.plan["workload"]
     assert workload["prompt_tokens"] == workload["output_tokens"] == planned
     assert workload["shared_prefix"]["tokens"] == planned
-    drawn = _frontier.simulate(lowered.plan_json)["requests"]["output_tokens"]
+    drawn = _frontier.simulate(lowered.plan_json, None, lowered.predictors)["requests"]["output_tokens"]
     least, most = scenario.workload.synthetic.output_tokens.bounds()  # type: ignore[union-attr]
     assert least <= drawn.min() <= drawn.max() <= most
 
@@ -184,7 +183,7 @@ def test_every_router_is_known_to_the_simulator(base: Scenario, policy: str) -> 
     assert lowered.plan["cluster"]["router"].get("max_imbalance") == (
         32 if policy == "prefix_aware" else None
     )
-    _frontier.simulate(lowered.plan_json)
+    _frontier.simulate(lowered.plan_json, None, lowered.predictors)
 
 
 def test_a_linear_step_time(base: Scenario) -> None:
@@ -205,7 +204,7 @@ def test_a_linear_step_time(base: Scenario) -> None:
         "per_kv_token_ns": 5,
     }
     assert lowered.plan["scheduler"]["num_blocks"] == lower(base).plan["scheduler"]["num_blocks"]
-    _frontier.simulate(lowered.plan_json)
+    _frontier.simulate(lowered.plan_json, None, lowered.predictors)
 
 
 def test_a_trace_goes_beside_the_plan(base: Scenario) -> None:
@@ -273,7 +272,7 @@ def test_a_plain_trace_without_arrivals(base: Scenario, tmp_path: Path) -> None:
     columns = {"prompt_tokens": "in", "output_tokens": "out"}
     trace = {"path": str(file), "format": "plain", "columns": columns, "arrivals": {"constant": {"rate": 2}}}
     lowered = lower(base.with_({"workload": {"trace": {**trace, "num_requests": 5}}}))
-    ended = _frontier.simulate(lowered.plan_json, lowered.trace)["requests"]
+    ended = _frontier.simulate(lowered.plan_json, lowered.trace, lowered.predictors)["requests"]
     assert list(ended["prompt_tokens"]) == [5, 7, 5, 7, 5]
     assert set(np.diff(ended["arrival_ns"])) == {500_000_000}
     with pytest.raises(WorkloadError, match="arrival"):

@@ -9,6 +9,7 @@ import pytest
 from frontier.errors import ConfigError
 from frontier.hardware import gpu_names, load_gpu
 from frontier.hardware import reader as gpu_reader
+from frontier.hardware.spec import DEFAULT_IDLE_SHARE
 from frontier.models import load_model, operator_program, required_dtypes
 
 RUST = Path(__file__).parents[2] / "rust" / "frontier-core" / "src" / "plan" / "step_time.rs"
@@ -40,10 +41,14 @@ def test_presets_are_complete_and_fit_the_plan(name: str) -> None:
     assert (gpu.price_per_hour_usd is None) == (gpu.price_source is None)
     assert 0 < plan["compute_efficiency"] <= 1
     assert 0 < plan["memory_efficiency"] <= 1
-    assert 2**24 < plan["l2_bytes"] == gpu.l2_bytes < 2**29
+    assert 2**24 < gpu.l2_bytes < 2**29
     assert gpu.power_source
     assert gpu.peak_power_w is not None
-    assert gpu.idle_power_w is None or 0 < gpu.idle_power_w < gpu.peak_power_w / 4
+    assert gpu.idle_power_w is None  # what listings say is no data sheet
+    assert "idle" not in gpu.power_source
+    assert gpu.power is not None
+    assert gpu.power.idle_w == pytest.approx(DEFAULT_IDLE_SHARE * gpu.peak_power_w)
+    assert "CUDA reports" not in gpu.source
     links = gpu.links(2)
     assert set(links.to_plan()) == plan_fields("LinksSpec")
     assert links.node is not None
@@ -53,7 +58,7 @@ def test_presets_are_complete_and_fit_the_plan(name: str) -> None:
 
 
 # name, dense bf16 TFLOP/s, HBM TB/s, memory on the box in GB, last-level cache in MiB, thermal design power
-# in W; from data sheets and architecture papers, the caches of H20, H200 and B200 as CUDA reports them
+# in W; from data sheets, tuning guides and architecture papers
 DATA_SHEETS = [
     ("a100-40gb", 312, 1.555, 40, 40, 400),
     ("a100-80gb", 312, 2.039, 80, 40, 400),
@@ -62,9 +67,9 @@ DATA_SHEETS = [
     ("h100-pcie", 756, 2.0, 80, 50, 350),
     ("h800", 989, 3.35, 80, 50, 700),
     ("h20", 148, 4.0, 96, 60, 400),
-    ("h200", 989, 4.8, 141, 60, 700),
-    ("b200", 2250, 7.7, 180, 126.5, 1000),
-    ("gb200", 2500, 8.0, 186, 126.5, 1200),
+    ("h200", 989, 4.8, 141, 50, 700),
+    ("b200", 2250, 7.7, 180, 126, 1000),
+    ("gb200", 2500, 8.0, 186, 126, 1200),
     ("l40s", 362, 0.864, 48, 96, 350),
     ("rtx-4090", 165, 1.008, 24, 72, 450),
     ("rtx-pro-6000", 468, 1.792, 96, 128, 600),
@@ -119,11 +124,14 @@ def test_names_are_read_leniently() -> None:
         ({"peak": None}, "peak", "is missing; give dense rates per type with their unit"),
         ({"nvlink_bandwidth": "450GB/s"}, "gpus_per_node", "as in gpus_per_node: 8"),
         ({"nvlink_latency": "4us"}, "nvlink_latency", "has no effect without nvlink_bandwidth"),
-        ({"nic_bandwidth": "50GB/s"}, "nic_bandwidth", "the network is not modelled; remove it"),
-        ({"nic_latency": "5us"}, "nic_latency", "the network is not modelled; remove it"),
-        ({"peak_power": "700W"}, "peak_power", "has no effect: energy is not modelled; remove it"),
-        ({"idle_power": "70W"}, "idle_power", "has no effect: energy is not modelled; remove it"),
-        ({"power_source": "a sheet"}, "power_source", "has no effect: energy is not modelled; remove it"),
+        ({"nic_latency": "5us"}, "nic_latency", "has no effect without nic_bandwidth"),
+        ({"idle_power": "70W"}, "idle_power", "has no effect without peak_power"),
+        ({"power_source": "a sheet"}, "power_source", "has no effect without peak_power"),
+        (
+            {"idle_power": "701W", "peak_power": "700W"},
+            "idle_power",
+            "was '701W', must be at most peak_power (700W)",
+        ),
         ({"idle_power": 70}, "idle_power", "was 70, must be a power such as '700W'"),
         ({"l2_cache": "0MiB"}, "l2_cache", "greater than 0"),
         ({"l2": "50MiB"}, "l2", "is no key of a GPU"),
@@ -225,10 +233,24 @@ def test_a_replica_crosses_the_network_where_it_leaves_a_node() -> None:
 
 def test_a_cache_left_out_is_that_of_an_h100() -> None:
     assert load_gpu(MINE).l2_bytes == load_gpu("h100").l2_bytes
-    assert load_gpu(MINE | {"l2_cache": "40MiB"}).to_plan()["l2_bytes"] == 40 * 2**20
+    assert load_gpu(MINE | {"l2_cache": "40MiB"}).l2_bytes == 40 * 2**20
 
 
 def test_missing_units_are_told() -> None:
     fp8 = operator_program(load_model("deepseek-v3"), tensor_parallel_size=8)
     assert load_gpu("a100-80gb").unsupported_dtypes(required_dtypes(fp8)) == ["fp8"]
     assert load_gpu("h100").unsupported_dtypes(required_dtypes(fp8)) == []
+
+
+def test_files_give_power_and_network() -> None:
+    assert load_gpu(MINE).power is None
+    power = load_gpu(MINE | {"peak_power": "500W"}).power
+    assert power is not None
+    assert (power.idle_w, power.peak_w) == (pytest.approx(50.0), 500.0)
+    given = load_gpu(MINE | {"peak_power": "500W", "idle_power": "80W", "power_source": "my meter"})
+    assert given.power is not None
+    assert (given.power.idle_w, given.power_source) == (80.0, "my meter")
+    linked = load_gpu(MINE | {"nic_bandwidth": "25GB/s", "nic_latency": "7us"})
+    network = linked.links(2).network
+    assert network is not None
+    assert (network.bandwidth_bytes_per_s, network.latency_s) == (25e9, 7e-6)

@@ -391,6 +391,7 @@ FAMILIES = {
     "prefill_attention",
     "decode_attention",
     "decode_skew",
+    "mixed_attention",
     "fused_moe",
     "rms_norm",
     "rope",
@@ -420,7 +421,7 @@ def test_families_are_those_of_the_packs() -> None:
             program += operator_program(spec, layout=EXCHANGED)
         for op in program:
             families = op.predictor_families
-            slots = {"prefill", "decode", "skew"} if isinstance(op, Attention) else {"predictor"}
+            slots = {"prefill", "decode", "skew", "mixed"} if isinstance(op, Attention) else {"predictor"}
             assert set(families) <= slots
             seen |= set(families.values())
     assert seen == FAMILIES
@@ -442,10 +443,10 @@ def test_predictors_go_into_their_slots() -> None:
         slot = "decode" if isinstance(op, Attention) else "predictor"
         plan, bare = op.to_plan({slot: reference}), op.to_plan()
         if isinstance(op, Attention):
-            assert plan["predictors"] == {"prefill": None, "decode": reference, "skew": None}
-            assert bare["predictors"] == {"prefill": None, "decode": None, "skew": None}
-            assert plan["mixed_share"] is None
-            assert replace(op, mixed_share=0.5).to_plan()["mixed_share"] == 0.5
+            assert plan["predictors"] == {"prefill": None, "decode": reference, "skew": None, "mixed": None}
+            assert bare["predictors"] == {"prefill": None, "decode": None, "skew": None, "mixed": None}
+            assert plan["mixed_decode_factor"] is None
+            assert replace(op, mixed_decode_factor=1.5).to_plan()["mixed_decode_factor"] == 1.5
         else:
             assert (plan["predictor"], bare["predictor"]) == (reference, None)
 

@@ -1,5 +1,6 @@
 """`frontier profile` on a fake device."""
 
+import importlib
 import io
 import json
 import subprocess
@@ -9,11 +10,13 @@ import pytest
 from click.testing import CliRunner
 from fake_device import FakeDevice
 
-from frontier.cli import profile as command
 from frontier.cli.group import Cli
 from frontier.profiler import grid, settings
 from frontier.profiler.points import Point
 from frontier.profiler.session import Progress
+
+# The package exports the command of that name.
+command = importlib.import_module("frontier.cli.profile")
 
 SMALL = ("--models", "qwen3-0.6b", "--tp", "1", "--families", "launch,copy,gemm", "--date", "2026-01-31")
 

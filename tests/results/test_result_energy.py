@@ -3,6 +3,7 @@
 import pytest
 from fifo import ACTIVE_S_PER_STEP, Ask, S, facts, fifo, run
 
+import frontier
 from frontier.errors import ConfigError
 from frontier.power import GpuPower, power_of
 from frontier.results import Result
@@ -77,3 +78,23 @@ def test_powers_that_no_gpu_has_are_refused(idle: float, peak: float) -> None:
 def test_bad_facts_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         facts(**{**POWER, **changes})
+
+
+def test_a_peak_alone_is_enough_idle_power_is_assumed() -> None:
+    plain = {
+        "model": "qwen3-0.6b",
+        "hardware": "rtx-4090",
+        "engine": {"max_model_len": 2048, "step_time": "roofline"},
+        "workload": {
+            "synthetic": {
+                "arrivals": {"constant": {"rate": "20/s"}},
+                "num_requests": 5,
+                "prompt_tokens": 100,
+                "output_tokens": 5,
+            }
+        },
+    }
+    result = frontier.simulate(plain)
+    peak = frontier.load_gpu("rtx-4090").peak_power_w
+    assert (result.facts.idle_power_w, result.facts.peak_power_w) == (pytest.approx(peak * 0.1), peak)
+    assert result.summary().energy_j > 0

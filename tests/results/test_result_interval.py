@@ -51,7 +51,9 @@ def test_ends_are_order_statistics_of_the_replications(rerun: Callable[..., None
     assert found.unmeasured_share == 0.25
     assert sorted(found.values) == pytest.approx([ms / 1000 for ms in range(1, 20)])
     assert "90% between 1.000 ms and 19.00 ms (19 replications" in str(found)
-    assert "25% of GPU time is unmeasured, not covered" in str(found)
+    assert "25% of GPU time is unmeasured: pooled predictors by their leave-one-GPU-out" in str(found)
+    assert "bounds assumed up to three times too short" in str(found)
+    assert "not covered" not in str(found)
     assert found.to_dict()["values"] == list(found.values)
     narrow = result.interval("ttft_p99", level=0.5, replications=19, threads=3)
     assert (narrow.low, narrow.high) == (pytest.approx(0.005), pytest.approx(0.015))
@@ -78,6 +80,7 @@ def test_a_new_replication_falls_inside_with_probability_level(level: float) -> 
         ("itl_p50", "median_itl_s"),
         ("e2e_mean", "mean_e2el_s"),
         ("output_throughput", "output_throughput"),
+        ("duration", "duration"),
     ],
 )
 def test_metrics_have_several_names(name: str, meant: str) -> None:
@@ -93,7 +96,8 @@ def test_metrics_have_several_names(name: str, meant: str) -> None:
             "metric: was 'ttft_p98', must be a metric of the summary; did you mean 'ttft_p9",
         ),
         ({"metric": None}, "metric: was None, must be a metric"),
-        ({"metric": "warnings"}, "metric: was 'warnings', which is no figure"),
+        ({"metric": ["mfu"]}, r"metric: was \['mfu'\], must be a metric"),
+        ({"metric": "warnings"}, "metric: was 'warnings', which is no single figure"),
         ({"level": 1.0}, "level: was 1.0, must be a share between 0 and 1"),
         ({"level": "90%"}, "level: was '90%'"),
         ({"replications": 18}, "replications: was 18, must be at least 19 for a level of 0.9"),

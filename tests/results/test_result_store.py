@@ -9,7 +9,7 @@ import pytest
 from fifo import MS, Ask, S, facts, fifo
 
 from frontier.errors import ConfigError, FrontierError
-from frontier.results import Objectives, Result
+from frontier.results import Objectives, Result, RunFacts
 
 ASKS = [Ask(0, 5), Ask(40 * MS, 1, reject=2), Ask(50 * MS, 1, replica=1), Ask(S, 400)]
 
@@ -23,6 +23,7 @@ def a_result(wide_steps: bool = True, log: str | None = None) -> Result:
         warmup="5%",
         scenario={"name": "Größe", "rate": 0.1},
         warnings=("w",),
+        notes=("gemm: kernels of sglang stand in", "n"),
     )
     return Result(raw, run_facts)
 
@@ -172,3 +173,11 @@ def test_loading_nothing(tmp_path: Path) -> None:
     edit(lambda d: d["facts"].update(colour="red"))(place)
     with pytest.raises(ConfigError, match="colour: is not a known field"):
         Result.load(place)
+
+
+def test_notes_are_kept(tmp_path: Path) -> None:
+    result = a_result()
+    assert Result.load(result.save(tmp_path / "run")).facts.notes == ("gemm: kernels of sglang stand in", "n")
+    plain = result.facts.to_dict()
+    del plain["notes"]  # results of before there were any
+    assert RunFacts.from_dict(plain).notes == ()

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from frontier.errors import ConfigError
+from frontier.predictors.select import version_order
 from frontier.training.measurements import Measurements, Skipped
 from frontier.training.sources import aiconfigurator, llmservingsim, profiler, vidur
 
@@ -111,7 +112,7 @@ class TestAiconfigurator:
 
     def test_versions_sort_by_their_numbers(self) -> None:
         ordered = ["0.5.9", "0.5.10rc2", "0.5.10", "0.5.10.post1", "0.6"]
-        assert sorted({*ordered}, key=aiconfigurator.version_order) == ordered
+        assert sorted({*ordered}, key=version_order) == ordered
 
     def test_decode_counts_the_new_token_and_separates_kernels(self, tmp_path: Path) -> None:
         found = list(
@@ -157,6 +158,29 @@ class TestAiconfigurator:
         )
         assert found.columns["kv_bytes_per_token"].tolist() == [1152]
         assert found.identity.facts["includes"] == "rope, kv_write"
+
+    @pytest.mark.parametrize("table", ["context_mla_perf", "generation_mla_perf"])
+    @pytest.mark.parametrize(
+        ("backend", "milliseconds", "measurement"),
+        [("vllm", 0.1, "event"), ("vllm", 0.012, "cuda_graph"), ("sglang", 0.1, "cuda_graph")],
+    )
+    def test_mla_that_was_timed_with_its_launch_is_an_event(
+        self, tmp_path: Path, table: str, backend: str, milliseconds: float, measurement: str
+    ) -> None:
+        rows = {
+            "kernel_source": ["x"] * 2,
+            "mla_dtype": ["bfloat16"] * 2,
+            "kv_cache_dtype": ["bfloat16"] * 2,
+            "num_heads": [16] * 2,
+            "batch_size": [1] * 2,
+            "isl": [64, 64] if table == "context_mla_perf" else [1, 1],
+            "tp_size": [8] * 2,
+            "step": [0, 64],
+            "latency": [milliseconds, 1.0],
+        }
+        (found,) = aiconfigurator.read(self.condensed(tmp_path, table, rows, backend))
+        assert found.identity.measurement == measurement
+        assert any("include the launch" in text for text in found.warnings) is (measurement == "event")
 
     def test_experts(self, tmp_path: Path) -> None:
         (found,) = aiconfigurator.read(self.condensed(tmp_path, "moe_perf", MOE_ROWS))
@@ -364,7 +388,7 @@ class TestLlmServingSim:
         found = by_operator(list(llmservingsim.read(tmp_path)))
         assert found["decode_attention"][0].columns["context"].tolist() == [100]
         assert found["prefill_attention"][0].columns["context"].tolist() == [192]
-        mixed = found["mixed"][0]
+        mixed = found["mixed_attention"][0]
         assert mixed.columns["count"].tolist() == [1, 4]
         assert mixed.columns["query"].tolist() == [64, 1]
         assert mixed.columns["context"].tolist() == [192, 100]
@@ -413,14 +437,13 @@ class TestLlmServingSim:
 
 
 MANIFEST = {
-    "format": "frontier-measurements",
-    "format_version": "1",
+    "format": "frontier-profile",
+    "format_version": 1,
     "gpu": "h200",
     "backend": "vllm",
     "version": "0.24.0",
     "measurement": "cuda_graph",
-    "torch": "2.9",
-    "cuda": "13.0",
+    "versions": {"torch": "2.9", "cuda": "13.0"},
     "date": "2026-11-20",
     "licence": "Apache-2.0",
 }
@@ -429,8 +452,18 @@ MANIFEST = {
 class TestProfiler:
     def run(self, root: Path, manifest: dict | None = None) -> Path:
         root.mkdir(parents=True, exist_ok=True)
-        (root / "manifest.json").write_text(json.dumps(MANIFEST if manifest is None else manifest))
+        files = {
+            name: {"operator": name.partition(".")[0], "trains": True}
+            for name in ("decode_attention.parquet", "all_reduce.parquet")
+        }
+        content = {"files": files, **(MANIFEST if manifest is None else manifest)}
+        (root / "manifest.json").write_text(json.dumps(content))
         return root
+
+    def listed(self, *names: str, **facts: object) -> dict:
+        """Return a manifest that lists these files."""
+        files = {name: {"operator": name.partition(".")[0], "trains": True, **facts} for name in names}
+        return MANIFEST | {"files": files}
 
     def test_ragged_batches_are_list_columns(self, tmp_path: Path) -> None:
         rows = {
@@ -450,7 +483,8 @@ class TestProfiler:
             "kernel": ["fa3"] * 2,
             "kv_cache_dtype": ["bf16"] * 2,
         }
-        write(self.run(tmp_path / "one") / "decode_attention.parquet", rows)
+        one = self.listed("decode_attention.parquet")
+        write(self.run(tmp_path / "one", one) / "decode_attention.parquet", rows)
         (found,) = profiler.read(tmp_path)
         assert found.columns["offsets"].tolist() == [0, 1, 3]
         assert found.columns["context"].tolist() == [1024, 9000, 100]
@@ -471,14 +505,25 @@ class TestProfiler:
         }
 
     def test_csv_and_one_identity_for_each_kernel(self, tmp_path: Path) -> None:
-        pl.DataFrame(self.table()).write_csv(self.run(tmp_path) / "all_reduce.csv")
+        pl.DataFrame(self.table()).write_csv(
+            self.run(tmp_path, self.listed("all_reduce.csv")) / "all_reduce.csv"
+        )
         found = list(profiler.read(tmp_path, ["h200"]))
         assert [part.identity.kernel for part in found] == ["custom", "nccl"]
         assert found[0].sources[0].version == "2026-11-20"
         assert list(profiler.read(tmp_path, ["h100"])) == []
 
     @pytest.mark.parametrize(
-        "change", [{"gpu": "h9000"}, {"licence": ""}, {"format_version": "2"}, {"cuda": 13}]
+        "change",
+        [
+            {"gpu": "h9000"},
+            {"licence": ""},
+            {"format_version": 2},
+            {"format": "frontier-measurements"},
+            {"versions": {"cuda": 13}},
+            {"files": ["all_reduce.parquet"]},
+            {"files": {"../all_reduce.parquet": {"operator": "all_reduce", "trains": True}}},
+        ],
     )
     def test_a_manifest_that_is_wrong_is_refused_by_name(self, tmp_path: Path, change: dict) -> None:
         write(self.run(tmp_path, MANIFEST | change) / "all_reduce.parquet", self.table())
@@ -488,12 +533,26 @@ class TestProfiler:
     def test_a_table_that_is_wrong_is_refused(self, tmp_path: Path) -> None:
         table = self.table()
         del table["seconds_spread"]
-        path = write(self.run(tmp_path) / "all_reduce.parquet", table)
+        write(self.run(tmp_path, self.listed("all_reduce.parquet")) / "all_reduce.parquet", table)
         with pytest.raises(ConfigError, match="seconds_spread"):
             list(profiler.read(tmp_path))
-        path.rename(path.with_name("conv.parquet"))
-        with pytest.raises(ConfigError, match="named after no operator"):
+        self.run(tmp_path, self.listed("all_reduce.parquet", operator="conv"))
+        with pytest.raises(ConfigError, match="'conv', no operator"):
             list(profiler.read(tmp_path))
+        self.run(tmp_path, self.listed("all_reduce.parquet", sha256="0" * 64))
+        with pytest.raises(ConfigError, match="the manifest says 0000"):
+            list(profiler.read(tmp_path))
+        self.run(tmp_path, self.listed("all_gather.parquet"))
+        with pytest.raises(ConfigError, match="is absent"):
+            list(profiler.read(tmp_path))
+
+    def test_only_tables_that_the_manifest_gives_for_training_are_read(self, tmp_path: Path) -> None:
+        manifest = self.listed("all_reduce.parquet")
+        manifest["files"]["copy.parquet"] = {"operator": "copy", "trains": False}
+        write(self.run(tmp_path, manifest) / "all_reduce.parquet", self.table())
+        for other in ("copy", "skipped", "gemm"):
+            (tmp_path / f"{other}.parquet").write_bytes(b"no table of the trainer")
+        assert {part.identity.operator for part in profiler.read(tmp_path)} == {"all_reduce"}
 
     def test_a_folder_without_runs_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"manifest\.json"):

@@ -249,11 +249,11 @@ class TestLlmServingSim:
     def test_skewed_batches(self, serving: Read) -> None:
         (part,) = select(serving, gpu="rtx-4090", operator="decode_skew")
         assert raw([part]) == 3 * 327
-        mixed = select(serving, operator="mixed")
+        mixed = select(serving, operator="mixed_attention")
         assert raw(mixed) == 3 * (12_682 + 4 * 12_682 + 2 * 12_692) + 8_448 + 6 * 18_960
 
     def test_the_two_tables_agree_once_iterations_are_undone(self, serving: Read) -> None:
-        for part in select(serving, operator="mixed"):
+        for part in select(serving, operator="mixed_attention"):
             floor = part.repeat_floor()
             assert floor.groups > 2_000
             assert floor.p95 < 0.03

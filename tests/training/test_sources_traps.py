@@ -1,5 +1,7 @@
 """Each trap on rows made to spring it, beside rows that must not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_splits import DECODE, attention, gemm
@@ -177,3 +179,21 @@ def test_summed_iterations_are_undone() -> None:
 )
 def test_peaks(gpu: str, dtype: str, rate: float) -> None:
     assert traps.peak_flops(gpu, dtype) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("backend", "facts", "fastest", "event"),
+    [
+        ("vllm", {"mla": "absorbed"}, 100e-6, True),
+        ("vllm", {"mla": "absorbed"}, 12e-6, False),
+        ("sglang", {"mla": "absorbed"}, 100e-6, False),
+        ("vllm", {}, 100e-6, False),
+    ],
+)
+def test_mla_tables_that_hold_launches_are_events(backend, facts, fastest, event) -> None:
+    identity = replace(DECODE, backend=backend, detail=tuple(facts.items()))
+    found = attention(identity, [[(1, 1, 64)], [(64, 1, 4096)]], [fastest, 1e-3])
+    told = traps.relabel_launch_bound_mla(found)
+    assert told.identity == (replace(identity, measurement="event") if event else identity)
+    assert any("include the launch: none is below 100 us" in text for text in told.warnings) is event
+    assert len(told) == len(found)

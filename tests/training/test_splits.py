@@ -12,7 +12,7 @@ GEMM = Identity("h100", "vllm", "0.24.0", "linear", "cuda_graph", "gemm", "bf16"
 DECODE = Identity(
     "h100", "vllm", "0.24.0", "fa3", "cuda_graph", "decode_attention", "bf16", {"kv_cache_dtype": "bf16"}
 )
-MIXED = Identity("h100", "vllm", "0.24.0", "fa3", "cuda_graph", "mixed", "bf16")
+MIXED = Identity("h100", "vllm", "0.24.0", "fa3", "cuda_graph", "mixed_attention", "bf16")
 
 
 def gemm(rows, seconds, *, k=4096, n=4096, model="site") -> Measurements:

@@ -1,4 +1,4 @@
-"""The command line: `frontier run`, `check`, `explain`, `examples`, `models`, `gpus`, `schema`.
+"""The command line: `frontier run`, `check`, `explain`, `examples`, `models`, `gpus`, `schema`, ...
 
 Every command converts its options, calls the Python API and prints. Figures go to the standard output: as
 text, of 80 columns where it is no terminal, or with `--json` as one document. Errors and progress go to the
@@ -10,7 +10,7 @@ standard error; with `--json` errors are documents too:
 | 0 | done |
 | 1 | the simulation ended with an error (deadlock, livelock, invariant), or its result could not be written |
 | 2 | usage: an unknown command or option, or a value that the option does not take |
-| 3 | the scenario, trace, model or GPU is not valid; all problems are listed |
+| 3 | the scenario, trace, model, GPU or pack is not valid; all problems are listed |
 | 4 | the configuration is valid but does not fit in the GPU's memory (`run` and `check`) |
 | 130 | interrupted (Ctrl-C) |
 
@@ -32,8 +32,10 @@ from frontier.cli.explain import explain
 from frontier.cli.gpus import gpus
 from frontier.cli.group import Cli
 from frontier.cli.models import models
+from frontier.cli.profile import profile
 from frontier.cli.run import run
 from frontier.cli.schema import schema
+from frontier.cli.train import train
 
 __all__ = ["main"]
 
@@ -51,7 +53,11 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 
 @click.group(
     cls=Cli,
-    sections={"Simulate": (run, check, explain, examples), "Look up": (models, gpus, schema)},
+    sections={
+        "Simulate": (run, check, explain, examples),
+        "Look up": (models, gpus, schema),
+        "Measure": (profile, train),
+    },
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from frontier.errors import ConfigError, DoesNotFitError, FrontierError, WorkloadError, show_value
+from frontier.errors import (
+    ConfigError,
+    DoesNotFitError,
+    FrontierError,
+    PackError,
+    WorkloadError,
+    show_value,
+)
 
 FAILED: Final = 1
 INVALID: Final = 3
@@ -16,7 +23,7 @@ EXIT_CODES: Final = {
     0: "done",
     FAILED: "the simulation failed (deadlock, livelock, invariant), or writing did",
     2: "usage: an unknown command, option or option value",
-    INVALID: "the scenario, trace, model or GPU is not valid",
+    INVALID: "the scenario, trace, model, GPU or pack is not valid",
     DOES_NOT_FIT: "the configuration does not fit in the GPU's memory",
     INTERRUPTED: "interrupted (Ctrl-C)",
 }
@@ -27,7 +34,7 @@ def exit_code_of(error: FrontierError) -> int:
     """Return the exit code that stands for an error."""
     if isinstance(error, DoesNotFitError):
         return DOES_NOT_FIT
-    return INVALID if isinstance(error, ConfigError | WorkloadError) else FAILED
+    return INVALID if isinstance(error, ConfigError | PackError | WorkloadError) else FAILED
 
 
 def error_text(error: FrontierError) -> str:
@@ -47,6 +54,8 @@ def error_json(error: FrontierError) -> str:
     if isinstance(error, ConfigError):
         content["source"] = error.source
         content["issues"] = issues_json(error)
+    elif isinstance(error, PackError):
+        content["source"] = error.file
     elif isinstance(error, WorkloadError):
         content["source"] = error.file
         content["issues"] = [

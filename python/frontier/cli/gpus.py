@@ -84,6 +84,7 @@ def _detail(spec: GpuSpec) -> list[tuple[str, str]]:
         ("name", spec.name),
         ("memory", f"{output.size(spec.memory_bytes)}, as the driver reports it"),
         ("bandwidth", output.bandwidth(spec.memory_bandwidth_bytes_per_s)),
+        ("cache", f"{spec.l2_bytes / 2**20:g} MiB"),
         ("SMs", f"{spec.num_sms}"),
         *peaks,
         *(
@@ -100,6 +101,15 @@ def _detail(spec: GpuSpec) -> list[tuple[str, str]]:
             f" links {spec.link_efficiency:.0%}",
         ),
         ("kernel launch", f"{spec.kernel_launch_ns / 1e3:g} µs"),
+        ("power", _power(spec)),
         ("list price", price),
         ("source", spec.source or "-"),
     ]
+
+
+def _power(spec: GpuSpec) -> str:
+    power = spec.power
+    if power is None:
+        return "not known"
+    idle = f"{power.idle_w:g} W idle" + (", assumed" if spec.idle_power_w is None else "")
+    return f"{power.peak_w:g} W at most, {idle}" + (f" ({spec.power_source})" if spec.power_source else "")

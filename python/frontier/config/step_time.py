@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -10,13 +11,14 @@ from pydantic_core import PydanticCustomError
 
 from frontier import units
 from frontier.config.base import Choice, Section
-from frontier.config.fields import Duration, Text, parse_text
+from frontier.config.fields import Duration, parse_text
 from frontier.errors import nearest_name, show_value
 
 PREDICTED_OPERATORS: Final = (
     "gemm",
     "prefill_attention",
     "decode_attention",
+    "mixed_attention",
     "fused_moe",
     "rms_norm",
     "rope",
@@ -78,6 +80,16 @@ _CALIBRATION_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
+_VERSION_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": r"^v?[0-9]"}
+
+
+def parse_backend_version(value: object) -> str:
+    """Read a version as its publisher writes it."""
+    if not isinstance(value, str) or not re.match(r"v?[0-9]", value):
+        raise ValueError(f"was {show_value(value)}, must be a version as text, such as '0.24'")
+    return parse_text(value).removeprefix("v")
+
+
 def parse_pack(value: object) -> str:
     """Read the path of a pack."""
     return parse_text(os.fspath(value) if isinstance(value, os.PathLike) else value)
@@ -112,8 +124,11 @@ class LearnedStepTime(Section):
     with frontier for the GPU."""
     backend: Literal["auto", "vllm", "sglang", "trtllm"] = "auto"
     """Whose kernels: `auto` is the engine's own, and the next best where they were not measured."""
-    version: Text | None = None
-    """Version of that backend whose kernels are meant; left out, the latest that was measured."""
+    version: (
+        Annotated[str, BeforeValidator(parse_backend_version), WithJsonSchema(_VERSION_SCHEMA)] | None
+    ) = None
+    """Version of that backend whose kernels are meant, or the nearest that was measured; left out, the latest
+    that was measured."""
     calibration: (
         Annotated[dict[str, float], BeforeValidator(parse_calibration), WithJsonSchema(_CALIBRATION_SCHEMA)]
         | None

@@ -15,13 +15,11 @@ Any GPU in ten lines of YAML; quantities carry their units, rates are dense, ban
 
 Optional besides: `l2_cache` (a size; an H100's 50MiB where left out), `compute_efficiency`,
 `memory_efficiency`, `link_efficiency` (shares), `kernel_launch`, `nvlink_latency`, `pcie_latency`
-(durations), `price_source`, and two from which vLLM's own choices follow: `compute_capability` (as in "9.0":
-the attention backend, and with it the block size) and `device_name` (as CUDA reports it: an A100 has smaller
-default limits). The defaults of shares and durations are those of `frontier.hardware.spec`.
-
-Presets also keep facts that no scenario uses yet: `nic_bandwidth` and `nic_latency` (a scenario's replica
-lies within one node), `idle_power`, `peak_power` and `power_source` (energy is not modelled). A file or
-mapping that gives them is refused.
+(durations), `nic_bandwidth` and `nic_latency` (the network, for replicas of several nodes), `peak_power` and
+`idle_power` (as in 700W: energy is known where the peak is), `power_source`, `price_source`, and two from
+which vLLM's own choices follow: `compute_capability` (as in "9.0": the attention backend, and with it the
+block size) and `device_name` (as CUDA reports it: an A100 has smaller default limits). The defaults of
+shares, durations and idle power are those of `frontier.hardware.spec`.
 """
 
 from __future__ import annotations
@@ -106,14 +104,13 @@ _REQUIRED = {
     "peak": "dense rates per type with their unit, as in peak: {bf16: 989TFLOPS}",
 }
 """Keys that every GPU has, and how each is written."""
-_PRESET_ONLY = {
-    "nic_bandwidth": "has no effect: a replica lies within one node, the network is not modelled; remove it",
-    "nic_latency": "has no effect: a replica lies within one node, the network is not modelled; remove it",
-    "idle_power": "has no effect: energy is not modelled; remove it",
-    "peak_power": "has no effect: energy is not modelled; remove it",
-    "power_source": "has no effect: energy is not modelled; remove it",
+_NEEDS = {
+    "nvlink_latency": "nvlink_bandwidth",
+    "nic_latency": "nic_bandwidth",
+    "idle_power": "peak_power",
+    "power_source": "peak_power",
 }
-"""Keys of presets alone, and why a file has none of them."""
+"""Keys without effect unless another one is given."""
 _KEYS = (*_READERS, "peak")
 _MAX_SMS = 2**16
 
@@ -149,7 +146,7 @@ def _fold(name: str) -> str:
 def _presets() -> dict[str, GpuSpec]:
     folder = resources.files("frontier.hardware") / "presets"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    specs = [_read(_parse(f.read_bytes(), f.name), f"GPU preset {f.name}", preset=True) for f in files]
+    specs = [_read(_parse(f.read_bytes(), f.name), f"GPU preset {f.name}") for f in files]
     return {spec.name: spec for spec in specs}
 
 
@@ -218,19 +215,12 @@ def _repeated_keys(node: Any, prefix: str) -> list[Issue]:
     return issues
 
 
-def _read(config: Mapping[str, Any], where: str, *, preset: bool = False) -> GpuSpec:
-    allowed = _KEYS if preset else tuple(key for key in _KEYS if key not in _PRESET_ONLY)
+def _read(config: Mapping[str, Any], where: str) -> GpuSpec:
     issues = [
-        Issue(str(key), value, "is no key of a GPU", allowed, nearest_name(key, allowed))
+        Issue(str(key), value, "is no key of a GPU", _KEYS, nearest_name(key, _KEYS))
         for key, value in config.items()
         if key not in _KEYS
     ]
-    if not preset:
-        issues += [
-            Issue(key, config[key], message)
-            for key, message in _PRESET_ONLY.items()
-            if config.get(key) is not None
-        ]
     values: dict[str, Any] = {}
     for key, (attribute, reader) in _READERS.items():
         value = config.get(key)
@@ -245,7 +235,7 @@ def _read(config: Mapping[str, Any], where: str, *, preset: bool = False) -> Gpu
         for key, form in _REQUIRED.items()
         if config.get(key) is None
     ]
-    issues += _link_issues(config)
+    issues += _related_issues(config, values)
     peaks = _peaks(config.get("peak"), issues)
     for attribute, limit in (("num_sms", _MAX_SMS), ("gpus_per_node", _MAX_SMS)):
         if values.get(attribute, 1) > limit:
@@ -257,19 +247,23 @@ def _read(config: Mapping[str, Any], where: str, *, preset: bool = False) -> Gpu
     return GpuSpec(peak_flops_per_s=peaks, **values)
 
 
-def _link_issues(config: Mapping[str, Any]) -> list[Issue]:
-    """Return what is wrong between the keys of a GPU's links."""
-    if config.get("nvlink_bandwidth") is not None:
-        if config.get("gpus_per_node") is not None:
-            return []
+def _related_issues(config: Mapping[str, Any], values: Mapping[str, Any]) -> list[Issue]:
+    """Return what is wrong between keys."""
+    issues = [
+        Issue(key, config[key], f"has no effect without {needed}; give both or neither")
+        for key, needed in _NEEDS.items()
+        if config.get(key) is not None and config.get(needed) is None
+    ]
+    if config.get("nvlink_bandwidth") is not None and config.get("gpus_per_node") is None:
         message = (
             "is missing; nvlink_bandwidth needs the number of GPUs that it links, as in gpus_per_node: 8"
         )
-        return [Issue("gpus_per_node", None, message)]
-    given = config.get("nvlink_latency")
-    if given is None:
-        return []
-    return [Issue("nvlink_latency", given, "has no effect without nvlink_bandwidth; give both or neither")]
+        issues.append(Issue("gpus_per_node", None, message))
+    idle, peak = values.get("idle_power_w"), values.get("peak_power_w")
+    if idle is not None and peak is not None and idle > peak:
+        message = f"was {show_value(config['idle_power'])}, must be at most peak_power ({peak:g}W)"
+        issues.append(Issue("idle_power", config["idle_power"], message))
+    return issues
 
 
 def _peaks(config: object, issues: list[Issue]) -> PeakFlops:

@@ -6,6 +6,7 @@ Constants of the first version, the same for every preset unless its file says o
 - `memory_efficiency` 0.88: streaming kernels sustain 85 to 90 % of the HBM data-sheet bandwidth.
 - `l2_bytes` 50 MiB, an H100's: only files leave it out, every preset has its own.
 - `kernel_launch` 2 us: from one kernel's end to the next one's start inside a CUDA graph.
+- `idle_power` 10 % of the peak power: assumed, no GPU was measured for it.
 - `link_efficiency` 0.80 and an NVLink latency of 4 us per message: NCCL ring all-reduces of 8 to 32 MiB over
   four H200 fit 450 GB/s x 0.8 and a floor of 24 us for their six messages. 5 us for AMD, 10 us for PCIe:
   assumed.
@@ -18,6 +19,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from frontier.errors import ConfigError, Issue, show_value
+from frontier.power import GpuPower, power_of
 
 DEFAULT_COMPUTE_EFFICIENCY = 0.80
 DEFAULT_MEMORY_EFFICIENCY = 0.88
@@ -27,6 +29,8 @@ DEFAULT_KERNEL_LAUNCH_NS = 2_000
 DEFAULT_NVLINK_LATENCY_NS = 4_000
 DEFAULT_PCIE_LATENCY_NS = 10_000
 DEFAULT_NIC_LATENCY_NS = 5_000
+DEFAULT_IDLE_SHARE = 0.10
+"""Idle over peak power of a GPU: assumed."""
 
 _NS_PER_S = 1e9
 
@@ -112,9 +116,9 @@ class GpuSpec:
             is no A100.
         price_per_hour_usd: list price of one GPU; None where no public list price was found.
         price_source: who lists it and when.
-        idle_power_w: drawn without any process; None where no figure is published.
+        idle_power_w: drawn without any process; None for `DEFAULT_IDLE_SHARE` of the peak.
         peak_power_w: thermal design power; None where it is not known.
-        power_source: where these two come from.
+        power_source: where the power comes from.
         source: where the figures come from.
     """
 
@@ -144,6 +148,14 @@ class GpuSpec:
     power_source: str | None = None
     source: str | None = None
 
+    @property
+    def power(self) -> GpuPower | None:
+        """What one GPU draws, its idle power assumed where none is given; None without a peak power."""
+        peak, idle = self.peak_power_w, self.idle_power_w
+        if idle is None and peak is not None:
+            idle = DEFAULT_IDLE_SHARE * peak
+        return power_of(idle, peak)
+
     def to_plan(self) -> dict[str, Any]:
         """Return the plan's `GpuSpec` (rust/frontier-core/src/plan/step_time.rs)."""
         return {
@@ -153,7 +165,6 @@ class GpuSpec:
             "compute_efficiency": self.compute_efficiency,
             "memory_efficiency": self.memory_efficiency,
             "kernel_launch_s": self.kernel_launch_ns / _NS_PER_S,
-            "l2_bytes": float(self.l2_bytes),
         }
 
     def link(self, tensor_parallel_size: int) -> LinkSpec | None:

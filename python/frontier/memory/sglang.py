@@ -26,7 +26,7 @@ _SPECULATIVE_SLOTS: Final = 48
 _EAGLE_EXTRA: Final = 100
 _SWA_TO_FULL: Final = 0.8
 _RUNTIME_BYTES: Final = 1024 * _MIB
-"""Memory gone before weights load (CUDA context, NCCL): assumed; 0.5 to 1.5 GiB are usual."""
+"""Memory gone before weights load (CUDA context, NCCL): assumed."""
 
 # M below, in MiB; chunked_prefill_size; cuda_graph_max_bs with fewer than 4 ranks, with 4 or more
 _BY_MEMORY: Final[tuple[tuple[float, int, int, int], ...]] = (
@@ -152,7 +152,7 @@ class SglangPlan:
         kept = self.free_bytes - round(self.free_bytes * self.mem_fraction_static)
         rows = [
             ("GPU memory", gib(self.total_bytes), f"{self.gpu}, as the driver reports it"),
-            ("before weights", gib(self.free_bytes), "free then; estimated, within 0.3 GiB"),
+            ("before weights", gib(self.free_bytes), "free then; estimated"),
             ("kept free", gib(-kept), f"exact: 1 - mem_fraction_static {self.mem_fraction_static:.3f}"),
             ("weights", gib(-self.weights_bytes), f"exact: {self.model}"),
             ("token pool", gib(self.rest_bytes), "what is left"),

@@ -18,7 +18,7 @@ from frontier.models.spec import (
 
 _ITEMSIZE = 2
 _EXPERT_ALIGNMENT = 256
-"""Width in which mxfp4 kernels want experts: gpt-oss loads 64.4 GiB, 60.8 without padding (H100)."""
+"""Width to a multiple of which mxfp4 kernels pad experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,6 @@ class Stage:
     spec: ModelSpec
     index: int
     count: int
-
-    @property
-    def is_first(self) -> bool:
-        """Whether it has the embedding."""
-        return self.index == 0
 
     @property
     def is_last(self) -> bool:

@@ -142,6 +142,7 @@ def _exchange(
         name=f"moe_{phase}",
         count=count,
         phase=phase,
+        all2all_backend=rank.layout.all2all_backend,
         hidden=rank.spec.hidden_size,
         top_k=moe.top_k,
         num_experts=moe.num_experts,

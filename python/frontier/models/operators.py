@@ -184,8 +184,8 @@ class Attention(ComputeOperator):
     """Scaled dot-product attention over the paged KV cache.
 
     `kv_heads` is the number of heads of keys and values that are streamed apart; 1 where all query heads read
-    one latent vector. `mixed_share` says what a batch of prefills and decodes costs: the larger part and this
-    share of the smaller, as measured; None for the bound of the whole batch.
+    one latent vector. `mixed_decode_factor` says what decodes cost in a kernel that they share with prefills,
+    relative to decodes alone; None for the bound of the whole batch.
     """
 
     heads: int
@@ -197,7 +197,7 @@ class Attention(ComputeOperator):
     activation_bytes: float
     phase: Phase = "both"
     window: int | None = None
-    mixed_share: float | None = None
+    mixed_decode_factor: float | None = None
     family: str = "attention"
 
     @property
@@ -207,15 +207,15 @@ class Attention(ComputeOperator):
 
     @property
     def predictor_families(self) -> dict[str, str]:
-        """Families of the slots `prefill`, `decode` and `skew`, those of the operator's phase."""
+        """Families of the slots `prefill`, `decode`, `skew` and `mixed`, those of the operator's phase."""
         if self.family != "attention":
             return {}
-        families = {"prefill": "prefill_attention", "decode": "decode_attention", "skew": "decode_skew"}
         if self.phase == "prefill":
-            return {"prefill": families["prefill"]}
+            return {"prefill": "prefill_attention"}
+        decodes = {"decode": "decode_attention", "skew": "decode_skew"}
         if self.phase == "decode":
-            del families["prefill"]
-        return families
+            return decodes
+        return {"prefill": "prefill_attention", **decodes, "mixed": "mixed_attention"}
 
     def to_plan(self, predictors: PredictorRefs = NO_PREDICTORS) -> dict[str, Any]:
         """Return the plan's `attention`."""
@@ -223,8 +223,8 @@ class Attention(ComputeOperator):
             "op": "attention",
             "name": self.name,
             "count": self.count,
-            "predictors": {slot: predictors.get(slot) for slot in ("prefill", "decode", "skew")},
-            "mixed_share": self.mixed_share,
+            "predictors": {slot: predictors.get(slot) for slot in ("prefill", "decode", "skew", "mixed")},
+            "mixed_decode_factor": self.mixed_decode_factor,
             "model_share": self.model_share,
             "phase": self.phase,
             "heads": self.heads,
@@ -291,9 +291,13 @@ class Collective(Communication):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeExchange(Communication):
-    """Tokens travel to the ranks of their experts, or back (DeepEP): once to every rank that holds one."""
+    """Tokens travel to the ranks of their experts, or back (DeepEP): once to every rank that holds one.
+
+    `all2all_backend` is the layout's: kernels for few tokens and for many are others.
+    """
 
     phase: ExchangePhase
+    all2all_backend: str
     hidden: int
     top_k: int
     num_experts: int

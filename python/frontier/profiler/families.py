@@ -154,7 +154,7 @@ def mixed_cells(request: Request) -> Iterator[Cell]:
     )
     for levels, (shape, query, prefix, batch, context) in _crossed(*axes):
         groups = ((1, query, query + prefix), (batch, 1, context))
-        yield levels, _attention_point("mixed", "mixed", request, shape, groups)
+        yield levels, _attention_point("mixed", "mixed_attention", request, shape, groups)
 
 
 def moe_cells(request: Request) -> Iterator[Cell]:

@@ -72,7 +72,7 @@ def _launch(bench: Bench, launches: Launches) -> None:
 def _small_attention() -> Point:
     columns = dict(zip(ATTENTION, (8.0, 2.0, 128.0, 128.0, 1024.0, 2.0, 0.0), strict=True))
     groups = ((1, 20, 50), (2, 1, 300))
-    return Point("mixed", "mixed", "bf16", columns, 0.0, 0.0, 0, groups)
+    return Point("mixed", "mixed_attention", "bf16", columns, 0.0, 0.0, 0, groups)
 
 
 def _small_moe() -> Point:

@@ -34,7 +34,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "gemm": GEMM,
     "prefill_attention": ATTENTION,
     "decode_attention": ATTENTION,
-    "mixed": ATTENTION,
+    "mixed_attention": ATTENTION,
     "fused_moe": FUSED_MOE,
     "rms_norm": ELEMENTWISE,
     "rope": ELEMENTWISE,

@@ -19,6 +19,7 @@ from frontier.profiler.shapes import DEFAULT_MODELS, DEFAULT_RANKS
 DTYPES: Final = ("bf16", "fp16", "fp8")
 FORMAT: Final = "frontier-profile"
 VERSION: Final = 1
+"""Of the manifest, which `frontier.training.sources.profiler` reads, and of the settings file."""
 FILE: Final = "settings.json"
 
 _MAY_DIFFER = ("families",)

@@ -7,7 +7,7 @@ Everything is rebuilt from the journal at the end of every run. The folder:
 | `<operator>.parquet` | the training columns (float64), `seconds`, `seconds_spread`, `dtype`, `kernel`; attention has its groups in the list columns `count`, `query`, `context` (uint32), `fused_moe` the rows of each expert in `expert_loads` |
 | `copy.parquet`, `launch.parquet` | facts of the device in the same form, from which nothing is trained |
 | `skipped.parquet` | what was not measured, with the reason |
-| `manifest.json` | GPU, backend, versions, measurement, settings, licence, files with their SHA-256 |
+| `manifest.json` | GPU, backend, versions, measurement, settings, licence, files with their SHA-256 and whether predictors are trained from them |
 | `journal.jsonl`, `settings.json` | what a profile is resumed from |
 """  # noqa: E501 - a table
 

@@ -58,7 +58,7 @@ class RunFacts:
         gpu_price_per_hour_usd: list price of one GPU for an hour, None if unknown (then no cost is given).
         peak_flops_per_s: dense peak of one GPU at the run's compute dtype, None if unknown (then no MFU).
         memory_bandwidth_bytes_per_s: HBM bandwidth of one GPU, None if unknown (then no MBU).
-        idle_power_w: what one GPU draws without work, None if unknown (then no energy).
+        idle_power_w: what one GPU draws without work, assumed or given; None if unknown (then no energy).
         peak_power_w: what it draws at full use, None if unknown (then no energy).
         max_model_len: longest prompt + output of the engine; a request that reaches it ends early.
         objectives: latency objectives of each request.
@@ -69,6 +69,7 @@ class RunFacts:
         trace_rows_skipped: those of them that were left out since no request could be made of them.
         scenario: the scenario as plain JSON values.
         warnings: what the reader of any figure of this run should know.
+        notes: where step times are from and what stands in for what, for who wants to know.
         versions: name to version of the software that made the run ("frontier", ...).
         predictors: the learned predictors in use, as plain values: `id` and `sha256` of each.
     """
@@ -88,11 +89,13 @@ class RunFacts:
     trace_rows_skipped: int | None = None
     scenario: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     predictors: tuple[Mapping[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warnings", tuple(self.warnings))
+        object.__setattr__(self, "notes", tuple(self.notes))
         object.__setattr__(self, "predictors", tuple(self.predictors))
         issues = []
         if not isinstance(self.gpus_total, int) or isinstance(self.gpus_total, bool) or self.gpus_total < 1:
@@ -158,6 +161,7 @@ class RunFacts:
         plain["scenario"] = dict(self.scenario)
         plain["versions"] = dict(self.versions)
         plain["warnings"] = list(self.warnings)
+        plain["notes"] = list(self.notes)
         plain["predictors"] = [dict(used) for used in self.predictors]
         return plain
 

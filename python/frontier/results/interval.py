@@ -1,4 +1,4 @@
-"""How far a metric moves with the errors of the learned predictors."""
+"""How far a metric moves with the errors of operator times."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ import numpy as np
 
 from frontier.errors import ConfigError, FrontierError, Issue, nearest_name, show_value
 from frontier.results.metrics import ALIASES, LATENCIES, METRICS, STATISTICS
+from frontier.results.trust import percent
 
 if TYPE_CHECKING:
     from frontier.results.facts import RunFacts
     from frontier.results.result import Result
 
-_WORDS = ("run", "verdict", "attribution", "warnings", "trust")
-"""Groups of metrics that are no figures, or no outcome of the run."""
+_NO_FIGURES = ("verdict", "attribution", "warnings", "trust")
+"""Groups of metrics that are words, or several figures at once; so is what has no unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where a metric would lie, given what its predictors are known to get wrong.
+    """Where a metric would lie, given what its operator times are known, or assumed, to get wrong.
 
-    Each replication simulates the same requests again with one error per operator, drawn for the whole run
-    from the hold-out residuals of the operator's predictor (log measured / predicted). One more replication
-    would fall between `low` and `high` with probability `level`.
+    Each replication simulates the same requests again with one error per operator, drawn for the whole run:
 
-    It covers the errors of the predictors on shapes and batches that they have not seen, inside the measured
-    ranges. It does not cover: arrivals and lengths (the same in every replication); drift between the
-    engine version that was profiled and the one that is deployed; host time, scheduling, and whatever else
-    the simulator may get wrong; operators without a predictor of this GPU, whose share of GPU time is
-    `unmeasured_share`. Extrapolated time (`Result.trust`) is likely worse than its residuals say.
+    - of a predictor of this GPU, from its hold-out residuals (log measured / predicted);
+    - of a predictor pooled over GPUs, from its residuals on GPUs that were left out one at a time;
+    - of an operator with a bound alone, by assumption: a factor exp(u ln 3) with u uniform in (0, 1), that
+      is, the bound is up to three times too short.
+
+    One more replication would fall between `low` and `high` with probability `level`.
+
+    It does not cover: arrivals and lengths (the same in every replication); drift between the engine version
+    that was profiled and the one that is deployed; host time, scheduling, and whatever else the simulator
+    may get wrong. Extrapolated time (`Result.trust`) is likely worse than its residuals say.
 
     Attributes:
         metric: name, as in a summary.
@@ -42,7 +46,8 @@ class Interval:
         level: probability that another replication lies between them.
         replications: number of runs with errors.
         values: the metric in each of them, in order.
-        unmeasured_share: share of the result's GPU time that rests on no data of this GPU.
+        unmeasured_share: share of the result's GPU time that rests on no data of this GPU: pooled
+            predictors, and bounds with the error assumed for them.
     """
 
     metric: str
@@ -64,9 +69,12 @@ class Interval:
         unit = METRICS[self.metric].unit
         estimate, low, high = (format_value(value, unit) for value in (self.estimate, self.low, self.high))
         text = f"{self.metric}: {estimate}, {self.level:.0%} between {low} and {high}"
-        text += f" ({self.replications} replications of the predictors' errors"
+        text += f" ({self.replications} replications of operator errors"
         if self.unmeasured_share > 0:
-            text += f"; {self.unmeasured_share:.0%} of GPU time is unmeasured, not covered"
+            text += (
+                f"; {percent(self.unmeasured_share)} of GPU time is unmeasured: pooled predictors by their"
+                " leave-one-GPU-out residuals, bounds assumed up to three times too short"
+            )
         return text + ")"
 
 
@@ -76,16 +84,21 @@ def metric_name(name: object) -> str:
     Raises:
         ConfigError: there is no such metric, or it is no figure.
     """
-    found = _other_names().get(str(name), name)
+    found = _other_names().get(name, name) if isinstance(name, str) else ""
     if found not in METRICS:
-        numbers = [metric.name for metric in METRICS.values() if metric.group not in _WORDS]
-        nearest = nearest_name(name, [*numbers, *_other_names()])
+        figures = [metric for metric in METRICS if _has_figure(metric)]
+        nearest = nearest_name(name, [*figures, *_other_names()])
         message = f"was {show_value(name)}, must be a metric of the summary"
-        raise ConfigError(Issue("metric", name, message, tuple(numbers), nearest))
-    if METRICS[str(found)].group in _WORDS:
-        message = f"was {show_value(name)}, which is no figure that a run could change"
+        raise ConfigError(Issue("metric", name, message, tuple(figures), nearest))
+    if not _has_figure(found):
+        message = f"was {show_value(name)}, which is no single figure"
         raise ConfigError(Issue("metric", name, message))
-    return str(found)
+    return found
+
+
+def _has_figure(name: str) -> bool:
+    metric = METRICS[name]
+    return metric.group not in _NO_FIGURES and bool(metric.unit)
 
 
 def _other_names() -> dict[str, str]:

@@ -1,7 +1,10 @@
 """What the step times of a run rest on: GPU time by provenance, and what lay outside the measured ranges.
 
-- `measured`: this very shape was profiled on this GPU, and the batch lies inside the measured ranges;
-- `interpolated`: another shape of the same kernel was profiled on this GPU, and all features lie inside them;
+- `measured`: this shape, this kernel and this kind of batch were profiled on this GPU, and the batch lies
+  inside the measured ranges;
+- `interpolated`: all features lie inside them, but another shape of the same kernel was profiled on this GPU,
+  or another kind of batch: a mixed batch put together from its parts, or unequal lengths corrected by what
+  was learned on other GPUs;
 - `extrapolated`: some feature lies outside the range that was measured;
 - `unmeasured`: nothing was measured on this GPU: a predictor of other GPUs, or the bound alone.
 """
@@ -189,7 +192,7 @@ class Trust:
         if self.outside_share <= DOUBTFUL_SHARE:
             return None
         parts = [
-            f"{self.shares[name]:.0%} of GPU time is {name}"
+            f"{percent(self.shares[name])} of GPU time is {name}"
             for name in PROVENANCES[2:]
             if self.shares[name] > 0
         ]
@@ -215,13 +218,14 @@ class Trust:
         return "\n".join([head, *(f"  {each}" for each in self.worst())])
 
 
+def percent(share: float) -> str:
+    """Return a share that is not 0 without decimals, and never as none."""
+    return f"{share:.0%}" if share >= 0.005 else "< 1%"
+
+
 def line(shares: Mapping[str, float] | None, of: str = "GPU time") -> str:
     """Return shares as one line, best first; those of nothing are left out, and nothing at all is ''."""
-    parts = [
-        f"{f'{share:.0%}' if share >= 0.005 else '< 1%'} {name}"
-        for name, share in (shares or {}).items()
-        if share > 0
-    ]
+    parts = [f"{percent(share)} {name}" for name, share in (shares or {}).items() if share > 0]
     return f"{of}: {', '.join(parts)}" if parts else ""
 
 

@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 
 _MAX_ROWS = 4_000
 _SMALLEST_STEP = 1.01
+SCALES = (1e-6, 1e6)
+"""Well within what packs may hold; times that do not depend on size at all would drive a scale to zero."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def fitted_bound(costs: Costs, seconds: Floats) -> Bound:
         moved = False
         for axis, factor in itertools.product((0, 1), (step, 1 / step)):
             trial = (point[0] * factor, point[1]) if axis == 0 else (point[0], point[1] * factor)
+            if not SCALES[0] <= trial[1] <= SCALES[1]:
+                continue
             found = loss(trial)
             if found < best - 1e-9:
                 best, point, moved = found, trial, True

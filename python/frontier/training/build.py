@@ -8,39 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import frontier
 from frontier.errors import ConfigError, Issue
+from frontier.predictors.select import GENERIC
 from frontier.training import transfer
 from frontier.training.export import write_pack
-from frontier.training.fit import LEAF_GRID, require_xgboost
+from frontier.training.fingerprint import fingerprint_of, versions
+from frontier.training.fit import require_xgboost
 from frontier.training.generic import pooled_predictors
 from frontier.training.identity import COLLECTIVES
 from frontier.training.measurements import Measurements
+from frontier.training.pack_report import mixed_of, report_of, samples_of, save_samples
 from frontier.training.predictor import MIN_ROWS, Trained, train, with_detail
-from frontier.training.recipe import GENERIC, SOURCES, PackRecipe, newest
-from frontier.training.settings import SEED, settings_for
+from frontier.training.recipe import SOURCES, PackRecipe, newest
+from frontier.training.skew import KNOWS_UNEQUAL_LENGTHS, knows_unequal_lengths
 from frontier.training.sources import aiconfigurator, llmservingsim, profiler, vidur
 from frontier.training.tables import tables
 from frontier.training.transfer import Transfer
 
-TRAINER = 1
-"""To be raised when the same settings would give other predictors."""
 _NOTICES = {
     "NVIDIA aiconfigurator": "Learned from operator measurements of NVIDIA aiconfigurator (Apache-2.0).",
     "Frontier / Vidur profiles": "Learned from profiles of Frontier (NetX-lab) and Vidur (Microsoft) (MIT).",
     "LLMServingSim profiles": "Learned from profiles of LLMServingSim (CASYS, KAIST) (MIT).",
 }
-_SHOWN_ERRORS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
 Progress = Callable[[str, int, int], None]
 
@@ -79,12 +75,19 @@ class Builder:
     """Builds packs from sources into a folder."""
 
     def __init__(
-        self, sources: Mapping[str, Path | None], out: Path, *, jobs: int = 2, samples: Path | None = None
+        self,
+        sources: Mapping[str, Path | None],
+        out: Path,
+        reports: Path | None = None,
+        *,
+        jobs: int = 2,
+        samples: Path | None = None,
     ) -> None:
-        """Take the roots of the sources by name, the folder for packs, and one for samples for plots."""
+        """Take the roots of the sources by name, and folders for packs, reports, and samples for plots."""
         require_xgboost()
         self.sources = dict(sources)
         self.out = out
+        self.reports = out if reports is None else reports
         self.jobs = jobs
         self.samples = samples
         self.transfer = lru_cache(maxsize=1)(self._transfer)
@@ -95,25 +98,27 @@ class Builder:
         if not found:
             return None
         path = self.out / f"{recipe.name}.safetensors"
-        report_path = self.out / "accuracy" / f"{recipe.name}.json"
-        fingerprint = self._fingerprint(recipe, found)
+        report_path = self.reports / "accuracy" / f"{recipe.name}.json"
+        fingerprint = fingerprint_of(recipe, found, self.sources.get("llmservingsim"))
+        samples = None if self.samples is None else self.samples / f"{recipe.name}.npz"
         known = _known(path, report_path, fingerprint)
-        if known is not None:
+        if known is not None and (samples is None or samples_of(samples) == known["sha256"]):
             return Built(path, known, fresh=False)
         trained, left_out = self._train(recipe, found, progress)
         if not trained:
             return None
-        manifest = _manifest(recipe, found, trained)
+        manifest = _manifest(recipe, found, trained, self.transfer())
         path.parent.mkdir(parents=True, exist_ok=True)
         report_path.parent.mkdir(parents=True, exist_ok=True)
         write_pack(path, manifest, [each.tensors for each in trained])
-        report = _report(recipe, trained, left_out, path, fingerprint)
+        report = report_of(recipe, trained, left_out, path, fingerprint)
         if recipe.gpu == GENERIC:
-            report["mixed"] = _mixed(self.transfer())
+            report["mixed"] = mixed_of(self.transfer())
+            report["unequal"] = self.transfer().unequal
         text = json.dumps(report, indent=None, separators=(",", ":"), sort_keys=True, allow_nan=False)
         report_path.write_text(text.replace('{"accuracy"', '\n{"accuracy"') + "\n")
-        if self.samples is not None:
-            _save_samples(self.samples / f"{recipe.name}.npz", trained)
+        if samples is not None:
+            save_samples(samples, trained, report["sha256"])
         return Built(path, report, fresh=True)
 
     def _read(self, recipe: PackRecipe) -> list[Measurements]:
@@ -132,22 +137,8 @@ class Builder:
 
     def _transfer(self) -> Transfer:
         if "llmservingsim" not in self.sources:
-            return Transfer(None, {}, {}, None, {})
+            return Transfer(None, {}, {}, None, {}, {})
         return transfer.learn(read_source("llmservingsim", self.sources["llmservingsim"], None))
-
-    def _fingerprint(self, recipe: PackRecipe, found: list[Measurements]) -> str:
-        """Return a digest of all that decides what the pack will be."""
-        sizes = [(str(each.identity), len(each), asdict(settings_for(each.identity, 10**6)))
-                 for each in found if each.identity.operator not in (*COLLECTIVES, "mixed")]
-        facts = {
-            "recipe": asdict(recipe),
-            "sources": sorted({(s.file, s.sha256) for each in found for s in each.sources}),
-            "sweeps": _digest_of_sweeps(self.sources.get("llmservingsim")),
-            "sizes": sizes,
-            "versions": _versions(),
-            "constants": [TRAINER, SEED, LEAF_GRID, MIN_ROWS],
-        }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()
 
     def _train(
         self, recipe: PackRecipe, found: list[Measurements], progress: Progress
@@ -156,15 +147,13 @@ class Builder:
             progress(recipe.name, 0, 1)
             skew = self.transfer().skew
             trained = pooled_predictors(found) + ([skew] if skew is not None else [])
-            share = self.transfer().detail(GENERIC)
-            return [_told(each, share) for each in trained], {}
+            return [_told(each, self.transfer(), GENERIC) for each in trained], {}
         learned = self.transfer()
-        detail = learned.detail(recipe.gpu)
         trained, left_out = [], {}
         work: list[Measurements] = []
         for each in found:
             identity = each.identity
-            if identity.operator in ("mixed", "decode_skew"):
+            if identity.operator == "decode_skew":
                 continue
             if identity in learned.own:
                 trained.append(learned.own[identity])
@@ -175,7 +164,7 @@ class Builder:
             else:
                 work.append(each)
         with ThreadPoolExecutor(self.jobs) as pool:
-            futures = [pool.submit(train, each) for each in work]
+            futures = [pool.submit(_trained, each) for each in work]
             try:
                 for done, future in enumerate(futures):
                     progress(recipe.name, done, len(work))
@@ -187,23 +176,22 @@ class Builder:
         knows = all("knows_unequal_lengths" in each.entry["detail"] for each in decodes)
         if decodes and not knows and learned.skew is not None:
             trained.append(learned.skew)
-        ordered = sorted(trained, key=lambda each: (each.identity, sorted(map(str, each.entry["detail"].items()))))
-        return [_told(each, detail) for each in ordered], left_out
+        ordered = sorted(
+            trained, key=lambda each: (each.identity, sorted(map(str, each.entry["detail"].items())))
+        )
+        return [_told(each, learned, recipe.gpu) for each in ordered], left_out
 
 
-def _told(trained: Trained, detail: Mapping[str, Any]) -> Trained:
-    return with_detail(trained, detail) if trained.identity.operator == "decode_attention" else trained
+def _trained(measurements: Measurements) -> Trained:
+    if knows_unequal_lengths(measurements):
+        return train(measurements, skewed=True, detail=KNOWS_UNEQUAL_LENGTHS)
+    return train(measurements)
 
 
-def _versions() -> dict[str, str]:
-    return {"frontier": frontier.__version__, "xgboost": str(require_xgboost().__version__)}
-
-
-def _digest_of_sweeps(root: Path | None) -> str:
-    if root is None:
-        return ""
-    names = sorted(path for path in Path(root).rglob("*") if path.suffix in (".csv", ".parquet"))
-    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in names)).hexdigest()
+def _told(trained: Trained, learned: Transfer, gpu: str) -> Trained:
+    if trained.identity.operator != "decode_attention":
+        return trained
+    return with_detail(trained, learned.detail(gpu, trained.identity.kernel))
 
 
 def _known(path: Path, report_path: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -218,90 +206,35 @@ def _known(path: Path, report_path: Path, fingerprint: str) -> dict[str, Any] | 
     return report if same and report.get("sha256") == hashlib.sha256(path.read_bytes()).hexdigest() else None
 
 
-def _manifest(recipe: PackRecipe, found: list[Measurements], trained: list[Trained]) -> dict[str, Any]:
+def _manifest(
+    recipe: PackRecipe, found: list[Measurements], trained: list[Trained], learned: Transfer
+) -> dict[str, Any]:
     sources = [source for each in trained for source in each.entry["sources"]]
     names = sorted({source["name"] for source in sources})
     return {
         "gpu": recipe.gpu,
-        "created_by": _versions(),
+        "created_by": versions(),
         "licences": sorted({source["licence"] for source in sources}),
         "notices": [_NOTICES.get(name, f"Learned from {name}.") for name in names],
-        "warnings": sorted({f"{each.identity}: {text}" for each in found for text in each.warnings}),
+        "warnings": sorted(
+            {f"{each.identity}: {text}" for each in found for text in each.warnings}
+            | set(_missing_rules(trained, learned))
+        ),
         "predictors": [each.entry for each in trained],
     }
 
 
-def _report(
-    recipe: PackRecipe, trained: list[Trained], left_out: dict[str, str], path: Path, fingerprint: str
-) -> dict[str, Any]:
-    data = path.read_bytes()
-    return {
-        "pack": recipe.name,
-        "gpu": recipe.gpu,
-        "optional": recipe.optional,
-        "fingerprint": fingerprint,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
-        "compressed_bytes": len(zlib.compress(data, 6)),
-        "left_out": left_out,
-        "families": _families(trained),
-        "predictors": [_predictor_report(each) for each in trained],
-    }
-
-
-def _predictor_report(trained: Trained) -> dict[str, Any]:
-    entry = trained.entry
-    names = ("accuracy", "backend", "version", "kernel", "measurement", "operator", "dtype", "detail", "rows")
-    return {
-        **{name: entry[name] for name in names},
-        "bytes": trained.size_bytes,
-        "error_quantiles": [float(f"{q:.4g}") for q in np.quantile(trained.errors, _SHOWN_ERRORS)],
-    }
-
-
-def _families(trained: list[Trained]) -> list[dict[str, Any]]:
-    """Return the random hold-out errors of each (backend, operator, measurement), all kernels together."""
-    groups: dict[tuple[str, str, str], list[Trained]] = {}
-    for each in trained:
-        identity = each.identity
-        groups.setdefault((identity.backend, identity.operator, identity.measurement), []).append(each)
-    found = []
-    for (backend, operator, measurement), members in sorted(groups.items()):
-        errors = np.concatenate([each.errors for each in members])
-        found.append(
-            {
-                "backend": backend,
-                "operator": operator,
-                "measurement": measurement,
-                "predictors": len(members),
-                "rows": sum(each.entry["rows"] for each in members),
-                "bytes": sum(each.size_bytes for each in members),
-                "tested": len(errors),
-                "median": float(f"{np.median(errors):.4g}"),
-                "p95": float(f"{np.quantile(errors, 0.95):.4g}"),
-                "within_6": float(f"{(errors <= 0.06).mean():.4g}"),
-                "within_10": float(f"{(errors <= 0.10).mean():.4g}"),
-            }
+def _missing_rules(trained: list[Trained], learned: Transfer) -> Iterable[str]:
+    """Yield what a pack's decodes say nothing about for want of sweeps when it was built."""
+    decodes = [each for each in trained if each.identity.operator == "decode_attention"]
+    knows = all("knows_unequal_lengths" in each.entry["detail"] for each in decodes)
+    if decodes and not knows and learned.skew is None:
+        yield (
+            "decode_attention: built without sweeps of unequal lengths, so batches of unequal lengths are "
+            "priced as if all requests had the mean"
         )
-    return found
-
-
-def _mixed(learned: Transfer) -> dict[str, Any]:
-    def shown(shares: Mapping[str, Any]) -> dict[str, Any]:
-        return {gpu: asdict(share) for gpu, share in sorted(shares.items())}
-
-    return {"own": shown(learned.shares), "carried_over": shown(learned.crossed)}
-
-
-def _save_samples(path: Path, trained: list[Trained]) -> None:
-    """Write hold-out rows for plots, one group of arrays per predictor."""
-    arrays: dict[str, Any] = {}
-    for index, each in enumerate(trained):
-        if each.samples is not None:
-            arrays[f"{index}.predicted"] = each.samples.predicted
-            arrays[f"{index}.measured"] = each.samples.measured
-            arrays |= {f"{index}.x.{name}": column for name, column in each.samples.features.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
-
-
+    if decodes and learned.per_head is None:
+        yield (
+            "decode_attention: built without sweeps of mixed batches, so prefills and decodes in one batch "
+            "are assumed to add up"
+        )

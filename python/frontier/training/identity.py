@@ -9,7 +9,7 @@ from frontier.errors import ConfigError, Issue, nearest_name
 
 Fact = str | int | float
 
-ATTENTION = ("prefill_attention", "decode_attention", "decode_skew", "mixed")
+ATTENTION = ("prefill_attention", "decode_attention", "decode_skew", "mixed_attention")
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 EXCHANGES = ("moe_dispatch", "moe_combine")
 ELEMENTWISE = (

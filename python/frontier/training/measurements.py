@@ -215,8 +215,37 @@ class Measurements:
         totals = np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
         return np.asarray(totals[offsets[1:]] - totals[offsets[:-1]])
 
+    def unequal_rows(self) -> NDArray[np.bool_]:
+        """Return which rows of attention hold requests of different contexts."""
+        starts = self.columns["offsets"][:-1].astype(np.int64)
+        context = self.columns["context"]
+        if not len(starts):
+            return np.zeros(0, dtype=bool)
+        return np.asarray(np.maximum.reduceat(context, starts) > np.minimum.reduceat(context, starts))
+
+    def repeat_errors(self) -> NDArray[np.float64]:
+        """Return |t / median - 1| of every row whose inputs were measured more than once."""
+        sizes, times, medians = self._by_input()
+        repeated = np.repeat(sizes > 1, sizes)
+        return np.asarray(np.abs(times[repeated] / medians[repeated] - 1))
+
     def repeat_floor(self) -> RepeatFloor:
         """Return how far rows with equal inputs deviate from their common median."""
+        away = self.repeat_errors()
+        if not len(away):
+            return RepeatFloor(0, 0, np.nan, np.nan, np.nan, np.nan)
+        sizes, *_ = self._by_input()
+        return RepeatFloor(
+            groups=int((sizes > 1).sum()),
+            rows=len(away),
+            median=float(np.median(away)),
+            p95=float(np.quantile(away, 0.95)),
+            share_6=float((away <= 0.06).mean()),
+            share_10=float((away <= 0.10).mean()),
+        )
+
+    def _by_input(self) -> tuple[Array, Array, Array]:
+        """Return sizes of groups of equal inputs, and times and medians in their order."""
         order = np.lexsort((self.seconds, self.key))
         keys, times = self.key[order], self.seconds[order]
         starts = (
@@ -224,19 +253,7 @@ class Measurements:
         )
         sizes = np.diff(np.concatenate((starts, [len(keys)]))).astype(np.int64)
         low, high = starts + (sizes - 1) // 2, starts + sizes // 2
-        medians = np.repeat((times[low] + times[high]) / 2, sizes)
-        repeated = np.repeat(sizes > 1, sizes)
-        if not repeated.any():
-            return RepeatFloor(0, 0, np.nan, np.nan, np.nan, np.nan)
-        away = np.abs(times[repeated] / medians[repeated] - 1)
-        return RepeatFloor(
-            groups=int((sizes > 1).sum()),
-            rows=int(repeated.sum()),
-            median=float(np.median(away)),
-            p95=float(np.quantile(away, 0.95)),
-            share_6=float((away <= 0.06).mean()),
-            share_10=float((away <= 0.10).mean()),
-        )
+        return sizes, times, np.repeat((times[low] + times[high]) / 2, sizes)
 
 
 def concat(parts: Sequence[Measurements]) -> Measurements:

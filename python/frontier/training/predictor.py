@@ -40,7 +40,8 @@ class Samples:
 class Trained:
     """A predictor: its entry of the manifest and its tensors.
 
-    `errors`: |predicted / measured - 1| of the random split's test rows; `splits`: figures by split.
+    `errors`: |predicted / measured - 1| of the random split's test rows; `splits`: figures by split;
+    `repeat_errors`: the same of repeated rows against their median, empty where nothing was repeated.
     """
 
     identity: Identity
@@ -49,6 +50,7 @@ class Trained:
     errors: NDArray[np.float64]
     splits: dict[str, Figures]
     samples: Samples | None = field(default=None, repr=False)
+    repeat_errors: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
 
     @property
     def size_bytes(self) -> int:
@@ -108,7 +110,11 @@ def assembled(
         "base_score": base_score,
         "residual_quantiles": holdout.residual_quantiles(evaluation.predicted, evaluation.measured),
         "shapes": ",".join(shapes),
-        "accuracy": {"splits": evaluation.splits, "repeats": repeats(measurements), "bound": evaluation.bound},
+        "accuracy": {
+            "splits": evaluation.splits,
+            "repeats": repeats(measurements),
+            "bound": evaluation.bound,
+        },
         **provenance(measurements),
     }
     errors = np.abs(evaluation.predicted / evaluation.measured - 1)
@@ -121,7 +127,8 @@ def assembled(
         evaluation.measured[pick],
         {name: used[kept[pick], i] for i, name in enumerate(fit.features)},
     )
-    return Trained(identity, entry, tensors, errors, evaluation.splits, samples)
+    repeated = measurements.repeat_errors()
+    return Trained(identity, entry, tensors, errors, evaluation.splits, samples, repeated)
 
 
 def identity_entry(identity: Identity, detail: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +158,9 @@ def repeats(measurements: Measurements) -> dict[str, float | int] | None:
     floor = measurements.repeat_floor()
     if not floor.rows:
         return None
-    return {name: value if isinstance(value, int) else round(value, 6) for name, value in asdict(floor).items()}
+    return {
+        name: value if isinstance(value, int) else round(value, 6) for name, value in asdict(floor).items()
+    }
 
 
 def shape_hashes(inputs: Inputs, shapes: tuple[str, ...]) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""The recipe: which packs are built, and from which measurements (`profiles/recipe.yaml`)."""
+"""The recipe: which packs are built, and from which measurements (`frontier/profiles/recipe.yaml`)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
+import frontier
 from frontier.errors import ConfigError, Issue, nearest_name
+from frontier.predictors.select import version_order
 from frontier.training.identity import EXCHANGES, Identity
-from frontier.training.measurements import Measurements
-from frontier.training.sources.aiconfigurator import version_order
+from frontier.training.measurements import Measurements, concat
 
 SOURCES = ("aiconfigurator", "llmservingsim", "vidur", "profiler")
-GENERIC = "generic"
 _FIELDS = ("gpu", "sources", "optional", "only", "leave_out")
 _MATCH = ("backend", "kernel", "measurement", "operator", "dtype", "sms")
 
@@ -55,6 +55,18 @@ def _matches(identity: Identity, match: Mapping[str, Any]) -> bool:
     return True
 
 
+def default_recipe() -> Path:
+    """Return the recipe that comes with frontier.
+
+    Raises:
+        ConfigError: there is none beside the package.
+    """
+    path = Path(frontier.__file__).parent / "profiles" / "recipe.yaml"
+    if path.is_file():
+        return path
+    raise ConfigError(Issue("recipe", None, "no recipe comes with this installation; name one with --recipe"))
+
+
 def load_recipe(path: Path) -> tuple[PackRecipe, ...]:
     """Read a recipe.
 
@@ -80,7 +92,9 @@ def _pack(name: str, entry: Any, common: list[Any], source: str) -> PackRecipe:
     sources = entry.get("sources", [])
     for wanted in sources:
         issues += _unknown(f"{place}.sources", [wanted], SOURCES)
-    matches = {key: [*entry.get(key, []), *(common if key == "leave_out" else [])] for key in ("only", "leave_out")}
+    matches = {
+        key: [*entry.get(key, []), *(common if key == "leave_out" else [])] for key in ("only", "leave_out")
+    }
     for key, found in matches.items():
         for match in found:
             issues += _unknown(f"{place}.{key}", match, _MATCH)
@@ -109,12 +123,14 @@ def _unknown(place: str, given: Iterable[Any], allowed: tuple[str, ...]) -> list
 def newest(found: Iterable[Measurements]) -> list[Measurements]:
     """Return the measurements without those that a newer version of the same identity replaces.
 
-    Exchanges keep every version: they differ in nodes and widths, not in quality.
+    Measurements of one identity, version included, are put together: a GPU may be profiled twice. Exchanges
+    keep every version: they differ in nodes and widths, not in quality.
     """
-    best: dict[tuple[Any, ...], Measurements] = {}
+    best: dict[tuple[Any, ...], list[Measurements]] = {}
     for measurements in found:
         identity = measurements.identity
         key: tuple[Any, ...] = (
+            identity.gpu,
             identity.backend,
             identity.kernel,
             identity.measurement,
@@ -124,6 +140,14 @@ def newest(found: Iterable[Measurements]) -> list[Measurements]:
             identity.version if identity.operator in EXCHANGES else "",
         )
         known = best.get(key)
-        if known is None or version_order(known.identity.version) < version_order(identity.version):
-            best[key] = measurements
-    return sorted(best.values(), key=lambda each: each.identity)
+        # Versions that sort alike ("1.0", "1.0-x") are told apart by their text.
+        if known is None or _age(known[0]) < _age(measurements):
+            best[key] = [measurements]
+        elif known[0].identity == identity:
+            known.append(measurements)
+    return sorted((concat(parts) for parts in best.values()), key=lambda each: each.identity)
+
+
+def _age(measurements: Measurements) -> tuple[Any, ...]:
+    version = measurements.identity.version
+    return version_order(version), version

@@ -33,6 +33,17 @@ PREFILL_FEATURES = (
     "fill",
     "bound_s",
 )
+MIXED_FEATURES = (
+    *HEAD_FEATURES,
+    "prefill.query_tokens",
+    "prefill.kv_max",
+    "prefill.mean_keys",
+    "decode.num_seqs",
+    "decode.kv_mean",
+    "decode.kv_bytes",
+    "decode.kv_max_ratio",
+    "decode.kv_variation",
+)
 # The names of features that make a static shape; a shape that was profiled counts as measured.
 SHAPES = {
     "gemm": ("k", "n", "batch"),
@@ -61,10 +72,14 @@ _BY_OPERATOR = {
     "gemm": Settings(25, 9, 0.35),
     "prefill_attention": Settings(16, 10, 0.45, PREFILL_FEATURES),
     "decode_attention": Settings(16, 10, 0.45, DECODE_FEATURES),
-    "fused_moe": Settings(20, 10, 0.40),
-    "decode_skew": Settings(16, 8, 0.45, (*SKEW_FEATURES, "num_seqs", "blocks_per_sm", "kv_mean")),
-    **dict.fromkeys((*ELEMENTWISE, *EXCHANGES), Settings(16, 8, 0.45)),
+    "fused_moe": Settings(40, 8, 0.25),
+    "mixed_attention": Settings(25, 10, 0.35, MIXED_FEATURES),
+    "decode_skew": Settings(16, 4, 0.45, (*SKEW_FEATURES, "blocks_per_sm", "kv_mean")),
+    **dict.fromkeys(ELEMENTWISE, Settings(16, 8, 0.45)),
+    **dict.fromkeys(EXCHANGES, Settings(30, 6, 0.30)),
 }
+# TensorRT-LLM's packs are optional, so they may be larger.
+_LARGE = {"gemm": Settings(100, 9, 0.12), "fused_moe": Settings(40, 10, 0.25)}
 _SMALL = 1_500
 """Rows below which a tree needs no more than `_SMALL_DEPTH` levels."""
 _SMALL_DEPTH = 7
@@ -85,12 +100,16 @@ def settings_for(
         skewed: decodes differ in length.
         repeats_p95: how far repeated inputs lie from their median, NaN where nothing was repeated.
     """
-    found = _BY_OPERATOR[identity.operator]
+    sizes = {**_BY_OPERATOR, **_LARGE} if identity.backend == "trtllm" else _BY_OPERATOR
+    found = sizes[identity.operator]
     if skewed and found.features is not None and identity.operator == "decode_attention":
         found = replace(found, features=(*found.features, *SKEW_FEATURES))
     if (identity.operator == "fused_moe" and identity.backend == "trtllm") or repeats_p95 > _NOISY:
         # Autotuned kernels misfire and skewed loads are unseeded draws: means would follow the outliers.
         found = replace(found, objective="reg:absoluteerror")
+    if identity.operator == "gemm" and identity.backend == "sglang":
+        # Noise of 3 to 5 %: deeper trees learn it, and the error of large ones rises.
+        found = replace(found, depth=8)
     if rows < _SMALL:
         found = replace(found, depth=min(found.depth, _SMALL_DEPTH))
     return found

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from frontier.training import holdout
 from frontier.training.holdout import Figures
 from frontier.training.measurements import Measurements
-from frontier.training.predictor import NO_BOUND, Trained, identity_entry, provenance, repeats
+from frontier.training.predictor import NO_BOUND, Tensors, Trained, identity_entry, provenance, repeats
 
 Floats = NDArray[np.float64]
 
@@ -73,10 +73,10 @@ def _table(part: Measurements, sizes: Floats, times: Floats, place: dict[str, in
         "accuracy": {"splits": splits, "repeats": repeats(part), "bound": "none"},
         **provenance(part),
     }
-    tensors = {
+    tensors: Tensors = {
         "x": sizes.astype(np.float32),
         "seconds": times.astype(np.float32),
         "static_shapes": np.empty(0, np.uint64),
     }
     errors = np.abs(predicted / measured - 1)
-    return Trained(part.identity, entry, tensors, errors, splits)
+    return Trained(part.identity, entry, tensors, errors, splits, repeat_errors=part.repeat_errors())

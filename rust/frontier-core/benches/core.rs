@@ -2,12 +2,15 @@
 //! `docs/benchmarks.md`.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use frontier_core::fidelity::{BatchShape, StepTimer};
 use frontier_core::ids::RequestId;
 use frontier_core::kernel::EventQueue;
 use frontier_core::kvcache::BlockPool;
 use frontier_core::plan::{Plan, SchedulerConfig};
+use frontier_core::predictor::{Pack, Predictor};
 use frontier_core::scheduler::{SchedulerOutput, StepOutcome, Submission, VllmScheduler};
 use frontier_core::simulation::Simulation;
 use frontier_core::time::SimTime;
@@ -104,31 +107,87 @@ fn decoding(count: u32, asynchronous: bool) -> (VllmScheduler, SchedulerOutput, 
 fn main_job(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("main job, per step");
     group.sample_size(10);
-    for name in ["linear_clock", "roofline"] {
+    let predictors = predictors();
+    for name in ["linear_clock", "roofline", "learned"] {
         let plan = plan(name, 5_000);
-        let steps = run(&plan);
+        let steps = run(&plan, &predictors);
         group.throughput(Throughput::Elements(steps));
-        group.bench_function(name, |bencher| bencher.iter(|| run(black_box(&plan))));
+        group.bench_function(name, |bencher| bencher.iter(|| run(black_box(&plan), &predictors)));
     }
     group.finish();
 }
 
-fn run(plan: &Plan) -> u64 {
-    let mut simulation = Simulation::new(plan, None, &[]).expect("a valid plan");
+/// One step of Llama-3.1-8B on H100: batches that repeat, and decodes whose contexts grow by a token a step.
+fn step_timer(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("step timer");
+    let predictors = predictors();
+    for name in ["roofline", "learned"] {
+        let plan = plan(name, 1);
+        let compile = || StepTimer::compile(&plan.step_time, 8192, 1024, &predictors).expect("a valid plan");
+        group.bench_function(format!("{name}, compile"), |bencher| bencher.iter(compile));
+        let mut timer = compile();
+        let decodes = |context: u32| {
+            let mut batch = BatchShape::new(&[]);
+            (0..64).for_each(|request| batch.add(1, context + 97 * request, false));
+            batch
+        };
+        let batch = decodes(1000);
+        group.bench_function(format!("{name}, the same batch"), |bencher| {
+            bencher.iter(|| timer.step(black_box(&batch)).expect("a batch that fits"));
+        });
+        let growing: Vec<_> = (1000..3000).map(decodes).collect();
+        let mut next = 0;
+        group.bench_function(format!("{name}, contexts grow"), |bencher| {
+            bencher.iter(|| {
+                next = (next + 1) % growing.len();
+                timer.step(black_box(&growing[next])).expect("a batch that fits")
+            });
+        });
+        group.bench_function(format!("{name}, first answer"), |bencher| {
+            bencher.iter_batched_ref(
+                compile,
+                |timer| timer.step(black_box(&batch)).expect("a batch that fits"),
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// Returns the predictors that the learned step times of `main_job.json` refer to.
+fn predictors() -> Vec<Arc<Predictor>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/frontier/profiles/h100.safetensors");
+    let bytes = std::fs::read(path).expect("the pack of the H100");
+    let pack = Pack::parse(&bytes).expect("a good pack");
+    let numbers = document()["predictors"].take();
+    let load = |number: &serde_json::Value| {
+        let number = number.as_u64().expect("a number") as usize;
+        Arc::new(pack.load(number).expect("a good predictor"))
+    };
+    numbers.as_array().expect("a list").iter().map(load).collect()
+}
+
+fn run(plan: &Plan, predictors: &[Arc<Predictor>]) -> u64 {
+    let mut simulation = Simulation::new(plan, None, predictors).expect("a valid plan");
     simulation.run().expect("a run to the end");
     simulation.finish().expect("books in order").1.steps
 }
 
-/// Returns the plan of the main job with one of two step-time models.
+fn document() -> serde_json::Value {
+    serde_json::from_str(include_str!("main_job.json")).expect("valid JSON")
+}
+
+/// Returns the plan of the main job with one of its step-time models.
 fn plan(step_time: &str, num_requests: u32) -> Plan {
-    let mut document: serde_json::Value =
-        serde_json::from_str(include_str!("main_job.json")).expect("valid JSON");
+    let mut document = document();
     let step_times = document["step_times"].take();
-    document.as_object_mut().expect("an object").remove("step_times");
+    let fields = document.as_object_mut().expect("an object");
+    fields.remove("step_times");
+    fields.remove("predictors");
     document["step_time"] = step_times[step_time].clone();
     document["workload"]["num_requests"] = num_requests.into();
     Plan::from_json(&document.to_string()).expect("a valid plan")
 }
 
-criterion_group!(benches, event_queue, block_pool, scheduler_step, main_job);
+criterion_group!(benches, event_queue, block_pool, scheduler_step, step_timer, main_job);
 criterion_main!(benches);

@@ -12,7 +12,7 @@ use frontier_core::predictor::{
 };
 use serde_json::{Value, json};
 
-fn predictor(features: &[&str], ranges: &[(f32, f32)], form: Form) -> Predictor {
+fn predictor(operator: Operator, features: &[&str], ranges: &[(f32, f32)], form: Form) -> Predictor {
     Predictor {
         identity: Identity {
             gpu: "h100".into(),
@@ -20,7 +20,7 @@ fn predictor(features: &[&str], ranges: &[(f32, f32)], form: Form) -> Predictor 
             version: "0.24.0".into(),
             kernel: "test".into(),
             measurement: Measurement::CudaGraph,
-            operator: Operator::Gemm,
+            operator,
             dtype: "bf16".into(),
         },
         features: features.iter().map(ToString::to_string).collect(),
@@ -30,7 +30,7 @@ fn predictor(features: &[&str], ranges: &[(f32, f32)], form: Form) -> Predictor 
         calibration: 1.0,
         residuals: ResidualQuantiles::new(vec![(0.05, -0.1), (0.5, 0.0), (0.95, 0.2)])
             .expect("the fixture is valid"),
-        shape_columns: vec!["k".into(), "n".into()],
+        shape_columns: if operator == Operator::Gemm { vec!["k".into(), "n".into()] } else { vec![] },
         static_shapes: vec![static_shape_hash(&[4096.0, 4096.0])],
         form,
     }
@@ -55,7 +55,12 @@ fn stump(num_features: usize, feature: u8, threshold: f32, below: f32, above: f3
 
 /// Trees over rows (of GEMMs): a factor of 2 below 100 rows, 3 from there on.
 fn rows_stump() -> Predictor {
-    predictor(&["rows"], &[(1.0, 1000.0)], stump(1, 0, 100.0, libm::logf(2.0), libm::logf(3.0)))
+    predictor(
+        Operator::Gemm,
+        &["rows"],
+        &[(1.0, 1000.0)],
+        stump(1, 0, 100.0, libm::logf(2.0), libm::logf(3.0)),
+    )
 }
 
 fn reference(index: u32) -> Value {
@@ -69,11 +74,11 @@ fn gemm(name: &str, k: u32, predictor: &Value) -> Value {
     })
 }
 
-fn attention(predictors: &Value, mixed_share: &Value) -> Value {
+fn attention(predictors: &Value, mixed_decode_factor: &Value) -> Value {
     json!({
         "op": "attention", "name": "attention", "count": 1, "phase": "both", "heads": 32, "kv_heads": 8,
         "qk_dim": 128, "v_dim": 128, "kv_bytes_per_token": 4096.0, "window": null, "dtype": "bf16",
-        "activation_bytes": 2.0, "model_share": 1.0, "predictors": predictors, "mixed_share": mixed_share,
+        "activation_bytes": 2.0, "model_share": 1.0, "predictors": predictors, "mixed_decode_factor": mixed_decode_factor,
     })
 }
 
@@ -82,7 +87,7 @@ fn plan(stages: &Value, data_parallel_size: u32) -> Value {
         "kind": "operators",
         "gpu": {
             "num_sms": 132, "peak_flops_per_s": {"bf16": 989.4e12}, "memory_bandwidth_bytes_per_s": 3.35e12,
-            "compute_efficiency": 0.8, "memory_efficiency": 0.9, "kernel_launch_s": 2e-6, "l2_bytes": 50e6,
+            "compute_efficiency": 0.8, "memory_efficiency": 0.9, "kernel_launch_s": 2e-6,
         },
         "links": {
             "node": {"bandwidth_bytes_per_s": 450e9, "latency_s": 2e-6, "efficiency": 0.8, "direct": true},
@@ -141,7 +146,7 @@ fn calibration_and_unmeasured_are_the_plans() {
     let provenance = |timer: &mut StepTimer| timer.breakdown(&[batch(&[(7, 7)])], 0).unwrap()[0].provenance;
     assert_eq!(
         (provenance(&mut plain), provenance(&mut scaled)),
-        (Provenance::Measured, Provenance::Unmeasured)
+        (Some(Provenance::Measured), Some(Provenance::Unmeasured))
     );
 }
 
@@ -192,29 +197,64 @@ fn an_error_is_drawn_once_per_operator_and_replication() {
 fn decode_predictor() -> Predictor {
     let features = ["heads", "num_seqs", "kv_max_ratio"];
     let ranges = [(8.0, 64.0), (1.0, 64.0), (1.0, 1.0)];
-    predictor(&features, &ranges, stump(3, 1, 8.0, 0.0, libm::logf(2.0)))
+    predictor(Operator::DecodeAttention, &features, &ranges, stump(3, 1, 8.0, 0.0, libm::logf(2.0)))
 }
 
 #[test]
 fn prefills_and_decodes_are_predicted_apart_and_put_together() {
-    let prefill = predictor(&["query_tokens"], &[(1.0, 1e6)], stump(1, 0, 1e9, libm::logf(4.0), 0.0));
-    let names = json!({"prefill": reference(0), "decode": reference(1), "skew": null});
+    let prefill = predictor(
+        Operator::PrefillAttention,
+        &["query_tokens"],
+        &[(1.0, 1e6)],
+        stump(1, 0, 1e9, libm::logf(4.0), 0.0),
+    );
+    let names = json!({"prefill": reference(0), "decode": reference(1), "skew": null, "mixed": null});
     let all = [prefill, decode_predictor()];
-    let mut half = timer(&plan(&json!([[attention(&names, &json!(0.5))]]), 1), &all);
+    let mut half = timer(&plan(&json!([[attention(&names, &json!(1.5))]]), 1), &all);
     let (chunk, decodes) = ((512, 2048), [(1, 1000), (1, 1000)]);
     let (first, second) = (seconds(&mut half, &[chunk]), seconds(&mut half, &decodes));
     let mixed = seconds(&mut half, &[chunk, decodes[0], decodes[1]]);
-    close(mixed, first.max(second) + 0.5 * first.min(second));
+    close(mixed, first + 1.5 * second);
     // Eight equal decodes take the other leaf.
-    let mut bare = timer(&plan(&json!([[attention(&names, &json!(0.5))]]), 1), &all);
+    let mut bare = timer(&plan(&json!([[attention(&names, &json!(1.5))]]), 1), &all);
     let (few, many) = (seconds(&mut bare, &[(1, 1000); 7]), seconds(&mut bare, &[(1, 1000); 8]));
     assert!(many > 1.9 * few, "{few} then {many}");
 }
 
 #[test]
+fn a_mixed_batch_may_have_a_predictor_of_its_own() {
+    let mixed = predictor(
+        Operator::MixedAttention,
+        &["prefill.query_tokens", "decode.num_seqs"],
+        &[(1.0, 600.0), (1.0, 1.0)],
+        stump(2, 1, 1.5, libm::logf(5.0), libm::logf(7.0)),
+    );
+    let names = json!({"prefill": null, "decode": null, "skew": null, "mixed": reference(0)});
+    let mut timer = timer(&plan(&json!([[attention(&names, &json!(1.0))]]), 1), &[mixed]);
+    let both = |timer: &mut StepTimer, decodes: usize| {
+        let mut requests = vec![(512, 2048)];
+        requests.resize(1 + decodes, (1, 1000));
+        let bound = timer.breakdown(&[batch(&requests)], 0).unwrap()[0].bound_s;
+        (seconds(timer, &requests), bound)
+    };
+    let ((one, _), (two, _)) = (both(&mut timer, 1), both(&mut timer, 2));
+    assert!((two / one / (7.0 / 5.0) - 1.0).abs() < 0.2, "{one} then {two}");
+    let trust = timer.trust();
+    assert_eq!(trust.len(), 1, "{trust:?}");
+    assert_eq!((trust[0].name.as_str(), trust[0].feature), ("attention (mixed)", "decode.num_seqs"));
+    let _ = seconds(&mut timer, &[(1, 1000)]);
+    assert_eq!(timer.trust()[0].name, "attention (decode)");
+}
+
+#[test]
 fn unequal_lengths_are_the_skew_predictors_business() {
-    let names = |skew: Value| json!({"prefill": null, "decode": reference(0), "skew": skew});
-    let skew = predictor(&["kv_max_ratio"], &[(1.0, 4.0)], stump(1, 0, 1.5, 0.0, libm::logf(1.25)));
+    let names = |skew: Value| json!({"prefill": null, "decode": reference(0), "skew": skew, "mixed": null});
+    let skew = predictor(
+        Operator::DecodeSkew,
+        &["kv_max_ratio"],
+        &[(1.0, 4.0)],
+        stump(1, 0, 1.5, 0.0, libm::logf(1.25)),
+    );
     let all = [decode_predictor(), skew];
     let mut without = timer(&plan(&json!([[attention(&names(json!(null)), &json!(1.0))]]), 1), &all);
     let mut with = timer(&plan(&json!([[attention(&names(reference(1)), &json!(1.0))]]), 1), &all);
@@ -231,7 +271,7 @@ fn unequal_lengths_are_the_skew_predictors_business() {
 
 #[test]
 fn what_was_measured_in_a_warm_cache_is_read_cold() {
-    let names = json!({"prefill": null, "decode": reference(0), "skew": null});
+    let names = json!({"prefill": null, "decode": reference(0), "skew": null, "mixed": null});
     let cold = Cold { l2_bytes: 50e6, s_per_byte: 1e-13 };
     let warm = decode_predictor();
     let plan = plan(&json!([[attention(&names, &json!(1.0))]]), 1);
@@ -248,7 +288,7 @@ fn what_was_measured_in_a_warm_cache_is_read_cold() {
 #[test]
 fn collectives_read_their_table() {
     let table = LogTable::new(vec![1e3, 1e5], &[1e-5, 1e-3]).unwrap();
-    let all = [predictor(&["bytes"], &[(1e3, 1e5)], Form::Table(table))];
+    let all = [predictor(Operator::AllReduce, &["bytes"], &[(1e3, 1e5)], Form::Table(table))];
     let collective = json!({
         "op": "collective", "name": "all_reduce", "count": 3, "predictor": reference(0), "kind": "all_reduce",
         "rows": "all_tokens", "bytes_per_row": 1000.0, "ranks": 2, "nodes": 1,
@@ -284,4 +324,51 @@ fn ranks_wait_for_the_slowest_and_stages_follow_each_other() {
         step.flops / 1e15,
         [&of_small, &of_large].iter().flat_map(|times| times.iter()).map(|t| t.flops).sum::<f64>() / 1e15,
     );
+}
+
+fn refusal(stage: &Value, predictors: &[Predictor]) -> String {
+    let spec: StepTimeSpec = serde_json::from_value(plan(stage, 1)).expect("the fixture follows the schema");
+    let predictors: Vec<_> = predictors.iter().cloned().map(Arc::new).collect();
+    StepTimer::compile(&spec, 64, 8, &predictors).map(|_| ()).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn predictors_that_do_not_fit_their_slot_are_refused() {
+    let slots = |slot: &str| {
+        let mut names = json!({"prefill": null, "decode": null, "skew": null, "mixed": null});
+        names[slot] = reference(0);
+        json!([[attention(&names, &json!(1.0))]])
+    };
+    let message = refusal(&slots("decode"), &[rows_stump()]);
+    assert!(message.contains("predictors.decode.index: was 0, which predicts Gemm"), "{message}");
+    let message = refusal(&slots("skew"), &[rows_stump()]);
+    assert!(
+        message.contains("predictors.skew: has no effect: there is no predictor of decodes"),
+        "{message}"
+    );
+    let strange = Predictor { shape_columns: vec!["heads".into(), "num_seqs".into()], ..decode_predictor() };
+    let message = refusal(&slots("decode"), &[strange]);
+    assert!(message.contains("\"num_seqs\", which is not the same in every run"), "{message}");
+    let strange =
+        Predictor { features: vec!["heads".into(), "rows".into(), "n".into()], ..decode_predictor() };
+    let message = refusal(&slots("decode"), &[strange]);
+    assert!(message.contains("whose feature \"rows\" is not one of this operator's"), "{message}");
+}
+
+#[test]
+fn a_time_that_is_no_number_is_an_error() {
+    let endless = Predictor { calibration: f64::INFINITY, ..rows_stump() };
+    let mut timer = timer(&plan(&json!([[gemm("proj", 4096, &reference(0))]]), 1), &[endless]);
+    assert!(timer.step(&batch(&[(5, 5)])).is_err());
+}
+
+#[test]
+fn the_last_token_of_a_prompt_is_priced_as_a_decode() {
+    let names = json!({"prefill": null, "decode": reference(0), "skew": null, "mixed": null});
+    let mut timer = timer(&plan(&json!([[attention(&names, &json!(1.0))]]), 1), &[decode_predictor()]);
+    let mut prompt = BatchShape::new(&[]);
+    prompt.add(1, 900, true);
+    let priced = timer.step(&prompt).unwrap().total;
+    assert_eq!(priced, timer.step(&batch(&[(1, 900)])).unwrap().total);
+    assert_eq!(prompt.prompt_tokens(), 1);
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use frontier_core::error::SimError;
-use frontier_core::fidelity::{BatchShape, StepTimer};
+use frontier_core::fidelity::{BatchShape, Provenance, StepTimer};
 use frontier_core::metrics::Recorder;
 use frontier_core::plan::Plan;
 use frontier_core::plan::step_time::StepTimeSpec;
@@ -238,7 +238,7 @@ pub(crate) fn step_breakdown<'py>(
         row.set_item("flops", operator.flops)?;
         row.set_item("bytes", operator.bytes)?;
         row.set_item("bound", operator.bound.name())?;
-        row.set_item("provenance", operator.provenance.name())?;
+        row.set_item("provenance", operator.provenance.map(Provenance::name))?;
         rows.append(row)?;
     }
     facts.set_item("operators", rows)?;

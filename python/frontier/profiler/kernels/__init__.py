@@ -17,7 +17,7 @@ BUILDERS: Final[dict[str, Callable[[Bench, Point, int], Launches]]] = {
     "gemm": build_gemm,
     "prefill_attention": build_attention,
     "decode_attention": build_attention,
-    "mixed": build_attention,
+    "mixed_attention": build_attention,
     "fused_moe": build_moe,
     **dict.fromkeys(OPERATIONS, build_rows),
     "copy": build_copy,

@@ -14,7 +14,6 @@ DeepEP and `moe_a2a` tables by the profiler, microseconds. Exceptions are in `ai
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import polars as pl
 
 from frontier.errors import ConfigError, Issue
+from frontier.predictors.select import version_order
 from frontier.training import traps
 from frontier.training.measurements import Measurements, Skipped, Source
 from frontier.training.sources.aiconfigurator_rows import Table
@@ -158,20 +158,6 @@ def _newest(files: list[_File]) -> list[_File]:
         complete = [file for file in own if _rows(file.path) >= _COMPLETE * largest]
         chosen.append(max(complete, key=lambda file: version_order(file.version or "")))
     return sorted(chosen)
-
-
-def version_order(version: str) -> tuple[tuple[int, int], ...]:
-    """Return a key by which versions sort: numbers by value, rc before the release, post after it."""
-    rank = {"rc": -1, "post": 1}
-    found: list[tuple[int, int]] = []
-    kind = 0
-    for word, number in re.findall(r"([a-z]+)|(\d+)", version):
-        if word:
-            kind = rank.get(word, 0)
-        else:
-            found.append((kind, int(number)))
-            kind = 0
-    return (*found, (0, -1))
 
 
 def _parts(file: _File, root: Path, own: list[_File]) -> Iterator[Table]:

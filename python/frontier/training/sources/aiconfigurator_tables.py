@@ -186,7 +186,8 @@ def mla(table: Table, *, decode: bool) -> Iterator[Measurements]:
             "activation_bytes": 2,
             "window": 0,
         }
-        yield from _attention_rows(table, identity, columns, rows)
+        for found in _attention_rows(table, identity, columns, rows):
+            yield traps.relabel_launch_bound_mla(found)
 
 
 def fused_moe(table: Table) -> Iterator[Measurements]:

@@ -37,6 +37,7 @@ _TABLES = ("dense", "per_sequence", "attention", "skew", "moe")
 _US = 1e-6
 _SKEW_ITERATIONS = 3
 UNIFORM_MEAN, UNIFORM_MAX, AS_IT_IS = 0, 1, 2
+NO_SWEEP = -1
 
 
 class Shape(NamedTuple):
@@ -73,8 +74,8 @@ def read(
 ) -> Iterator[Measurements]:
     """Yield the measurements under `root`, one identity at a time, all models and degrees together.
 
-    Marks: `skew_role` (`UNIFORM_MEAN`, `UNIFORM_MAX`, `AS_IT_IS`) and `pair`, equal in the three rows of one
-    skew measurement.
+    Marks: `skew_role` (`UNIFORM_MEAN`, `UNIFORM_MAX`, `AS_IT_IS`, `NO_SWEEP` elsewhere) and `pair`, equal in
+    the three rows of one skew measurement.
 
     Raises:
         ConfigError: nothing to read under `root`, a GPU that is not known, or a model without a known shape.
@@ -196,7 +197,7 @@ def _attention(file: _File, frame: pl.DataFrame) -> Iterator[Measurements]:
     for operator, chosen in (
         ("prefill_attention", (chunk > 1) & (decodes == 0)),
         ("decode_attention", (chunk == 0) & (decodes > 0)),
-        ("mixed", (chunk > 1) & (decodes > 0)),
+        ("mixed_attention", (chunk > 1) & (decodes > 0)),
     ):
         rows = np.flatnonzero(chosen)
         if not len(rows):
@@ -206,20 +207,25 @@ def _attention(file: _File, frame: pl.DataFrame) -> Iterator[Measurements]:
             groups.append((np.ones(len(rows)), chunk[rows], (prefix + chunk)[rows]))
         if operator != "prefill_attention":
             groups.append((decodes[rows], np.ones(len(rows)), history[rows] + 1))
-        yield _batches(file, operator, groups, frame["time_us"].to_numpy()[rows])
+        part = _batches(file, operator, groups, frame["time_us"].to_numpy()[rows])
+        if operator == "mixed_attention":
+            # These stand beside the sweeps of unequal lengths, of which they are no part.
+            part = part.marked("skew_role", np.full(len(part), NO_SWEEP, dtype=np.int8))
+            part = part.marked("pair", np.full(len(part), NO_SWEEP, dtype=np.int64))
+        yield part
 
 
 def _skew(file: _File, frame: pl.DataFrame) -> Iterator[Measurements]:
-    """Yield each batch as its three timings, decode alone (`decode_skew`) or beside a chunk (`mixed`)."""
+    """Yield each batch as its three timings: `decode_skew`, or beside a chunk `mixed_attention`."""
     for operator, rows in (
         ("decode_skew", frame.filter(pl.col("pc") == 0)),
-        ("mixed", frame.filter(pl.col("pc") > 1)),
+        ("mixed_attention", frame.filter(pl.col("pc") > 1)),
     ):
         if not len(rows):
             continue
         column = {name: rows[name].to_numpy() for name in rows.columns if name != "regime"}
         one = np.ones(len(rows))
-        chunk = [(one, column["pc"], column["kp"] + column["pc"])] if operator == "mixed" else []
+        chunk = [(one, column["pc"], column["kp"] + column["pc"])] if operator == "mixed_attention" else []
         parts = []
         for role, time, groups in (
             (UNIFORM_MEAN, "t_mean_us", [(column["n"], one, column["kv_mean"] + 1)]),

@@ -1,18 +1,22 @@
-"""Reader, and layout, of the measurements that `frontier profile` takes.
+"""Reader of the measurements that `frontier profile` takes (written by `frontier.profiler.store`).
 
 A folder of measurements holds one or more runs; a run is a folder with a `manifest.json` and, beside it, one
 table per operator, `<operator>.parquet` (or `.csv`, scalar operators alone), operators as in
-`frontier.training.identity.OPERATORS`.
+`frontier.training.identity.OPERATORS`. Tables that the manifest does not list, or lists as not for training,
+are left alone. Every further field of a manifest is for people.
 
-manifest.json, all texts, all required unless said otherwise:
-    format            "frontier-measurements"
-    format_version    "1"
+manifest.json, texts that are not empty, all required unless said otherwise:
+    format            "frontier-profile"
+    format_version    1, an integer
     gpu               name of a GPU preset
     backend, version  of the library that launched the kernels ("vllm", "0.24.0"; "torch", "2.8.0")
     measurement       "cuda_graph", "kernel" or "event"
-    torch, cuda       versions; driver (optional)
+    versions          mapping of libraries to versions (torch, CUDA, driver, ...), null where not known
     date              of the run, ISO 8601
     licence           SPDX expression under which the measurements may be used
+    files             mapping of file names to {"operator": ..., "trains": true or false, "sha256": ...};
+                      the digest is optional
+    cold              (optional) how caches were kept cold: without it, decodes that fit in L2 count as warm
     notes             (optional) what else a reader should know; becomes a warning
 
 A table has, for each row:
@@ -32,7 +36,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +45,13 @@ import polars as pl
 
 from frontier.errors import ConfigError, Issue
 from frontier.hardware import gpu_names
+from frontier.profiler.settings import FORMAT, VERSION
+from frontier.profiler.store import MANIFEST
 from frontier.training import traps
 from frontier.training.identity import ATTENTION, OPERATORS, Fact, Identity
 from frontier.training.measurements import COLUMNS, RAGGED_COLUMNS, Measurements, Source
 
-FORMAT, FORMAT_VERSION = "frontier-measurements", "1"
-_REQUIRED = ("gpu", "backend", "version", "measurement", "torch", "cuda", "date", "licence")
+_REQUIRED = ("gpu", "backend", "version", "measurement", "date", "licence")
 _IDENTITY_COLUMNS = ("kv_cache_dtype", "topology")
 _SITE = {
     "gemm": ("k", "n"),
@@ -59,29 +64,33 @@ def read(root: Path, gpus: Iterable[str] | None = None) -> Iterator[Measurements
     """Yield the measurements of every run in `root` (or `root` itself), one identity and table at a time.
 
     Raises:
-        ConfigError: no run, a manifest or a table that does not follow the layout.
+        ConfigError: no run, a manifest or a table that does not follow the layout, or a table that is absent
+            or not the one that the manifest means.
     """
-    manifests = sorted(Path(root).rglob("manifest.json"))
+    manifests = sorted(Path(root).rglob(MANIFEST))
     if not manifests:
-        raise ConfigError(Issue("root", str(root), f"holds no manifest.json: {root}"))
+        raise ConfigError(Issue("root", str(root), f"holds no {MANIFEST}: {root}"))
     wanted = None if gpus is None else set(gpus)
     for path in manifests:
         manifest = _manifest(path)
         if wanted is not None and manifest["gpu"] not in wanted:
             continue
-        for table in sorted((*path.parent.glob("*.parquet"), *path.parent.glob("*.csv"))):
-            yield from _table(table, manifest)
+        for name, facts in sorted(manifest["files"].items()):
+            if facts["trains"]:
+                yield from _table(path.parent / name, facts, manifest)
 
 
-def _manifest(path: Path) -> dict[str, str]:
+def _manifest(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text())
     except ValueError as error:
         raise ConfigError(Issue("manifest", str(path), f"is not JSON: {error}"), source=str(path)) from error
     found = loaded if isinstance(loaded, dict) else {}
     issues = [
-        Issue(f"manifest.{name}", found.get(name), f"was {found.get(name)!r}, must be {value!r}", (value,))
-        for name, value in (("format", FORMAT), ("format_version", FORMAT_VERSION))
+        Issue(
+            f"manifest.{name}", found.get(name), f"was {found.get(name)!r}, must be {value!r}", (str(value),)
+        )
+        for name, value in (("format", FORMAT), ("format_version", VERSION))
         if found.get(name) != value
     ]
     issues += [
@@ -89,6 +98,22 @@ def _manifest(path: Path) -> dict[str, str]:
         for name in _REQUIRED
         if not isinstance(found.get(name), str) or not found[name]
     ]
+    versions, files = found.get("versions"), found.get("files")
+    if not isinstance(versions, dict) or not all(isinstance(v, str | None) for v in versions.values()):
+        issues.append(Issue("manifest.versions", versions, "must map names of libraries to texts"))
+    if not isinstance(files, dict):
+        issues.append(Issue("manifest.files", files, "must map names of files to their facts"))
+    else:
+        issues += [
+            Issue(
+                f"manifest.files.{name}", facts, "must have `operator`, a text, and `trains`, true or false"
+            )
+            for name, facts in files.items()
+            if not isinstance(facts, dict)
+            or not isinstance(facts.get("operator"), str)
+            or not isinstance(facts.get("trains"), bool)
+            or Path(name).name != name
+        ]
     if not issues and found["gpu"] not in gpu_names():
         issues.append(Issue("manifest.gpu", found["gpu"], "is no preset", tuple(gpu_names())))
     if issues:
@@ -96,11 +121,21 @@ def _manifest(path: Path) -> dict[str, str]:
     return found
 
 
-def _table(path: Path, manifest: dict[str, str]) -> Iterator[Measurements]:
-    operator = path.stem
+def _table(path: Path, facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[Measurements]:
+    operator = str(facts["operator"])
     if operator not in OPERATORS:
         raise ConfigError(
-            Issue("table", path.name, "is named after no operator", OPERATORS), source=str(path)
+            Issue("table", path.name, f"is of {operator!r}, no operator", OPERATORS), source=str(path)
+        )
+    if not path.is_file():
+        raise ConfigError(
+            Issue("table", path.name, "is absent, though the manifest lists it"), source=str(path)
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if facts.get("sha256", digest) != digest:
+        raise ConfigError(
+            Issue("table", path.name, f"has SHA-256 {digest}, the manifest says {facts['sha256']}"),
+            source=str(path),
         )
     ragged = operator in ATTENTION
     if ragged and path.suffix == ".csv":
@@ -116,14 +151,13 @@ def _table(path: Path, manifest: dict[str, str]) -> Iterator[Measurements]:
     )
     if missing := [name for name in needed if name not in frame.columns]:
         raise ConfigError(Issue("columns", missing, f"lacks {missing}", needed), source=str(path))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     file = f"{path.parent.name}/{path.name}"
     source = Source("frontier profile", manifest["licence"], file, digest, manifest["date"])
-    facts = [name for name in _IDENTITY_COLUMNS if name in frame.columns]
-    for values, rows in frame.group_by("kernel", "dtype", *facts, maintain_order=True):
+    told = [name for name in _IDENTITY_COLUMNS if name in frame.columns]
+    for values, rows in frame.group_by("kernel", "dtype", *told, maintain_order=True):
         kernel, dtype, *rest = values
         detail: tuple[tuple[str, Fact], ...] = tuple(
-            (name, str(value)) for name, value in zip(facts, rest, strict=True)
+            (name, str(value)) for name, value in zip(told, rest, strict=True)
         )
         identity = Identity(
             manifest["gpu"],
@@ -135,10 +169,12 @@ def _table(path: Path, manifest: dict[str, str]) -> Iterator[Measurements]:
             str(dtype),
             detail,
         )
-        yield _measurements(identity, rows, source, manifest.get("notes"))
+        yield _measurements(identity, rows, source, manifest)
 
 
-def _measurements(identity: Identity, rows: pl.DataFrame, source: Source, notes: str | None) -> Measurements:
+def _measurements(
+    identity: Identity, rows: pl.DataFrame, source: Source, manifest: Mapping[str, Any]
+) -> Measurements:
     columns: dict[str, Any] = {name: rows[name].to_numpy() for name in COLUMNS[identity.operator]}
     if identity.operator in ATTENTION:
         sizes = [rows[name].list.len().to_numpy() for name in RAGGED_COLUMNS]
@@ -162,7 +198,8 @@ def _measurements(identity: Identity, rows: pl.DataFrame, source: Source, notes:
         model,
         marks={"seconds_spread": rows["seconds_spread"].to_numpy()},
         sources=[source],
-        warnings=[notes] if notes else [],
+        warnings=[str(manifest["notes"])] if manifest.get("notes") else [],
     )
     found = traps.mark_impossible(found)
-    return traps.mark_warm_l2(found) if identity.operator == "decode_attention" else found
+    may_be_warm = identity.operator == "decode_attention" and not manifest.get("cold")
+    return traps.mark_warm_l2(found) if may_be_warm else found

@@ -127,6 +127,41 @@ pub const DECODE_FEATURES: [&str; 17] = [
     "bound_s",
 ];
 
+/// Names of [`Attention::mixed_features`]: the static ones, those of the prefills, those of the decodes.
+pub const MIXED_FEATURES: [&str; 31] = [
+    "heads",
+    "kv_heads",
+    "heads_per_kv_head",
+    "qk_dim",
+    "v_dim",
+    "kv_bytes_per_token",
+    "window",
+    "prefill.num_seqs",
+    "prefill.query_tokens",
+    "prefill.query_max",
+    "prefill.kv_max",
+    "prefill.mean_keys",
+    "prefill.prefix_share",
+    "prefill.waves",
+    "prefill.fill",
+    "prefill.longest_tile_ratio",
+    "prefill.query_spread",
+    "prefill.flops",
+    "prefill.kv_bytes",
+    "prefill.intensity",
+    "prefill.bound_s",
+    "decode.num_seqs",
+    "decode.blocks_per_sm",
+    "decode.queries_per_seq",
+    "decode.kv_mean",
+    "decode.kv_bytes",
+    "decode.tile_waves",
+    "decode.fill",
+    "decode.kv_max_ratio",
+    "decode.kv_variation",
+    "decode.bound_s",
+];
+
 /// Seconds of compute and memory of one group of requests.
 #[derive(Clone, Copy, Default)]
 struct Demand {
@@ -256,8 +291,8 @@ impl Attention {
     #[inline]
     pub fn decode_features(&self, batch: &BatchShape, cost: &Cost) -> [f32; DECODE_FEATURES.len()] {
         let (group, work) = (batch.decode(), batch.decode_work(self.window));
-        let (seqs, context) = (f64::from(group.num_seqs), group.kv_tokens as f64);
-        let mean = work.kv_read as f64 / seqs;
+        let (seqs, read) = (f64::from(group.num_seqs), work.kv_read as f64);
+        let mean = read / seqs;
         let waves = work.kv_tiles as f64 * self.kv_heads / self.num_sms;
         let statics = self.static_features();
         [
@@ -276,10 +311,22 @@ impl Attention {
             waves,
             waves / waves.ceil(),
             f64::from(work.query_tile_keys_max) / mean,
-            (seqs * group.kv_squares as f64 / (context * context) - 1.0).max(0.0),
+            (seqs * work.kv_read_squares as f64 / (read * read) - 1.0).max(0.0),
             cost.seconds(),
         ]
         .map(|value| value as f32)
+    }
+
+    /// Returns the features of a batch of prefills and decodes, as in [`MIXED_FEATURES`], from those of both parts.
+    pub fn mixed_features(
+        prefill: &[f32; PREFILL_FEATURES.len()],
+        decode: &[f32; DECODE_FEATURES.len()],
+    ) -> [f32; MIXED_FEATURES.len()] {
+        let mut features = [0.0; MIXED_FEATURES.len()];
+        let (first, second) = features.split_at_mut(PREFILL_FEATURES.len());
+        first.copy_from_slice(prefill);
+        second.copy_from_slice(&decode[NUM_STATIC_FEATURES..]);
+        features
     }
 
     /// Heads, KV heads, query heads per KV head, widths of keys and values, KV bytes per token, window.
@@ -298,9 +345,6 @@ impl Attention {
 
     #[inline]
     fn prefill(&self, group: &GroupShape, work: &AttentionWork) -> Demand {
-        if group.num_seqs == 0 {
-            return Demand::default();
-        }
         let rows_per_tile = f64::from(QUERY_TILE_TOKENS) * self.heads;
         let shared_s = work.query_tile_keys as f64 * rows_per_tile * self.row_key_s / self.num_sms;
         let blocks = work.query_tiles as f64 * rows_per_tile / BLOCK_ROWS;
@@ -315,9 +359,6 @@ impl Attention {
 
     #[inline]
     fn decode(&self, group: &GroupShape, work: &AttentionWork) -> Demand {
-        if group.num_seqs == 0 {
-            return Demand::default();
-        }
         // One query per request, or a few drafted tokens: rows of one request's tile, by the mean.
         let queries = group.query_tokens.div_ceil(u64::from(group.num_seqs));
         let rows = (self.group * queries).next_multiple_of(INSTRUCTION_ROWS) as f64;

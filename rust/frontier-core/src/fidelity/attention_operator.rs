@@ -1,14 +1,19 @@
 //! Attention in its place in the program: prefills and decodes predicted apart, then put together.
 
-use super::attention::{Attention, DECODE_FEATURES, PREFILL_FEATURES};
+use super::attention::{Attention, DECODE_FEATURES, MIXED_FEATURES, PREFILL_FEATURES};
 use super::batch::BatchShape;
 use super::cost::{Cost, TotalCost};
 use super::learned::{LearnedTrees, Prediction};
-use super::trust::{Outside, TrustTally};
+use super::trust::{Outside, Provenance, TrustTally};
 
 /// Features of [`DECODE_FEATURES`] that say how unequal lengths are: of a batch of equal lengths the first is 1 and
 /// the second 0.
 pub const SKEW_FEATURES: [&str; 2] = ["kv_max_ratio", "kv_variation"];
+
+/// Where `kv_max_ratio` stands among [`DECODE_FEATURES`].
+const SKEW_COLUMN: usize = 14;
+/// Largest over mean context up to which lengths count as equal.
+const EQUAL_LENGTHS: f32 = 1.01;
 
 /// An attention operator in its place in the program.
 #[derive(Clone, Debug)]
@@ -27,23 +32,30 @@ pub struct AttentionOperator {
     pub decode: Option<LearnedTrees>,
     /// Factor for decodes of unequal lengths; `None`: in `decode`, or not known.
     pub skew: Option<LearnedTrees>,
-    /// Share of the smaller part that a mixed batch takes longer than its larger part.
-    pub mixed_share: Option<f64>,
-    /// What the times of prefills and decodes so far rest on.
-    pub tallies: [TrustTally; 2],
+    /// Both in one kernel; `None`: put together from both.
+    pub mixed: Option<LearnedTrees>,
+    /// What decodes cost in a mixed batch, relative to decodes alone; `None`: compute and memory of both parts add up.
+    pub mixed_decode_factor: Option<f64>,
+    /// Factor on the bound where that is all there is.
+    pub bound_factor: f64,
+    /// What the times of prefills, of decodes and of mixed batches as such so far rest on.
+    pub tallies: [TrustTally; 3],
 }
 
-/// Prefill and decode parts of one run.
+/// Places in [`AttentionPrice::parts`] and [`AttentionOperator::tallies`].
+const PREFILL: usize = 0;
+const DECODE: usize = 1;
+const MIXED: usize = 2;
+
+/// One run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionPrice {
-    /// FLOPs, bytes and bounds of both.
+    /// FLOPs, bytes and bounds.
     pub cost: Cost,
     /// Seconds of the run.
     pub seconds: f64,
-    /// The prefills alone, if any.
-    pub prefill: Option<Prediction>,
-    /// The decodes alone, if any.
-    pub decode: Option<Prediction>,
+    /// Its prefills, its decodes, or both as such: seconds add up to those of the run.
+    pub parts: [Option<Prediction>; 3],
 }
 
 impl AttentionOperator {
@@ -51,16 +63,60 @@ impl AttentionOperator {
     #[inline]
     pub fn price(&mut self, batch: &BatchShape) -> AttentionPrice {
         let (prefill, decode) = (self.kernel.prefill_cost(batch), self.kernel.decode_cost(batch));
-        let first = (prefill.bytes > 0.0).then(|| self.prefill(batch, &prefill));
-        let second = (decode.bytes > 0.0).then(|| self.decode(batch, &decode));
         let cost = self.kernel.combined(&prefill, &decode);
-        let seconds = match (&first, &second, self.mixed_share) {
-            (None, None, _) => 0.0,
-            (Some(only), None, _) | (None, Some(only), _) => only.seconds,
-            (Some(_), Some(_), None) => cost.seconds(),
-            (Some(a), Some(b), Some(share)) => a.seconds.max(b.seconds) + share * a.seconds.min(b.seconds),
+        let mut parts = [None; 3];
+        let seconds = match (prefill.bytes > 0.0, decode.bytes > 0.0) {
+            (false, false) => 0.0,
+            (true, false) => {
+                let only = self.prefill(batch, &prefill);
+                parts[PREFILL] = Some(only);
+                only.seconds
+            }
+            (false, true) => {
+                let only = self.decode(batch, &decode);
+                parts[DECODE] = Some(only);
+                only.seconds
+            }
+            (true, true) => self.mixed(batch, [&prefill, &decode, &cost], &mut parts),
         };
-        AttentionPrice { cost, seconds, prefill: first, decode: second }
+        AttentionPrice { cost, seconds, parts }
+    }
+
+    /// Returns the time of prefills and decodes in one kernel, and puts into `parts` what it is made of.
+    fn mixed(
+        &mut self,
+        batch: &BatchShape,
+        [prefill, decode, both]: [&Cost; 3],
+        parts: &mut [Option<Prediction>; 3],
+    ) -> f64 {
+        if let Some(trees) = &mut self.mixed {
+            let features = Attention::mixed_features(
+                &self.kernel.prefill_features(batch, prefill),
+                &self.kernel.decode_features(batch, decode),
+            );
+            let predicted = trees.predict(both, &features);
+            parts[MIXED] = Some(predicted);
+            return predicted.seconds;
+        }
+        let (mut first, mut second) = (self.prefill(batch, prefill), self.decode(batch, decode));
+        let seconds = match self.mixed_decode_factor {
+            Some(factor) => {
+                second.seconds *= factor;
+                first.seconds + second.seconds
+            }
+            None => both.seconds() * self.bound_factor,
+        };
+        // How a kernel treats both at once was not measured, even where both were.
+        for part in [&mut first, &mut second] {
+            part.provenance = part.provenance.max(Provenance::Interpolated);
+        }
+        // The run is shared out in proportion.
+        let alone = first.seconds + second.seconds;
+        first.seconds *= seconds / alone;
+        second.seconds *= seconds / alone;
+        parts[PREFILL] = Some(first);
+        parts[DECODE] = Some(second);
+        seconds
     }
 
     /// Adds all runs for `batch` to `total`, and to the tallies.
@@ -69,12 +125,9 @@ impl AttentionOperator {
         let runs = f64::from(self.count);
         let price = self.price(batch);
         total.add(&price.cost, price.seconds, runs);
-        // A mixed run is shared out in proportion.
-        let alone: f64 = [price.prefill, price.decode].iter().flatten().map(|part| part.seconds).sum();
-        for (tally, part) in self.tallies.iter_mut().zip([&price.prefill, &price.decode]) {
+        for (tally, part) in self.tallies.iter_mut().zip(&price.parts) {
             if let Some(part) = part {
-                let seconds = runs * price.seconds * (part.seconds / alone);
-                tally.add(seconds, part.provenance, part.outside.as_ref());
+                tally.add(runs * part.seconds, part.provenance, part.outside.as_ref());
             }
         }
     }
@@ -82,7 +135,7 @@ impl AttentionOperator {
     #[inline]
     fn prefill(&mut self, batch: &BatchShape, cost: &Cost) -> Prediction {
         let Some(trees) = &mut self.prefill else {
-            return Prediction::unmeasured(cost);
+            return Prediction::unmeasured(cost, self.bound_factor);
         };
         trees.predict(cost, &self.kernel.prefill_features(batch, cost))
     }
@@ -90,7 +143,7 @@ impl AttentionOperator {
     #[inline]
     fn decode(&mut self, batch: &BatchShape, cost: &Cost) -> Prediction {
         let Some(trees) = &mut self.decode else {
-            return Prediction::unmeasured(cost);
+            return Prediction::unmeasured(cost, self.bound_factor);
         };
         let features = self.kernel.decode_features(batch, cost);
         let mut prediction = trees.predict(cost, &features);
@@ -99,13 +152,21 @@ impl AttentionOperator {
             let (ratio, outside) = skew.ratio(&features);
             prediction.seconds *= ratio;
             prediction.add_outside(outside);
+            // Equal lengths were measured; what unequal ones cost more, perhaps elsewhere.
+            if skew.is_unmeasured() && features[SKEW_COLUMN] > EQUAL_LENGTHS {
+                prediction.provenance = prediction.provenance.max(Provenance::Interpolated);
+            }
         }
         prediction
     }
 
-    /// Returns what the times so far rest on: prefills, then decodes.
-    pub fn trust(&self) -> [(&'static str, TrustTally, &'static [&'static str]); 2] {
-        [("prefill", self.tallies[0], &PREFILL_FEATURES), ("decode", self.tallies[1], &DECODE_FEATURES)]
+    /// Returns what the times so far rest on, with the names of features: prefills, decodes, mixed batches as such.
+    pub fn trust(&self) -> [(&'static str, TrustTally, &'static [&'static str]); 3] {
+        [
+            ("prefill", self.tallies[0], &PREFILL_FEATURES),
+            ("decode", self.tallies[1], &DECODE_FEATURES),
+            ("mixed", self.tallies[2], &MIXED_FEATURES),
+        ]
     }
 }
 
@@ -113,7 +174,7 @@ impl Prediction {
     /// Counts an excursion that a second predictor noticed.
     fn add_outside(&mut self, outside: Option<Outside>) {
         if let Some(outside) = outside {
-            self.provenance = self.provenance.max(super::trust::Provenance::Extrapolated);
+            self.provenance = self.provenance.max(Provenance::Extrapolated);
             if self.outside.as_ref().is_none_or(|known| outside.distance > known.distance) {
                 self.outside = Some(outside);
             }

@@ -42,6 +42,8 @@ pub struct AttentionWork {
     pub area: u64,
     /// Keys that must be read at least once: `min(c, w + q - 1)` for each request.
     pub kv_read: u64,
+    /// Sum of their squares.
+    pub kv_read_squares: u128,
     /// [`KV_TILE_TOKENS`]-key tiles that cover those keys.
     pub kv_tiles: u64,
     /// [`QUERY_TILE_TOKENS`]-query tiles.
@@ -74,6 +76,7 @@ impl AttentionWork {
         let keys = context.min(window);
         self.area += u64::from(keys);
         self.kv_read += u64::from(keys);
+        self.kv_read_squares += u128::from(u64::from(keys) * u64::from(keys));
         self.kv_tiles += u64::from(keys.div_ceil(KV_TILE_TOKENS));
         self.query_tiles += 1;
         self.query_tile_keys += u64::from(keys);
@@ -88,6 +91,7 @@ impl AttentionWork {
         self.area += unclipped * history + unclipped * (unclipped + 1) / 2 + (query - unclipped) * window;
         let read = context.min(window + query.saturating_sub(1));
         self.kv_read += read;
+        self.kv_read_squares += u128::from(read) * u128::from(read);
         self.kv_tiles += read.div_ceil(u64::from(KV_TILE_TOKENS));
         let tile = u64::from(QUERY_TILE_TOKENS);
         let tiles = query.div_ceil(tile);
@@ -121,6 +125,8 @@ fn tile_keys(history: u64, context: u64, window: u64, tiles: u64) -> u64 {
 pub struct BatchShape {
     /// `UNLIMITED`, then the distinct sliding windows of the program.
     limits: Vec<u32>,
+    /// New tokens of requests with an unfinished prompt or more than one token.
+    prompt_tokens: u64,
     prefill: GroupShape,
     decode: GroupShape,
     prefill_work: Vec<AttentionWork>,
@@ -138,6 +144,7 @@ impl BatchShape {
         let work = vec![AttentionWork::default(); limits.len()];
         Self {
             limits,
+            prompt_tokens: 0,
             prefill: GroupShape::default(),
             decode: GroupShape::default(),
             prefill_work: work.clone(),
@@ -147,6 +154,7 @@ impl BatchShape {
 
     /// Empties the batch, keeping its memory.
     pub fn clear(&mut self) {
+        self.prompt_tokens = 0;
         self.prefill = GroupShape::default();
         self.decode = GroupShape::default();
         self.prefill_work.fill(AttentionWork::default());
@@ -154,7 +162,8 @@ impl BatchShape {
     }
 
     /// Adds a request that computes `query_tokens` (at least 1) and has `context_after` tokens of context after
-    /// the step, the new ones included. `is_prefill`: it has more than one token or an unfinished prompt.
+    /// the step, the new ones included. `is_prefill`: it has more than one token or an unfinished prompt; kernels
+    /// count a single token as a decode nevertheless.
     ///
     /// Sums hold 64 bits as long as the batch has fewer than 2^32 tokens, which [`StepTimer::step`] demands.
     ///
@@ -163,7 +172,11 @@ impl BatchShape {
     pub fn add(&mut self, query_tokens: u32, context_after: u32, is_prefill: bool) {
         debug_assert!(query_tokens >= 1, "Invariant: a scheduled request computes a token");
         debug_assert!(context_after >= query_tokens, "Invariant: new tokens are part of the context");
-        let (group, work) = if is_prefill {
+        if is_prefill {
+            self.prompt_tokens += u64::from(query_tokens);
+        }
+        // The last token of a prompt is, to a kernel, a decode.
+        let (group, work) = if is_prefill && query_tokens > 1 {
             (&mut self.prefill, &mut self.prefill_work)
         } else {
             (&mut self.decode, &mut self.decode_work)
@@ -201,13 +214,19 @@ impl BatchShape {
         self.prefill.kv_tokens + self.decode.kv_tokens
     }
 
-    /// Returns the lengths of the requests added as prefills.
+    /// Returns the new tokens of requests added as prefills, single ones included.
+    #[inline]
+    pub fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens
+    }
+
+    /// Returns the lengths of the requests added as prefills that compute more than one token.
     #[inline]
     pub fn prefill(&self) -> &GroupShape {
         &self.prefill
     }
 
-    /// Returns the lengths of the requests added as decodes.
+    /// Returns the lengths of all other requests.
     #[inline]
     pub fn decode(&self) -> &GroupShape {
         &self.decode
@@ -238,6 +257,7 @@ mod tests {
         let read = context - first_key(history);
         let mut work = AttentionWork {
             kv_read: u64::from(read),
+            kv_read_squares: u128::from(read) * u128::from(read),
             kv_tiles: u64::from(read.div_ceil(KV_TILE_TOKENS)),
             ..AttentionWork::default()
         };
@@ -257,7 +277,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn prop_work_equals_a_loop_over_queries(query in 1_u32..400, history in 0_u32..700, window in 1_u32..900) {
+        fn prop_work_equals_a_loop_over_queries(query in 2_u32..400, history in 0_u32..700, window in 1_u32..900) {
             let context = history + query;
             let mut batch = BatchShape::new(&[window]);
             batch.add(query, context, true);
@@ -289,7 +309,7 @@ mod tests {
             let sum = |f: fn(u64, u64) -> u64, prefill: bool| -> u64 {
                 requests
                     .iter()
-                    .filter(|r| r.2 == prefill)
+                    .filter(|r| (r.2 && r.0 > 1) == prefill)
                     .map(|&(q, h, _)| f(u64::from(q), u64::from(q + h)))
                     .sum()
             };
@@ -305,6 +325,8 @@ mod tests {
                 requests.iter().map(|&(q, h, _)| brute_force(q, q + h, 64).area).sum();
             prop_assert_eq!(area, expected);
             prop_assert_eq!(batch.num_seqs(), requests.len() as u64);
+            let prompt: u64 = requests.iter().filter(|r| r.2).map(|r| u64::from(r.0)).sum();
+            prop_assert_eq!(batch.prompt_tokens(), prompt);
         }
     }
 

@@ -112,16 +112,16 @@ pub struct OperatorTime {
     pub count: u32,
     /// Seconds per step: all runs, launches included.
     pub seconds: f64,
-    /// Useful FLOPs per step of the whole replica.
+    /// Useful FLOPs per step of all tensor-parallel ranks of one data-parallel rank.
     pub flops: f64,
-    /// Useful HBM bytes per step of the whole replica.
+    /// Useful HBM bytes per step of the same ranks.
     pub bytes: f64,
     /// What bounds it.
     pub bound: Bound,
     /// Seconds of its roofline bound per step: all runs, launches included.
     pub bound_s: f64,
-    /// Where its time comes from.
-    pub provenance: Provenance,
+    /// Where its time comes from; `None` where nothing ran.
+    pub provenance: Option<Provenance>,
     /// Pipeline stage.
     pub stage: usize,
 }

@@ -108,7 +108,16 @@ impl ExpertLoads {
 
 /// Returns the loads of the most loaded of `ranks` ranks, which hold `experts / ranks` experts each, when `tokens`
 /// tokens visit `top_k` of all `experts`.
-pub fn expert_loads(law: LoadLaw, tokens: u32, top_k: u32, experts: u32, ranks: u32) -> ExpertLoads {
+///
+/// `levels` are those of [`power_law_levels`], which other laws do not look at.
+pub fn expert_loads(
+    law: LoadLaw,
+    levels: &[f64],
+    tokens: u32,
+    top_k: u32,
+    experts: u32,
+    ranks: u32,
+) -> ExpertLoads {
     let (count, visits) = (experts as usize, u64::from(tokens) * u64::from(top_k));
     let per_rank = (experts / ranks.max(1)) as usize;
     match law {
@@ -133,16 +142,21 @@ pub fn expert_loads(law: LoadLaw, tokens: u32, top_k: u32, experts: u32, ranks: 
                 facts(heaviest(&loads, per_rank))
             }))
         }
-        LoadLaw::PowerLaw(alpha) => {
-            let mut stream = RngStreams::new(0, 0).get("expert_load.power_law");
-            average((0..DRAWS).map(|_| {
-                let levels: Vec<f64> = (0..count).map(|_| stream.unit()).collect();
-                let wanted = power_law_weights(alpha, tokens, top_k, &levels);
-                let loads = whole_loads(&wanted, visits, f64::from(tokens));
-                facts(heaviest(&loads, per_rank))
-            }))
-        }
+        LoadLaw::PowerLaw(alpha) => average(levels.chunks_exact(count).map(|levels| {
+            let wanted = power_law_weights(alpha, tokens, top_k, levels);
+            let loads = whole_loads(&wanted, visits, f64::from(tokens));
+            facts(heaviest(&loads, per_rank))
+        })),
     }
+}
+
+/// Returns the random numbers behind a power law's draws for `experts` experts, none for other laws.
+pub fn power_law_levels(law: LoadLaw, experts: u32) -> Vec<f64> {
+    if !matches!(law, LoadLaw::PowerLaw(_)) {
+        return Vec::new();
+    }
+    let mut stream = RngStreams::new(0, 0).get("expert_load.power_law");
+    (0..DRAWS * u64::from(experts)).map(|_| stream.unit()).collect()
 }
 
 fn facts(loads: &[f64]) -> ExpertLoads {
@@ -183,13 +197,12 @@ fn whole_loads(wanted: &[f64], visits: u64, most: f64) -> Vec<f64> {
     }
     while left.abs() >= 1.0 {
         let before = left;
+        let each = (left.abs() / loads.len() as f64).floor().max(1.0);
         for &index in &order {
-            let step = left.signum();
-            let load = loads[index] + step;
-            if left.abs() >= 1.0 && (0.0..=most).contains(&load) {
-                loads[index] = load;
-                left -= step;
-            }
+            let step = each.min(left.abs()).floor() * left.signum();
+            let load = (loads[index] + step).clamp(0.0, most);
+            left -= load - loads[index];
+            loads[index] = load;
         }
         if left.to_bits() == before.to_bits() {
             break;
@@ -260,35 +273,39 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn loads(law: LoadLaw, tokens: u32, top_k: u32, experts: u32, ranks: u32) -> ExpertLoads {
+        expert_loads(law, &power_law_levels(law, experts), tokens, top_k, experts, ranks)
+    }
+
     fn close(found: f64, expected: f64, tolerance: f64) {
         assert!((found - expected).abs() <= tolerance, "{found} is not {expected} to {tolerance}");
     }
 
     #[test]
     fn balanced_loads_differ_by_at_most_one() {
-        let loads = expert_loads(LoadLaw::Balanced, 100, 8, 128, 1);
-        assert_eq!((loads.visits, loads.active, loads.max), (800.0, 128.0, 7.0));
-        assert_eq!(loads.tiles[0], 128.0);
-        let few = expert_loads(LoadLaw::Balanced, 4, 2, 64, 1);
+        let found = loads(LoadLaw::Balanced, 100, 8, 128, 1);
+        assert_eq!((found.visits, found.active, found.max), (800.0, 128.0, 7.0));
+        assert_eq!(found.tiles[0], 128.0);
+        let few = loads(LoadLaw::Balanced, 4, 2, 64, 1);
         assert_eq!((few.visits, few.active, few.max), (8.0, 8.0, 1.0));
     }
 
     #[test]
     fn uniform_loads_leave_as_many_experts_idle_as_chance_does() {
         // 32 tokens, 8 of 128: 128 * (1 - (15 / 16)^32) = 111.8 experts are expected to have work.
-        let loads = expert_loads(LoadLaw::Uniform, 32, 8, 128, 1);
-        close(loads.active, 111.8, 2.0);
-        assert_eq!(loads.visits, 256.0);
+        let found = loads(LoadLaw::Uniform, 32, 8, 128, 1);
+        close(found.active, 111.8, 2.0);
+        assert_eq!(found.visits, 256.0);
         // Binomial variance 1875 around 2000: a squared variation of 1 / 2000 * 15 / 16.
-        let many = expert_loads(LoadLaw::Uniform, 32_000, 8, 128, 1);
+        let many = loads(LoadLaw::Uniform, 32_000, 8, 128, 1);
         close(many.variation(128.0), 0.000_469, 0.000_05);
         assert_eq!(many.active, 128.0);
     }
 
     #[test]
     fn a_power_law_concentrates_tokens() {
-        let uniform = expert_loads(LoadLaw::Uniform, 4096, 8, 128, 1);
-        let skewed = expert_loads(LoadLaw::PowerLaw(1.2), 4096, 8, 128, 1);
+        let uniform = loads(LoadLaw::Uniform, 4096, 8, 128, 1);
+        let skewed = loads(LoadLaw::PowerLaw(1.2), 4096, 8, 128, 1);
         assert!(skewed.max > 3.0 * uniform.max && skewed.max <= 4096.0);
         assert!(skewed.variation(128.0) > 10.0 * uniform.variation(128.0));
     }
@@ -296,9 +313,9 @@ mod tests {
     #[test]
     fn the_heaviest_rank_has_more_than_its_share() {
         let share = 4096.0 * 8.0 / 8.0;
-        let loads = expert_loads(LoadLaw::PowerLaw(1.2), 4096, 8, 128, 8);
-        assert!(loads.visits > 1.2 * share, "{}", loads.visits);
-        let balanced = expert_loads(LoadLaw::Balanced, 4096, 8, 128, 8);
+        let found = loads(LoadLaw::PowerLaw(1.2), 4096, 8, 128, 8);
+        assert!(found.visits > 1.2 * share, "{}", found.visits);
+        let balanced = loads(LoadLaw::Balanced, 4096, 8, 128, 8);
         assert_eq!(balanced.visits, share);
     }
 
@@ -315,11 +332,11 @@ mod tests {
             tokens in 1_u32..5000, top_k in 1_u32..9, spare in 0_u32..200, law in -1_i32..3,
         ) {
             let (law, experts) = (LoadLaw::of(f64::from(law) * 0.6), top_k + spare);
-            let loads = expert_loads(law, tokens, top_k, experts, 1);
-            prop_assert_eq!(loads.visits, f64::from(tokens) * f64::from(top_k));
-            prop_assert!(loads.max <= f64::from(tokens));
-            prop_assert!(loads.active >= f64::from(top_k) && loads.active <= f64::from(experts));
-            prop_assert!(loads.tiles[0] >= loads.visits / 16.0);
+            let found = loads(law, tokens, top_k, experts, 1);
+            prop_assert_eq!(found.visits, f64::from(tokens) * f64::from(top_k));
+            prop_assert!(found.max <= f64::from(tokens));
+            prop_assert!(found.active >= f64::from(top_k) && found.active <= f64::from(experts));
+            prop_assert!(found.tiles[0] >= found.visits / 16.0);
         }
     }
 }

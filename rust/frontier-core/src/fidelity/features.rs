@@ -11,14 +11,18 @@ use super::fused_moe::{self, FusedMoe, MoeShape};
 use super::gemm::{self, Gemm, GemmShape};
 use super::moe_exchange::{self, ExchangeShape, MoeExchange};
 use crate::error::SimError;
-use crate::plan::step_time::{AttentionPhase, Dtype, GpuSpec, LinksSpec};
+use crate::plan::step_time::{AttentionPhase, Dtype, GpuSpec, LinksSpec, MAX_BATCH, MAX_DIMENSION};
+
+/// Most tokens of a measured batch, or of a context.
+const MAX_ROWS: u32 = 1 << 24;
 
 /// Operators whose time a tree predictor may learn, each with the names of its features.
-pub const FAMILIES: [(&str, &[&str]); 16] = [
+pub const FAMILIES: [(&str, &[&str]); 17] = [
     ("gemm", &gemm::FEATURES),
     ("prefill_attention", &attention::PREFILL_FEATURES),
     ("decode_attention", &attention::DECODE_FEATURES),
     ("decode_skew", &attention::DECODE_FEATURES),
+    ("mixed_attention", &attention::MIXED_FEATURES),
     ("fused_moe", &fused_moe::FEATURES),
     ("rms_norm", &elementwise::FEATURES),
     ("rope", &elementwise::FEATURES),
@@ -83,6 +87,7 @@ pub fn operator_features(
         "decode_attention" | "decode_skew" => {
             attention_rows(&mut table, &device, rate, columns, AttentionPhase::Decode)?;
         }
+        "mixed_attention" => attention_rows(&mut table, &device, rate, columns, AttentionPhase::Both)?,
         "fused_moe" => moe_rows(&mut table, &device, rate, columns)?,
         "moe_dispatch" | "moe_combine" => exchange_rows(&mut table, &device, links, columns)?,
         _ => elementwise_rows(&mut table, &device, columns)?,
@@ -128,14 +133,14 @@ impl<'a> Reader<'a> {
         self.columns.first().map_or(0, |(_, column)| column.len())
     }
 
-    /// Returns a whole number of 32 bits, at least 1.
-    fn whole(&self, column: usize, row: usize) -> Result<u32, SimError> {
+    /// Returns a whole number in 1 ..= `most`.
+    fn whole(&self, column: usize, row: usize, most: u32) -> Result<u32, SimError> {
         let (name, values) = self.columns[column];
         let value = values[row];
-        if value >= 1.0 && value <= f64::from(u32::MAX) && value.fract() == 0.0 {
+        if value >= 1.0 && value <= f64::from(most) && value.fract() == 0.0 {
             return Ok(value as u32);
         }
-        refuse(format!("{name}[{row}]: was {value}, must be a whole number in 1 ..= {}", u32::MAX))
+        refuse(format!("{name}[{row}]: was {value}, must be a whole number in 1 ..= {most}"))
     }
 
     /// Returns a positive finite number.
@@ -150,6 +155,26 @@ impl<'a> Reader<'a> {
     fn number(&self, column: usize, row: usize) -> f64 {
         self.columns[column].1[row]
     }
+
+    /// Returns whether a value of 0 or 1 is 1.
+    fn flag(&self, column: usize, row: usize) -> Result<bool, SimError> {
+        let (name, values) = self.columns[column];
+        match values[row] {
+            0.0 => Ok(false),
+            1.0 => Ok(true),
+            other => refuse(format!("{name}[{row}]: was {other}, must be 0 or 1")),
+        }
+    }
+
+    /// Returns -1, 0, or a positive exponent.
+    fn imbalance(&self, column: usize, row: usize) -> Result<f64, SimError> {
+        let (name, values) = self.columns[column];
+        let value = values[row];
+        if value.is_finite() && (value >= 0.0 || value.to_bits() == (-1.0_f64).to_bits()) {
+            return Ok(value);
+        }
+        refuse(format!("{name}[{row}]: was {value}, must be -1, 0 or positive and finite"))
+    }
 }
 
 fn gemm_rows(
@@ -160,11 +185,11 @@ fn gemm_rows(
 ) -> Result<(), SimError> {
     let reader = Reader::new(columns, &["rows", "k", "n", "batch", "weight_bytes", "activation_bytes"])?;
     for row in 0..reader.rows() {
-        let rows = reader.whole(0, row)?;
+        let rows = reader.whole(0, row, MAX_ROWS)?;
         let shape = GemmShape {
-            k: reader.whole(1, row)?,
-            n: reader.whole(2, row)?,
-            batch: reader.whole(3, row)?,
+            k: reader.whole(1, row, MAX_DIMENSION)?,
+            n: reader.whole(2, row, MAX_DIMENSION)?,
+            batch: reader.whole(3, row, MAX_BATCH)?,
             weight_bytes: reader.positive(4, row)?,
             activation_bytes: reader.positive(5, row)?,
             model_share: 1.0,
@@ -188,13 +213,13 @@ fn attention_rows(
     let groups = Groups::new(columns, reader.rows())?;
     for row in 0..reader.rows() {
         let window = reader.number(6, row);
-        let window_tokens = if window == 0.0 { None } else { Some(reader.whole(6, row)?) };
+        let window_tokens = if window == 0.0 { None } else { Some(reader.whole(6, row, u32::MAX)?) };
         let shape = AttentionShape {
             phase,
-            heads: reader.whole(0, row)?,
-            kv_heads: reader.whole(1, row)?,
-            qk_dim: reader.whole(2, row)?,
-            v_dim: reader.whole(3, row)?,
+            heads: reader.whole(0, row, MAX_BATCH)?,
+            kv_heads: reader.whole(1, row, MAX_BATCH)?,
+            qk_dim: reader.whole(2, row, MAX_BATCH)?,
+            v_dim: reader.whole(3, row, MAX_BATCH)?,
             kv_bytes_per_token: reader.positive(4, row)?,
             activation_bytes: reader.positive(5, row)?,
             window: window_tokens.map(|_| 0),
@@ -209,18 +234,24 @@ fn attention_rows(
         }
         let batch = groups.batch(row, window_tokens)?;
         let kernel = Attention::new(device, rate, &shape);
-        let prefill = phase == AttentionPhase::Prefill;
-        let group = if prefill { batch.prefill() } else { batch.decode() };
-        if group.num_seqs == 0 {
-            let wanted = if prefill { "prefill (query > 1)" } else { "decode (query == 1)" };
-            return refuse(format!("query[{row}]: this batch has no {wanted}"));
+        for (group, other, wanted) in [
+            (batch.prefill(), AttentionPhase::Decode, "prefill (query > 1)"),
+            (batch.decode(), AttentionPhase::Prefill, "decode (query == 1)"),
+        ] {
+            if group.num_seqs == 0 && phase != other {
+                return refuse(format!("query[{row}]: this batch has no {wanted}"));
+            }
         }
-        if prefill {
-            let cost = kernel.prefill_cost(&batch);
-            table.push(&kernel.prefill_features(&batch, &cost), cost);
-        } else {
-            let cost = kernel.decode_cost(&batch);
-            table.push(&kernel.decode_features(&batch, &cost), cost);
+        let (prefill, decode) = (kernel.prefill_cost(&batch), kernel.decode_cost(&batch));
+        match phase {
+            AttentionPhase::Prefill => table.push(&kernel.prefill_features(&batch, &prefill), prefill),
+            AttentionPhase::Decode => table.push(&kernel.decode_features(&batch, &decode), decode),
+            AttentionPhase::Both => {
+                let parts =
+                    (kernel.prefill_features(&batch, &prefill), kernel.decode_features(&batch, &decode));
+                let features = Attention::mixed_features(&parts.0, &parts.1);
+                table.push(&features, kernel.combined(&prefill, &decode));
+            }
         }
     }
     Ok(())
@@ -266,10 +297,10 @@ impl<'a> Groups<'a> {
         let mut batch = BatchShape::new(window.as_slice());
         for group in self.offsets[row] as usize..self.offsets[row + 1] as usize {
             let (count, query, context) = (self.count[group], self.query[group], self.context[group]);
-            if query == 0 || context < query || count > 1 << 16 {
+            if query == 0 || context < query || context > MAX_ROWS || count > MAX_BATCH {
                 return refuse(format!(
                     "count, query, context [{group}]: were {count}, {query}, {context}; query must be at least 1, \
-                     context at least query, count at most 65536"
+                     context at least query and at most {MAX_ROWS}, count at most {MAX_BATCH}"
                 ));
             }
             for _ in 0..count {
@@ -301,17 +332,17 @@ fn moe_rows(
     ];
     let reader = Reader::new(columns, &names)?;
     for row in 0..reader.rows() {
-        let rows = reader.whole(0, row)?;
+        let rows = reader.whole(0, row, MAX_ROWS)?;
         let shape = MoeShape {
-            num_experts: reader.whole(3, row)?,
-            top_k: reader.whole(4, row)?,
-            expert_ranks: reader.whole(6, row)?,
-            hidden: reader.whole(1, row)?,
-            intermediate: reader.whole(2, row)?.div_ceil(reader.whole(5, row)?),
-            gated: reader.number(9, row) != 0.0,
+            num_experts: reader.whole(3, row, MAX_BATCH)?,
+            top_k: reader.whole(4, row, MAX_BATCH)?,
+            expert_ranks: reader.whole(6, row, MAX_BATCH)?,
+            hidden: reader.whole(1, row, MAX_DIMENSION)?,
+            intermediate: reader.whole(2, row, MAX_DIMENSION / 2)?.div_ceil(reader.whole(5, row, MAX_BATCH)?),
+            gated: reader.flag(9, row)?,
             weight_bytes: reader.positive(7, row)?,
             activation_bytes: reader.positive(8, row)?,
-            law: LoadLaw::of(reader.number(10, row)),
+            law: LoadLaw::of(reader.imbalance(10, row)?),
             model_share: 1.0,
         };
         if shape.top_k > shape.num_experts || !shape.num_experts.is_multiple_of(shape.expert_ranks) {
@@ -335,7 +366,7 @@ fn elementwise_rows(
 ) -> Result<(), SimError> {
     let reader = Reader::new(columns, &["rows", "bytes_per_row"])?;
     for row in 0..reader.rows() {
-        let rows = reader.whole(0, row)?;
+        let rows = reader.whole(0, row, MAX_ROWS)?;
         let operator = Elementwise::new(device, reader.positive(1, row)?);
         table.push(&operator.features(rows), operator.cost(rows));
     }
@@ -351,13 +382,13 @@ fn exchange_rows(
     let names = ["rows", "hidden", "top_k", "experts", "ep", "nodes", "bytes_per_element"];
     let reader = Reader::new(columns, &names)?;
     for row in 0..reader.rows() {
-        let rows = reader.whole(0, row)?;
+        let rows = reader.whole(0, row, MAX_ROWS)?;
         let shape = ExchangeShape {
-            hidden: reader.whole(1, row)?,
-            top_k: reader.whole(2, row)?,
-            num_experts: reader.whole(3, row)?,
-            ranks: reader.whole(4, row)?,
-            nodes: reader.whole(5, row)?,
+            hidden: reader.whole(1, row, MAX_DIMENSION)?,
+            top_k: reader.whole(2, row, MAX_BATCH)?,
+            num_experts: reader.whole(3, row, MAX_BATCH)?,
+            ranks: reader.whole(4, row, MAX_BATCH)?,
+            nodes: reader.whole(5, row, MAX_BATCH)?,
             bytes_per_element: reader.positive(6, row)?,
         };
         if shape.ranks < 2 || !shape.ranks.is_multiple_of(shape.nodes) {

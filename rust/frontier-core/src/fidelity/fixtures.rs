@@ -18,7 +18,6 @@ pub(crate) fn h100() -> GpuSpec {
         compute_efficiency: 0.8,
         memory_efficiency: 0.9,
         kernel_launch_s: 2e-6,
-        l2_bytes: 50e6,
     }
 }
 

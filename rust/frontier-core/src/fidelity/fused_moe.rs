@@ -5,13 +5,13 @@
 //! `moe_align_block_size`); tiles run in waves as in [`gemm`](super::gemm). Loads come from a law
 //! ([`expert_load`](super::expert_load)), so skew costs what its tiles and its active experts cost.
 //!
-//! Two products, an activation and a sum are launched: at least four kernels.
+//! Five kernels are launched: sort, two products, activation, sum.
 //!
 //! Left out: shared experts (dense products of their own), the router (an operator of its own).
 
 use super::cost::Cost;
 use super::device::Device;
-use super::expert_load::{ExpertLoads, LoadLaw, TILE_ROWS, expert_loads};
+use super::expert_load::{ExpertLoads, LoadLaw, TILE_ROWS, expert_loads, power_law_levels};
 use super::gemm::tile_efficiency;
 
 /// Columns of a tile.
@@ -48,6 +48,7 @@ pub struct MoeShape {
 #[derive(Clone, Debug)]
 pub struct FusedMoe {
     shape: MoeShape,
+    levels: Vec<f64>,
     num_sms: f64,
     launch_s: f64,
     bandwidth_bytes_per_s: f64,
@@ -97,6 +98,7 @@ impl FusedMoe {
         let moved = 3.0 * hidden + 2.0 * (products_in + 1.0) * width;
         Self {
             shape: *shape,
+            levels: power_law_levels(shape.law, shape.num_experts),
             num_sms: f64::from(device.num_sms),
             launch_s: device.launch_s * LAUNCHES,
             bandwidth_bytes_per_s: device.bandwidth_bytes_per_s,
@@ -110,7 +112,7 @@ impl FusedMoe {
     /// Returns the loads of this rank's experts when `rows` tokens are routed over all ranks.
     pub fn loads(&self, rows: u32) -> ExpertLoads {
         let shape = &self.shape;
-        expert_loads(shape.law, rows, shape.top_k, shape.num_experts, shape.expert_ranks)
+        expert_loads(shape.law, &self.levels, rows, shape.top_k, shape.num_experts, shape.expert_ranks)
     }
 
     /// Returns the cost of one run over `rows` tokens, before they are copied to their experts.
@@ -134,11 +136,15 @@ impl FusedMoe {
         }
     }
 
+    /// Columns of the first product.
+    fn inner_width(&self) -> u64 {
+        u64::from(self.shape.intermediate) * if self.shape.gated { 2 } else { 1 }
+    }
+
     fn compute_s(&self, loads: &ExpertLoads) -> f64 {
         let (hidden, width) = (self.shape.hidden, self.shape.intermediate);
-        let inner = if self.shape.gated { 2 * u64::from(width) } else { u64::from(width) };
         let products = [
-            (inner.div_ceil(u64::from(TILE_COLS)) as f64, f64::from(hidden)),
+            (self.inner_width().div_ceil(u64::from(TILE_COLS)) as f64, f64::from(hidden)),
             (f64::from(hidden.div_ceil(TILE_COLS)), f64::from(width)),
         ];
         let mut fastest = f64::INFINITY;
@@ -156,7 +162,7 @@ impl FusedMoe {
     pub fn features(&self, rows: u32, loads: &ExpertLoads, cost: &Cost) -> [f32; FEATURES.len()] {
         let shape = &self.shape;
         let local = f64::from(shape.num_experts) / f64::from(shape.expert_ranks);
-        let columns = f64::from((2 * shape.intermediate).div_ceil(TILE_COLS));
+        let columns = self.inner_width().div_ceil(u64::from(TILE_COLS)) as f64;
         [
             f64::from(rows),
             f64::from(shape.hidden),

@@ -7,13 +7,18 @@ use super::cost::Cost;
 use super::trust::{Outside, Provenance};
 use crate::error::SimError;
 use crate::plan::step_time::PredictorRef;
-use crate::predictor::{BoundParameters, CellMemo, Compiled, Form, LogTable, Predictor};
+use crate::predictor::{BoundParameters, CellMemo, Compiled, Form, LogTable, Operator, Predictor};
 use crate::rng::RngStreams;
 
-/// Tolerance of range checks, relative: ranges and features are 32-bit values.
-const RANGE_SLACK: f32 = 1e-6;
+/// Tolerance of range checks, relative: nothing changes at the very edge, and ratios such as the fill of a wave are
+/// rarely measured at exactly 1.
+const RANGE_SLACK: f32 = 0.01;
 /// Contexts up to this many times the cache still find part of it warm.
 const WARM_UP_TO: f64 = 1.5;
+
+/// Where nothing was learned, a drawn error makes the bound up to this many times too short: generic predictors find
+/// medians of 1.3 to 2 and single kernels of 6, so this is an assumption.
+const BOUND_ERROR: f64 = 3.0;
 
 /// What the operators of a plan may refer to.
 #[derive(Clone, Copy, Debug)]
@@ -35,10 +40,19 @@ pub struct Prediction {
     pub outside: Option<Outside>,
 }
 
+impl Predictors<'_> {
+    /// Returns the factor on the bound of an operator without a predictor: 1, or a drawn error.
+    pub fn bound_factor(&self, name: &str) -> f64 {
+        let draw =
+            |streams: RngStreams| libm::pow(BOUND_ERROR, streams.get(&format!("residual.{name}")).unit());
+        self.residuals.map_or(1.0, draw)
+    }
+}
+
 impl Prediction {
-    /// Returns the time of `cost` by its bound alone.
-    pub fn unmeasured(cost: &Cost) -> Self {
-        Self { seconds: cost.seconds(), provenance: Provenance::Unmeasured, outside: None }
+    /// Returns the time of `cost` by its bound alone, times an operator's factor ([`Predictors::bound_factor`]).
+    pub fn unmeasured(cost: &Cost, factor: f64) -> Self {
+        Self { seconds: cost.seconds() * factor, provenance: Provenance::Unmeasured, outside: None }
     }
 }
 
@@ -57,6 +71,7 @@ impl Common {
         predictors: &Predictors<'_>,
         name: &str,
         path: &str,
+        expected: &[Operator],
     ) -> Result<Self, SimError> {
         let Some(predictor) = predictors.all.get(reference.index as usize) else {
             return Err(SimError::Plan {
@@ -68,6 +83,16 @@ impl Common {
                 ),
             });
         };
+        let operator = predictor.identity.operator;
+        if !expected.contains(&operator) {
+            return Err(SimError::Plan {
+                path: format!("{path}.index"),
+                message: format!(
+                    "was {}, which predicts {operator:?}, must be of {expected:?}",
+                    reference.index
+                ),
+            });
+        }
         let drawn = predictors
             .residuals
             .map_or(0.0, |streams| predictor.residuals.at(streams.get(&format!("residual.{name}")).unit()));
@@ -99,12 +124,26 @@ fn bound_s(cost: &Cost, bound: &BoundParameters) -> f64 {
     compute_s.max(memory_s).max(cost.network_s * bound.network_scale) + bound.launch_s
 }
 
+/// What an operator offers to trees.
+#[derive(Clone, Copy, Debug)]
+pub struct Features<'a> {
+    /// What a predictor must be of.
+    pub expected: &'a [Operator],
+    /// Names of the operator's features.
+    pub names: &'a [&'a str],
+    /// Their values in any run, at least those that are the same in every run.
+    pub sample: &'a [f32],
+    /// How many come first that are fixed when the plan is compiled, with a memo for the rest; 0 where every answer
+    /// is kept in a table anyway.
+    pub num_statics: usize,
+}
+
 /// Trees over the features of an operator of known shape.
 #[derive(Clone, Debug)]
 pub struct LearnedTrees {
     common: Common,
     compiled: Compiled,
-    memo: CellMemo,
+    memo: Option<CellMemo>,
     /// For each of the predictor's features, its place in the operator's list of features.
     columns: Vec<usize>,
     /// Features whose range is not checked (a second predictor answers for them).
@@ -117,8 +156,7 @@ pub struct LearnedTrees {
 }
 
 impl LearnedTrees {
-    /// Compiles the predictor `reference` for an operator called `name`. `sample` holds its features, called `names`,
-    /// of any run; the first `num_statics` are the same in every run. `path` leads to the reference in the plan.
+    /// Compiles the predictor `reference` for an operator called `name`. `path` leads to the reference in the plan.
     ///
     /// # Errors
     /// [`SimError::Plan`] if there is no such predictor, if it is a table, or if it wants other features.
@@ -127,11 +165,10 @@ impl LearnedTrees {
         predictors: &Predictors<'_>,
         name: &str,
         path: &str,
-        names: &[&str],
-        sample: &[f32],
-        num_statics: usize,
+        of: &Features<'_>,
     ) -> Result<Self, SimError> {
-        let common = Common::new(reference, predictors, name, path)?;
+        let Features { expected, names, sample, num_statics } = *of;
+        let common = Common::new(reference, predictors, name, path, expected)?;
         let refuse = |message: String| Err(SimError::Plan { path: format!("{path}.index"), message });
         let predictor = Arc::clone(&common.predictor);
         let Form::Trees(ensemble) = &predictor.form else {
@@ -151,14 +188,20 @@ impl LearnedTrees {
         let fixed: Vec<Option<f32>> =
             columns.iter().map(|&column| (column < num_statics).then(|| sample[column])).collect();
         let compiled = ensemble.specialise(&fixed);
-        let value = |feature: &String| {
+        let mut shape = Vec::with_capacity(predictor.shape_columns.len());
+        for feature in &predictor.shape_columns {
             let column = names.iter().position(|known| known == feature);
-            column.map(|column| f64::from(sample[column]))
-        };
-        let shape: Option<Vec<f64>> = predictor.shape_columns.iter().map(value).collect();
-        let known_shape = shape.is_some_and(|shape| predictor.is_measured_shape(&shape));
+            let Some(&value) = column.and_then(|column| sample.get(column)) else {
+                return refuse(format!(
+                    "was {}, whose shapes name {feature:?}, which is not the same in every run",
+                    reference.index
+                ));
+            };
+            shape.push(f64::from(value));
+        }
+        let known_shape = predictor.is_measured_shape(&shape);
         Ok(Self {
-            memo: CellMemo::new(&compiled),
+            memo: (num_statics > 0).then(|| CellMemo::new(&compiled)),
             unchecked: vec![false; columns.len()],
             x: vec![0.0; columns.len()],
             free: vec![0.0; compiled.free().len()],
@@ -167,6 +210,11 @@ impl LearnedTrees {
             columns,
             known_shape,
         })
+    }
+
+    /// Returns whether it was learned on other GPUs.
+    pub fn is_unmeasured(&self) -> bool {
+        self.common.unmeasured
     }
 
     /// Leaves the ranges of these features unchecked.
@@ -186,8 +234,11 @@ impl LearnedTrees {
         for (free, &index) in self.free.iter_mut().zip(self.compiled.free()) {
             *free = self.x[index];
         }
-        let ratio = self.memo.ratio(&self.compiled, &self.free) * self.common.factor;
-        (ratio, self.outside())
+        let ratio = match &mut self.memo {
+            Some(memo) => memo.ratio(&self.compiled, &self.free),
+            None => libm::exp(f64::from(self.compiled.margin(&self.free))),
+        };
+        (ratio * self.common.factor, self.outside())
     }
 
     #[inline]
@@ -258,8 +309,9 @@ impl LearnedTable {
         predictors: &Predictors<'_>,
         name: &str,
         path: &str,
+        expected: &[Operator],
     ) -> Result<Self, SimError> {
-        let common = Common::new(reference, predictors, name, path)?;
+        let common = Common::new(reference, predictors, name, path, expected)?;
         if !matches!(common.predictor.form, Form::Table(_)) {
             let message = format!("was {}, which holds trees, must be a table", reference.index);
             return Err(SimError::Plan { path: format!("{path}.index"), message });
@@ -282,7 +334,7 @@ impl LearnedTable {
             (bytes < low || bytes > high).then(|| Outside::new(0, bytes as f32, low as f32, high as f32));
         Prediction {
             seconds: table.seconds(bytes) * self.common.factor,
-            provenance: self.common.provenance(table.is_measured(bytes), outside.as_ref()),
+            provenance: self.common.provenance(true, outside.as_ref()),
             outside,
         }
     }

@@ -11,8 +11,8 @@ use crate::time::SimDuration;
 /// [`SimError::ClockOverflow`] past 2^64 - 1 ns.
 pub fn linear_step(spec: &LinearSpec, batch: &BatchShape) -> Result<SimDuration, SimError> {
     let terms = [
-        (spec.per_prefill_token_ns, batch.prefill().query_tokens),
-        (spec.per_decode_token_ns, batch.decode().query_tokens),
+        (spec.per_prefill_token_ns, batch.prompt_tokens()),
+        (spec.per_decode_token_ns, batch.num_tokens() - batch.prompt_tokens()),
         (spec.per_seq_ns, batch.num_seqs()),
         (spec.per_kv_token_ns, batch.kv_tokens()),
     ];

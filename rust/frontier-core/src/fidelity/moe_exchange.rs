@@ -2,7 +2,8 @@
 //! the token's experts, however many of them it holds.
 //!
 //! With `top_k` experts spread over `ranks` ranks, `ranks * (1 - (1 - 1 / ranks)^top_k)` ranks are expected to be
-//! visited, and likewise for nodes: what crosses the network is sent once per node and passed on inside it.
+//! visited, and likewise for nodes: what crosses the network is sent once
+//! per node. Passing it on inside the receiving node is left out.
 
 use super::cost::Cost;
 use super::device::Device;

@@ -1,7 +1,9 @@
 //! The operators of one forward pass on one rank, compiled: pipeline stages, each with its operators over rows and
 //! its attention.
 
-use super::attention::{Attention, AttentionShape, DECODE_FEATURES, NUM_STATIC_FEATURES, PREFILL_FEATURES};
+use super::attention::{
+    Attention, AttentionShape, DECODE_FEATURES, MIXED_FEATURES, NUM_STATIC_FEATURES, PREFILL_FEATURES,
+};
 use super::attention_operator::{AttentionOperator, SKEW_FEATURES};
 use super::batch::BatchShape;
 use super::collective::{Collective, Reach};
@@ -11,14 +13,16 @@ use super::elementwise::{self, Elementwise};
 use super::expert_load::LoadLaw;
 use super::fused_moe::{self, FusedMoe, MoeShape};
 use super::gemm::{self, Gemm, GemmShape};
-use super::learned::{LearnedTable, LearnedTrees, Prediction, Predictors};
+use super::learned::{Features, LearnedTable, LearnedTrees, Predictors};
 use super::moe_exchange::{self, ExchangeShape, MoeExchange};
 use super::row_operator::{Kernel, Learned, RowGroup, RowOperator};
 use super::trust::{OperatorTrust, Provenance, TrustTally};
 use crate::error::SimError;
 use crate::plan::step_time::{
-    AttentionPhase, AttentionSpec, Dtype, LinksSpec, OperatorSpec, OperatorsSpec, PredictorRef, Rows,
+    AttentionSpec, CollectiveKind, Dtype, ExchangePhase, LinksSpec, OperatorSpec, OperatorsSpec,
+    PredictorRef, Rows,
 };
+use crate::predictor::Operator;
 
 /// Row counts of one rank's part of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +148,7 @@ impl Program {
             }
             for operator in &mut stage.attention {
                 let price = operator.price(batch);
-                let parts: [Option<Prediction>; 2] = [price.prefill, price.decode];
-                let worst = parts.iter().flatten().map(|part| part.provenance).max();
+                let worst = price.parts.iter().flatten().map(|part| part.provenance).max();
                 let price = worst.map(|provenance| (price.cost, price.seconds, provenance));
                 let time = operator_time(number, &operator.name, operator.count, price);
                 found.push((operator.position, time));
@@ -210,7 +213,10 @@ fn operator_time(
     price: Option<(Cost, f64, Provenance)>,
 ) -> OperatorTime {
     let runs = f64::from(count);
-    let (cost, seconds, provenance) = price.unwrap_or((Cost::default(), 0.0, Provenance::Measured));
+    let (cost, seconds, provenance) = match price {
+        Some((cost, seconds, provenance)) => (cost, seconds, Some(provenance)),
+        None => (Cost::default(), 0.0, None),
+    };
     OperatorTime {
         name: name.to_owned(),
         count,
@@ -237,6 +243,36 @@ fn windows(stages: &[Vec<OperatorSpec>]) -> Vec<u32> {
     windows
 }
 
+/// Operators that [`Kernel::Elementwise`] stands for.
+const ELEMENTWISE: [Operator; 9] = [
+    Operator::RmsNorm,
+    Operator::Rope,
+    Operator::Activation,
+    Operator::KvWrite,
+    Operator::Embedding,
+    Operator::QuantFp8,
+    Operator::MoeGating,
+    Operator::MoePermute,
+    Operator::Sampler,
+];
+
+const fn collective(kind: CollectiveKind) -> Operator {
+    match kind {
+        CollectiveKind::AllReduce => Operator::AllReduce,
+        CollectiveKind::AllGather => Operator::AllGather,
+        CollectiveKind::ReduceScatter => Operator::ReduceScatter,
+        CollectiveKind::AllToAll => Operator::AllToAll,
+        CollectiveKind::SendRecv => Operator::SendRecv,
+    }
+}
+
+const fn exchange(phase: ExchangePhase) -> Operator {
+    match phase {
+        ExchangePhase::Dispatch => Operator::MoeDispatch,
+        ExchangePhase::Combine => Operator::MoeCombine,
+    }
+}
+
 /// What compiling an operator needs.
 struct Compiler<'a> {
     device: Device,
@@ -257,7 +293,8 @@ impl Compiler<'_> {
             }
             let (rows, kernel, learned) = self.row_kernel(operator, &path)?;
             let (name, count) = (operator.name().to_owned(), operator.count());
-            let operator = RowOperator { position, name, count, kernel, learned };
+            let bound_factor = self.predictors.bound_factor(&name);
+            let operator = RowOperator { position, name, count, kernel, learned, bound_factor };
             match rows {
                 Rows::Tokens => tokens.push(operator),
                 Rows::Seqs => seqs.push(operator),
@@ -286,23 +323,22 @@ impl Compiler<'_> {
         reference: Option<&PredictorRef>,
         name: &str,
         path: &str,
-        (names, sample, num_statics): (&[&str], &[f32], usize),
+        of: &Features<'_>,
     ) -> Result<Option<LearnedTrees>, SimError> {
-        let new =
-            |reference| LearnedTrees::new(reference, self.predictors, name, path, names, sample, num_statics);
-        reference.map(new).transpose()
+        reference.map(|reference| LearnedTrees::new(reference, self.predictors, name, path, of)).transpose()
     }
 
     /// Returns the rows, kernel and predictor of an operator other than attention.
     fn row_kernel(
         &self,
         operator: &OperatorSpec,
-        path: &str,
+        place: &str,
     ) -> Result<(Rows, Kernel, Option<Learned>), SimError> {
+        let path = format!("{place}.predictor");
         // One row: enough to tell the shape. Answers go into a table, so nothing is gained by fixing features.
-        let learn = |reference: &Option<PredictorRef>, name: &str, names: &[&str], sample: &[f32]| {
-            let path = format!("{path}.predictor");
-            let trees = self.trees(reference.as_ref(), name, &path, (names, sample, 0))?;
+        let learn = |reference: &Option<PredictorRef>, name: &str, of: (&[Operator], &[&str], &[f32])| {
+            let of = Features { expected: of.0, names: of.1, sample: of.2, num_statics: 0 };
+            let trees = self.trees(reference.as_ref(), name, &path, &of)?;
             Ok::<_, SimError>(trees.map(|trees| Learned::Trees(Box::new(trees))))
         };
         Ok(match operator {
@@ -315,13 +351,10 @@ impl Compiler<'_> {
                     activation_bytes: spec.activation_bytes,
                     model_share: spec.model_share,
                 };
-                let kernel = Gemm::new(&self.device, self.rate(spec.dtype, path)?, &shape);
-                let learned = learn(
-                    &spec.predictor,
-                    &spec.name,
-                    &gemm::FEATURES,
-                    &kernel.features(1, &kernel.cost(1)),
-                )?;
+                let kernel = Gemm::new(&self.device, self.rate(spec.dtype, place)?, &shape);
+                let sample = kernel.features(1, &kernel.cost(1));
+                let learned =
+                    learn(&spec.predictor, &spec.name, (&[Operator::Gemm], &gemm::FEATURES, &sample))?;
                 (spec.rows, Kernel::Gemm(kernel), learned)
             }
             OperatorSpec::FusedMoe(spec) => {
@@ -337,16 +370,23 @@ impl Compiler<'_> {
                     law: LoadLaw::of(spec.imbalance),
                     model_share: spec.model_share,
                 };
-                let kernel = FusedMoe::new(&self.device, self.rate(spec.dtype, path)?, &shape);
+                let kernel = FusedMoe::new(&self.device, self.rate(spec.dtype, place)?, &shape);
                 let loads = kernel.loads(1);
                 let sample = kernel.features(1, &loads, &kernel.cost_of(1, &loads));
-                let learned = learn(&spec.predictor, &spec.name, &fused_moe::FEATURES, &sample)?;
+                let learned = learn(
+                    &spec.predictor,
+                    &spec.name,
+                    (&[Operator::FusedMoe], &fused_moe::FEATURES, &sample),
+                )?;
                 (spec.rows, Kernel::FusedMoe(kernel), learned)
             }
             OperatorSpec::Elementwise(spec) => {
                 let kernel = Elementwise::new(&self.device, spec.bytes_per_row);
-                let learned =
-                    learn(&spec.predictor, &spec.name, &elementwise::FEATURES, &kernel.features(1))?;
+                let learned = learn(
+                    &spec.predictor,
+                    &spec.name,
+                    (&ELEMENTWISE, &elementwise::FEATURES, &kernel.features(1)),
+                )?;
                 (spec.rows, Kernel::Elementwise(kernel), learned)
             }
             OperatorSpec::Collective(spec) => {
@@ -357,8 +397,9 @@ impl Compiler<'_> {
                     network: self.links.network,
                 };
                 let kernel = Collective::new(&self.device, &reach, spec.kind, spec.bytes_per_row);
-                let path = format!("{path}.predictor");
-                let table = |reference| LearnedTable::new(reference, self.predictors, &spec.name, &path);
+                let expected = [collective(spec.kind)];
+                let table =
+                    |reference| LearnedTable::new(reference, self.predictors, &spec.name, &path, &expected);
                 let learned = spec.predictor.as_ref().map(table).transpose()?.map(Learned::Table);
                 (spec.rows, Kernel::Collective(kernel), learned)
             }
@@ -374,8 +415,11 @@ impl Compiler<'_> {
                 let node = self.links.node.filter(|_| spec.nodes < spec.ranks);
                 let network = self.links.network.filter(|_| spec.nodes > 1);
                 let kernel = MoeExchange::new(&self.device, node, network, &shape);
-                let learned =
-                    learn(&spec.predictor, &spec.name, &moe_exchange::FEATURES, &kernel.features(1))?;
+                let learned = learn(
+                    &spec.predictor,
+                    &spec.name,
+                    (&[exchange(spec.phase)], &moe_exchange::FEATURES, &kernel.features(1)),
+                )?;
                 (spec.rows, Kernel::MoeExchange(kernel), learned)
             }
             OperatorSpec::Attention(_) => unreachable!("Invariant: attention is compiled apart"),
@@ -402,18 +446,16 @@ impl Compiler<'_> {
         };
         let kernel = Attention::new(&self.device, self.rate(spec.dtype, path)?, &shape);
         let sample: [f32; NUM_STATIC_FEATURES] = kernel.static_features().map(|value| value as f32);
-        let learn = |reference: Option<&PredictorRef>, part: &str, names: &[&str]| {
+        let learn = |reference: &Option<PredictorRef>, part: &str, expected: Operator, names: &[&str]| {
             let path = format!("{path}.predictors.{part}");
             let name = format!("{}.{part}", spec.name);
-            self.trees(reference, &name, &path, (names, &sample, NUM_STATIC_FEATURES))
+            let of =
+                Features { expected: &[expected], names, sample: &sample, num_statics: NUM_STATIC_FEATURES };
+            self.trees(reference.as_ref(), &name, &path, &of)
         };
-        let served = |phase| spec.phase == AttentionPhase::Both || spec.phase == phase;
-        let of = |reference: &Option<PredictorRef>, phase| reference.filter(|_| served(phase));
-        let prefill = of(&spec.predictors.prefill, AttentionPhase::Prefill);
-        let decode = of(&spec.predictors.decode, AttentionPhase::Decode);
-        let skew = of(&spec.predictors.skew, AttentionPhase::Decode);
-        let mut decode = learn(decode.as_ref(), "decode", &DECODE_FEATURES)?;
-        let skew = learn(skew.as_ref(), "skew", &DECODE_FEATURES)?;
+        let slots = &spec.predictors;
+        let mut decode = learn(&slots.decode, "decode", Operator::DecodeAttention, &DECODE_FEATURES)?;
+        let skew = learn(&slots.skew, "skew", Operator::DecodeSkew, &DECODE_FEATURES)?;
         if let (Some(decode), Some(_)) = (&mut decode, &skew) {
             decode.leave_to_others(&SKEW_FEATURES);
         }
@@ -422,11 +464,13 @@ impl Compiler<'_> {
             name: spec.name.clone(),
             count: spec.count,
             kernel,
-            prefill: learn(prefill.as_ref(), "prefill", &PREFILL_FEATURES)?,
+            prefill: learn(&slots.prefill, "prefill", Operator::PrefillAttention, &PREFILL_FEATURES)?,
             decode,
             skew,
-            mixed_share: spec.mixed_share,
-            tallies: [TrustTally::default(); 2],
+            mixed: learn(&slots.mixed, "mixed", Operator::MixedAttention, &MIXED_FEATURES)?,
+            mixed_decode_factor: spec.mixed_decode_factor,
+            bound_factor: self.predictors.bound_factor(&spec.name),
+            tallies: [TrustTally::default(); 3],
         })
     }
 }

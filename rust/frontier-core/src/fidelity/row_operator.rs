@@ -56,6 +56,8 @@ pub struct RowOperator {
     pub kernel: Kernel,
     /// How its time is predicted; `None`: by its bound.
     pub learned: Option<Learned>,
+    /// Factor on the bound where that is all there is.
+    pub bound_factor: f64,
 }
 
 impl RowOperator {
@@ -73,7 +75,7 @@ impl RowOperator {
             Kernel::MoeExchange(kernel) => kernel.cost(rows),
         };
         let prediction = match (&mut self.learned, &self.kernel) {
-            (None, _) => Prediction::unmeasured(&cost),
+            (None, _) => Prediction::unmeasured(&cost, self.bound_factor),
             (Some(Learned::Table(table)), Kernel::Collective(kernel)) => table.predict(kernel.payload(rows)),
             (Some(Learned::Table(table)), _) => table.predict(cost.bytes),
             (Some(Learned::Trees(trees)), kernel) => match kernel {
@@ -81,7 +83,7 @@ impl RowOperator {
                 Kernel::FusedMoe(kernel) => trees.predict(&cost, &kernel.features(rows, &loads, &cost)),
                 Kernel::Elementwise(kernel) => trees.predict(&cost, &kernel.features(rows)),
                 Kernel::MoeExchange(kernel) => trees.predict(&cost, &kernel.features(rows)),
-                Kernel::Collective(_) => Prediction::unmeasured(&cost),
+                Kernel::Collective(_) => Prediction::unmeasured(&cost, self.bound_factor),
             },
         };
         (cost, prediction)

@@ -277,8 +277,12 @@ impl Operators {
             self.stages_s[stage] = slowest_s + shared_s;
             gpu_s += self.stages_s[stage];
         }
+        // The slowest of several hides times that are not numbers; their sum does not.
+        let gpu_s = if work.seconds.is_finite() { gpu_s } else { work.seconds };
         let cpu_s = self.cpu.per_step_s + self.cpu.per_seq_s * f64::from(most_seqs);
-        let total_s = if self.cpu.overlapped { gpu_s.max(cpu_s) } else { gpu_s + cpu_s };
+        // `max` would prefer a number to what is none.
+        let total_s = if self.cpu.overlapped && cpu_s > gpu_s { cpu_s } else { gpu_s };
+        let total_s = if self.cpu.overlapped { total_s } else { gpu_s + cpu_s };
         let total = SimDuration::from_seconds(total_s)?;
         // total_s is no less than gpu_s and rounding keeps order, so the difference is not negative.
         let cpu_exposed = total - SimDuration::from_seconds(gpu_s)?;

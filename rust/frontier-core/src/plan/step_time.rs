@@ -8,6 +8,7 @@ use crate::error::SimError;
 mod check;
 mod operators;
 
+pub use check::{MAX_BATCH, MAX_DIMENSION};
 pub use operators::{
     AttentionPhase, AttentionPredictors, AttentionSpec, CollectiveKind, CollectiveSpec, ElementwiseSpec,
     ExchangePhase, FusedMoeSpec, GemmSpec, MoeExchangeSpec, OperatorSpec, PredictorRef, Rows,
@@ -113,8 +114,6 @@ pub struct GpuSpec {
     pub memory_efficiency: f64,
     /// Time from one kernel's end to the next one's start, in seconds.
     pub kernel_launch_s: f64,
-    /// Bytes of the last-level cache: smaller KV caches stay in it when a measurement repeats itself.
-    pub l2_bytes: f64,
 }
 
 /// Dense peak rates in FLOP/s; `None` where the GPU has no such units.

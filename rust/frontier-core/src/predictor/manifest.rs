@@ -30,6 +30,7 @@ pub enum Operator {
     PrefillAttention,
     DecodeAttention,
     DecodeSkew,
+    MixedAttention,
     FusedMoe,
     RmsNorm,
     Rope,
@@ -60,6 +61,9 @@ pub enum Measurement {
     /// CUDA events around an eager launch: the launch is included.
     Event,
 }
+
+/// Least and largest scale of a bound, or calibration. Tables of nothing but launches have scales of nearly 0.
+const FACTORS: std::ops::RangeInclusive<f64> = 1e-9..=1e6;
 
 /// What a predictor predicts. Model shapes are pooled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -239,7 +243,7 @@ impl PredictorInfo {
             return Err(format!("dtype: was '{}', must be one of {}", self.dtype, DTYPES.join(", ")));
         }
         self.check_features()?;
-        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let sensible = |value: f64| FACTORS.contains(&value);
         let bound = &self.bound;
         for (name, value) in [
             ("bound.compute_scale", bound.compute_scale),
@@ -247,8 +251,8 @@ impl PredictorInfo {
             ("bound.network_scale", bound.network_scale),
             ("calibration", self.calibration),
         ] {
-            if !positive(value) {
-                return Err(format!("{name}: was {value}, must be greater than 0"));
+            if !sensible(value) {
+                return Err(format!("{name}: was {value}, must be greater than 0: 1e-9 to 1e6"));
             }
         }
         let mut not_negative = vec![("bound.launch_s", bound.launch_s)];

@@ -4,6 +4,9 @@
 use super::refuse;
 use crate::error::SimError;
 
+/// Largest log residual: a factor of half a billion.
+const MAX_RESIDUAL: f64 = 20.0;
+
 /// Quantiles of the log residual; none at all where too few rows were held out to know any.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResidualQuantiles {
@@ -18,9 +21,9 @@ impl ResidualQuantiles {
     /// finite.
     pub fn new(points: Vec<(f64, f64)>) -> Result<Self, SimError> {
         for (at, &(q, residual)) in points.iter().enumerate() {
-            if !(q > 0.0 && q < 1.0 && residual.is_finite()) {
+            if !(q > 0.0 && q < 1.0 && residual.abs() <= MAX_RESIDUAL) {
                 return Err(refuse(format!(
-                    "residual_quantiles[{at}]: was [{q}, {residual}], must be [between 0 and 1, finite]"
+                    "residual_quantiles[{at}]: was [{q}, {residual}], must be [between 0 and 1, finite and at most {MAX_RESIDUAL} either way]"
                 )));
             }
         }

@@ -7,9 +7,9 @@ use super::{
 use crate::error::SimError;
 
 /// Largest inner dimension or number of columns of a product: keeps tile counts inside 64 bits.
-const MAX_DIMENSION: u32 = 1 << 24;
+pub const MAX_DIMENSION: u32 = 1 << 24;
 /// Most independent products in one launch, for the same reason.
-const MAX_BATCH: u32 = 1 << 16;
+pub const MAX_BATCH: u32 = 1 << 16;
 /// Largest parallel group: keeps the number of GPUs inside 32 bits.
 const MAX_GROUP: u32 = 1 << 10;
 
@@ -64,8 +64,8 @@ impl OperatorsSpec {
             return refuse(path, "name", "was empty, must name the operator".into());
         }
         at_least(path, "count", operator.count(), 1)?;
-        for predictor in operator.predictors() {
-            positive(path, "predictor.calibration", predictor.calibration)?;
+        for (slot, predictor) in operator.predictors() {
+            positive(path, &format!("{slot}.calibration"), predictor.calibration)?;
         }
         match operator {
             OperatorSpec::Gemm(spec) => self.check_gemm(path, spec),
@@ -132,15 +132,14 @@ impl OperatorsSpec {
         if let Some(window) = spec.window {
             at_least(path, "window", window, 1)?;
         }
+        check_slots(path, spec)?;
         let learned = spec.predictors.prefill.is_some() || spec.predictors.decode.is_some();
-        if learned && spec.phase == AttentionPhase::Both && spec.mixed_share.is_none() {
+        if learned && spec.phase == AttentionPhase::Both && spec.mixed_decode_factor.is_none() {
             let message = "was absent, but predictors price prefills and decodes apart".into();
-            return refuse(path, "mixed_share", message);
+            return refuse(path, "mixed_decode_factor", message);
         }
-        if let Some(mixed_share) = spec.mixed_share
-            && !(0.0..=1.0).contains(&mixed_share)
-        {
-            return refuse(path, "mixed_share", format!("was {mixed_share}, must be in [0, 1]"));
+        if let Some(factor) = spec.mixed_decode_factor {
+            positive(path, "mixed_decode_factor", factor)?;
         }
         self.check_dtype(path, spec.dtype)?;
         positive(path, "activation_bytes", spec.activation_bytes)
@@ -186,6 +185,23 @@ impl OperatorsSpec {
     }
 }
 
+/// Refuses predictors that the operator would never ask.
+fn check_slots(path: &str, spec: &AttentionSpec) -> Result<(), SimError> {
+    let slots = &spec.predictors;
+    let idle = [
+        ("prefill", slots.prefill.is_some() && spec.phase == AttentionPhase::Decode, "there are no prefills"),
+        ("decode", slots.decode.is_some() && spec.phase == AttentionPhase::Prefill, "there are no decodes"),
+        ("skew", slots.skew.is_some() && slots.decode.is_none(), "there is no predictor of decodes"),
+        ("mixed", slots.mixed.is_some() && spec.phase != AttentionPhase::Both, "no kernel takes both"),
+    ];
+    for (slot, idle, why) in idle {
+        if idle {
+            return refuse(path, &format!("predictors.{slot}"), format!("has no effect: {why}"));
+        }
+    }
+    Ok(())
+}
+
 impl LayoutSpec {
     fn check(&self) -> Result<(), SimError> {
         let sizes = [
@@ -212,8 +228,7 @@ impl GpuSpec {
         positive(path, "memory_bandwidth_bytes_per_s", self.memory_bandwidth_bytes_per_s)?;
         share(path, "compute_efficiency", self.compute_efficiency)?;
         share(path, "memory_efficiency", self.memory_efficiency)?;
-        not_negative(path, "kernel_launch_s", self.kernel_launch_s)?;
-        positive(path, "l2_bytes", self.l2_bytes)
+        not_negative(path, "kernel_launch_s", self.kernel_launch_s)
     }
 }
 

@@ -138,6 +138,8 @@ pub struct AttentionPredictors {
     pub decode: Option<PredictorRef>,
     /// Decodes of unequal length over decodes of equal length and equal sum, where `decode` has only seen the latter.
     pub skew: Option<PredictorRef>,
+    /// Prefills and decodes in one kernel.
+    pub mixed: Option<PredictorRef>,
 }
 
 /// Attention.
@@ -150,9 +152,10 @@ pub struct AttentionSpec {
     pub count: u32,
     /// How its time is predicted; absent ones: by the roofline.
     pub predictors: AttentionPredictors,
-    /// What one kernel over prefills and decodes costs: the larger of the two alone, and this share of the smaller, in
-    /// [0, 1]. `None`: their compute and their memory add up apart, as in a roofline.
-    pub mixed_share: Option<f64>,
+    /// One kernel over prefills and decodes takes the time of the prefills alone plus this many times that of the decodes
+    /// alone: 1 where it treats both as well as kernels of their own do. `None`: their compute and their memory add up
+    /// apart, as in a roofline.
+    pub mixed_decode_factor: Option<f64>,
     /// Share of the FLOPs that no other rank repeats.
     pub model_share: f64,
     /// Which requests.
@@ -294,18 +297,22 @@ impl OperatorSpec {
         }
     }
 
-    /// Returns the predictors it names.
-    pub fn predictors(&self) -> impl Iterator<Item = &PredictorRef> {
+    /// Returns the predictors it names, each with its field.
+    pub fn predictors(&self) -> impl Iterator<Item = (&'static str, &PredictorRef)> {
+        let one = |predictor| [("predictor", predictor), ("", None), ("", None), ("", None)];
         let named = match self {
-            Self::Gemm(spec) => [spec.predictor.as_ref(), None, None],
-            Self::FusedMoe(spec) => [spec.predictor.as_ref(), None, None],
-            Self::Attention(AttentionSpec { predictors, .. }) => {
-                [predictors.prefill.as_ref(), predictors.decode.as_ref(), predictors.skew.as_ref()]
-            }
-            Self::Elementwise(spec) => [spec.predictor.as_ref(), None, None],
-            Self::Collective(spec) => [spec.predictor.as_ref(), None, None],
-            Self::MoeExchange(spec) => [spec.predictor.as_ref(), None, None],
+            Self::Gemm(spec) => one(spec.predictor.as_ref()),
+            Self::FusedMoe(spec) => one(spec.predictor.as_ref()),
+            Self::Attention(AttentionSpec { predictors, .. }) => [
+                ("predictors.prefill", predictors.prefill.as_ref()),
+                ("predictors.decode", predictors.decode.as_ref()),
+                ("predictors.skew", predictors.skew.as_ref()),
+                ("predictors.mixed", predictors.mixed.as_ref()),
+            ],
+            Self::Elementwise(spec) => one(spec.predictor.as_ref()),
+            Self::Collective(spec) => one(spec.predictor.as_ref()),
+            Self::MoeExchange(spec) => one(spec.predictor.as_ref()),
         };
-        named.into_iter().flatten()
+        named.into_iter().filter_map(|(field, predictor)| predictor.map(|predictor| (field, predictor)))
     }
 }
