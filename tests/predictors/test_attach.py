@@ -472,3 +472,19 @@ def test_exchanges_take_the_kernels_of_their_backend(tmp_path: Path) -> None:
         attached = attach_chosen([program], choose, {})
         assert len(attached.identities) == 2
         assert all(f"/{kernel}/" in used["id"] for used in attached.identities)
+
+
+def test_attention_with_its_launch_is_the_last_resort(tmp_path: Path) -> None:
+    launched = fake_packs.tree("prefill_attention", 9.0, measurement="event")
+    own = fake_packs.write(tmp_path / "own", [launched])
+    pooled = fake_packs.write(
+        tmp_path / "pooled",
+        [fake_packs.tree("prefill_attention", 2.0, backend="generic", version="1")],
+        gpu="generic",
+    )
+    lowered = lower(scenario(own, pooled))
+    chosen = operators(lowered)["attention"]["predictors"]["prefill"]
+    assert chosen["unmeasured"]
+    assert identity_of(lowered, chosen).startswith("generic/")
+    alone = lower(scenario(own))
+    assert "/event/" in identity_of(alone, operators(alone)["attention"]["predictors"]["prefill"])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import frontier
 from frontier.errors import ConfigError, Issue
 from frontier.predictors.loaded import OpenPack, opened
-from frontier.predictors.select import BACKENDS, GENERIC, Wanted, choose, wants_skew
+from frontier.predictors.select import ATTENTION, BACKENDS, GENERIC, Wanted, choose, wants_skew
 
 if TYPE_CHECKING:
     from frontier.config.step_time import LearnedStepTime
@@ -89,18 +89,28 @@ class Chooser:
         return found
 
     def _best(self, wanted: Wanted) -> Choice | None:
-        for pack in self._packs:
-            if wanted.ranks and self._own_links and pack.gpu != GENERIC:
+        """Return the first pack's answer, but attention with its launch only if no pack has it without.
+
+        Attention is short: a launch of 100 us and more says nothing of it, kernels of other GPUs do.
+        """
+        launched = None
+        for choice in (self._from(pack, wanted) for pack in self._packs):
+            if choice is None:
                 continue
-            if pack.gpu not in (self._gpu, GENERIC):
-                twin = _on_twin(wanted, pack)
-                if twin is not None:
-                    return twin
-                continue
-            chosen = choose(wanted, pack.infos)
-            if chosen is not None:
-                return Choice(pack, chosen.index, chosen.unmeasured, chosen.why, chosen.doubts)
-        return None
+            if wanted.operator not in ATTENTION or choice.info.measurement != "event":
+                return choice
+            launched = launched or choice
+        return launched
+
+    def _from(self, pack: OpenPack, wanted: Wanted) -> Choice | None:
+        if wanted.ranks and self._own_links and pack.gpu != GENERIC:
+            return None
+        if pack.gpu not in (self._gpu, GENERIC):
+            return _on_twin(wanted, pack)
+        chosen = choose(wanted, pack.infos)
+        if chosen is None:
+            return None
+        return Choice(pack, chosen.index, chosen.unmeasured, chosen.why, chosen.doubts)
 
 
 def _on_twin(wanted: Wanted, pack: OpenPack) -> Choice | None:

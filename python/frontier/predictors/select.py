@@ -17,7 +17,7 @@ from typing import Any, Protocol
 GENERIC = "generic"
 BACKENDS = ("vllm", "sglang", "trtllm")
 _MEASUREMENTS = ("cuda_graph", "kernel", "event")
-_ATTENTION = ("prefill_attention", "decode_attention", "mixed_attention")
+ATTENTION = ("prefill_attention", "decode_attention", "mixed_attention")
 _EXCHANGES = ("moe_dispatch", "moe_combine")
 _EXCHANGE_KERNELS = {
     "deepep_low_latency": ("deepep_ll",),
@@ -26,7 +26,7 @@ _EXCHANGE_KERNELS = {
 """Kernels of each way to exchange tokens. The second version of DeepEP has kernels of its own, which no
 engine setting stands for yet."""
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
-_HEAVY = ("gemm", *_ATTENTION, "fused_moe", *_EXCHANGES, *_COLLECTIVES)
+_HEAVY = ("gemm", *ATTENTION, "fused_moe", *_EXCHANGES, *_COLLECTIVES)
 """Operators that make most of a step: what stands in for them is worth a warning, for others a note."""
 
 
@@ -180,13 +180,13 @@ def _suits(wanted: Wanted, dtypes: tuple[str, ...], info: Info) -> bool:
     if info.operator in _COLLECTIVES:
         same = detail.get("ranks") == wanted.ranks and detail.get("nodes") == wanted.nodes
         return same and detail.get("topology") != "pairwise_nvlink"
-    if info.operator in _ATTENTION:
+    if info.operator in ATTENTION:
         return _suits_attention(wanted, info)
     return True
 
 
 def _same_dtype(wanted: Wanted, dtypes: tuple[str, ...], info: Info) -> bool:
-    if info.operator in _ATTENTION:
+    if info.operator in ATTENTION:
         # An 8-bit cache may make the arithmetic 8-bit as well; both are names for the same operator.
         return info.dtype in dtypes or (wanted.kv_cache_dtype == "fp8" and info.dtype in ("fp8", "bf16"))
     return info.dtype in dtypes
@@ -324,7 +324,7 @@ def _why_nodes(wanted: Wanted, info: Info, otherwise: Info) -> Iterable[_Reason]
 
 def _why_kernel(wanted: Wanted, info: Info, kernels: set[str]) -> Iterable[_Reason]:
     """Yield which of several equally suitable kernels was taken, where an engine chooses by shape."""
-    latent = wanted.operator in _ATTENTION and wanted.qk_dim != wanted.v_dim
+    latent = wanted.operator in ATTENTION and wanted.qk_dim != wanted.v_dim
     others = sorted(kernels - {info.kernel})
     if others and (latent or wanted.operator == "fused_moe"):
         yield f"kernel {info.kernel} taken, with the most measurements; others: {', '.join(others)}", False
