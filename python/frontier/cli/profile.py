@@ -12,6 +12,7 @@ import click
 
 from frontier.cli import output
 from frontier.cli.options import json_option
+from frontier.cli.progress import new_bar
 
 if TYPE_CHECKING:
     from frontier.profiler.device import Device
@@ -167,16 +168,7 @@ def progress_bar(budget_s: float | None, *, wanted: bool) -> Iterator[Callable[[
     if not wanted or not sys.stderr.isatty():
         yield None
         return
-    from rich import progress as rich_progress  # noqa: PLC0415 - slow to import
-    from rich.table import Column  # noqa: PLC0415
-
-    bar = rich_progress.Progress(
-        rich_progress.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
-        rich_progress.BarColumn(bar_width=12),
-        console=output.console(stderr=True),
-        auto_refresh=False,
-        transient=True,
-    )
+    bar = new_bar(eta=False)
     with bar:
         task = bar.add_task("preparing", total=None)
 

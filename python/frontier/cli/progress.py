@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from frontier.cli import output
 
 if TYPE_CHECKING:
+    from rich import progress as rich_progress
+
     from frontier.config import Scenario
     from frontier.simulation import Progress
 
@@ -25,18 +27,7 @@ def progress_bar(scenario: Scenario, *, wanted: bool) -> Iterator[Callable[[Prog
     if not wanted or not sys.stderr.isatty():
         yield None
         return
-    from rich import progress as rich_progress  # noqa: PLC0415 - slow to import
-    from rich.table import Column  # noqa: PLC0415
-
-    bar = rich_progress.Progress(
-        rich_progress.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
-        rich_progress.BarColumn(bar_width=12),
-        rich_progress.TextColumn("ETA"),
-        rich_progress.TimeRemainingColumn(compact=True),
-        console=output.console(stderr=True),
-        auto_refresh=False,
-        transient=True,
-    )
+    bar = new_bar(eta=True)
     with bar:
         task = bar.add_task("loading", total=None)
         begin = time.monotonic()
@@ -49,6 +40,22 @@ def progress_bar(scenario: Scenario, *, wanted: bool) -> Iterator[Callable[[Prog
 
         bar.refresh()
         yield update
+
+
+def new_bar(*, eta: bool) -> rich_progress.Progress:
+    """Return a bar on the standard error, drawn only when told to; `eta`: it says how much time is left."""
+    from rich import progress as rich_progress  # noqa: PLC0415 - slow to import
+    from rich.table import Column  # noqa: PLC0415
+
+    left = (rich_progress.TextColumn("ETA"), rich_progress.TimeRemainingColumn(compact=True)) if eta else ()
+    return rich_progress.Progress(
+        rich_progress.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        rich_progress.BarColumn(bar_width=12),
+        *left,
+        console=output.console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+    )
 
 
 def describe(progress: Progress, elapsed_s: float) -> str:

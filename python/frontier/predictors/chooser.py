@@ -231,13 +231,11 @@ def _wanted(operator: Operator, family: str, gpu: str, backend: str, version: st
         MoeExchange,
     )
 
+    wanted = Wanted(operator=family, gpu=gpu, backend=backend, version=version)
     if isinstance(operator, Gemm | FusedMoe):
         width = operator.weight_bytes_per_element
-        return Wanted(
-            operator=family,
-            gpu=gpu,
-            backend=backend,
-            version=version,
+        return replace(
+            wanted,
             dtype=operator.dtype,
             weight_bytes=width,
             # Whole bytes hold no scales.
@@ -245,11 +243,8 @@ def _wanted(operator: Operator, family: str, gpu: str, backend: str, version: st
             batched=isinstance(operator, Gemm) and operator.batch > 1,
         )
     if isinstance(operator, Attention):
-        return Wanted(
-            operator=family,
-            gpu=gpu,
-            backend=backend,
-            version=version,
+        return replace(
+            wanted,
             dtype=operator.dtype,
             kv_cache_dtype=_cache_dtype(operator),
             qk_dim=operator.qk_dim,
@@ -258,16 +253,13 @@ def _wanted(operator: Operator, family: str, gpu: str, backend: str, version: st
             kv_heads=operator.kv_heads,
         )
     if isinstance(operator, Communication):
-        return Wanted(
-            operator=family,
-            gpu=gpu,
-            backend=backend,
-            version=version,
+        return replace(
+            wanted,
             ranks=operator.ranks,
             nodes=operator.nodes,
             all2all=operator.all2all_backend if isinstance(operator, MoeExchange) else None,
         )
-    return Wanted(operator=family, gpu=gpu, backend=backend, version=version)
+    return wanted
 
 
 def _cache_dtype(operator: Attention) -> str:

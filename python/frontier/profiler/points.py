@@ -13,37 +13,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-GEMM = ("rows", "k", "n", "batch", "weight_bytes", "activation_bytes")
-ATTENTION = ("heads", "kv_heads", "qk_dim", "v_dim", "kv_bytes_per_token", "activation_bytes", "window")
-FUSED_MOE = (
-    "rows",
-    "hidden",
-    "inter",
-    "experts",
-    "top_k",
-    "moe_tp",
-    "moe_ep",
-    "weight_bytes",
-    "activation_bytes",
-    "gated",
-    "imbalance",
-)
-ELEMENTWISE = ("rows", "bytes_per_row")
+from frontier.training import measurements
 
+ATTENTION: Final = measurements.ATTENTION_COLUMNS
+FUSED_MOE: Final = measurements.COLUMNS["fused_moe"]
+_TRAINED: Final = (
+    "gemm",
+    "prefill_attention",
+    "decode_attention",
+    "mixed_attention",
+    "fused_moe",
+    "rms_norm",
+    "rope",
+    "activation",
+    "kv_write",
+    "embedding",
+    "quant_fp8",
+    "moe_gating",
+    "sampler",
+)
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
-    "gemm": GEMM,
-    "prefill_attention": ATTENTION,
-    "decode_attention": ATTENTION,
-    "mixed_attention": ATTENTION,
-    "fused_moe": FUSED_MOE,
-    "rms_norm": ELEMENTWISE,
-    "rope": ELEMENTWISE,
-    "activation": ELEMENTWISE,
-    "kv_write": ELEMENTWISE,
-    "embedding": ELEMENTWISE,
-    "quant_fp8": ELEMENTWISE,
-    "moe_gating": ELEMENTWISE,
-    "sampler": ELEMENTWISE,
+    **{operator: measurements.COLUMNS[operator] for operator in _TRAINED},
     "copy": ("bytes",),
     "launch": ("kernels", "graph"),
 }

@@ -12,6 +12,7 @@ pub const SKEW_FEATURES: [&str; 2] = ["kv_max_ratio", "kv_variation"];
 
 /// Where `kv_max_ratio` stands among [`DECODE_FEATURES`].
 const SKEW_COLUMN: usize = 14;
+const _: () = assert!(matches!(DECODE_FEATURES[SKEW_COLUMN].as_bytes(), b"kv_max_ratio"));
 /// Largest over mean context up to which lengths count as equal.
 const EQUAL_LENGTHS: f32 = 1.01;
 

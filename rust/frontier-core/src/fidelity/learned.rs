@@ -13,6 +13,14 @@ use crate::rng::RngStreams;
 /// Tolerance of range checks, relative: nothing changes at the very edge, and ratios such as the fill of a wave are
 /// rarely measured at exactly 1.
 const RANGE_SLACK: f32 = 0.01;
+
+/// Returns whether `x` lies beyond the edges of what was measured.
+#[inline]
+fn is_outside(x: f32, low: f32, high: f32) -> bool {
+    let slack = RANGE_SLACK * x.abs();
+    x < low - slack || x > high + slack
+}
+
 /// Contexts up to this many times the cache still find part of it warm.
 const WARM_UP_TO: f64 = 1.5;
 
@@ -246,8 +254,7 @@ impl LearnedTrees {
         let ranges = &self.common.predictor.ranges;
         let mut any = false;
         for ((&x, &(low, high)), &unchecked) in self.x.iter().zip(ranges).zip(&self.unchecked) {
-            let slack = RANGE_SLACK * x.abs();
-            any |= !unchecked && (x < low - slack || x > high + slack);
+            any |= !unchecked && is_outside(x, low, high);
         }
         any.then(|| self.furthest_outside()).flatten()
     }
@@ -257,8 +264,7 @@ impl LearnedTrees {
         let predictor = &self.common.predictor;
         let mut furthest: Option<Outside> = None;
         for (index, (&x, &(low, high))) in self.x.iter().zip(&predictor.ranges).enumerate() {
-            let slack = RANGE_SLACK * x.abs();
-            if self.unchecked[index] || (x >= low - slack && x <= high + slack) {
+            if self.unchecked[index] || !is_outside(x, low, high) {
                 continue;
             }
             let outside = Outside::new(self.columns[index], x, low, high);

@@ -59,6 +59,25 @@ struct Stage {
     attention: Vec<AttentionOperator>,
 }
 
+impl Stage {
+    /// Returns the cost of the stage, with that of its groups of operators over rows from `of_group`.
+    #[inline]
+    fn cost(
+        &mut self,
+        batch: &BatchShape,
+        rows: RowCounts,
+        of_group: impl Fn(&mut RowGroup, u32) -> TotalCost,
+    ) -> StageCost {
+        let mut own = of_group(&mut self.tokens, rows.tokens);
+        own.plus(&of_group(&mut self.seqs, rows.seqs));
+        own.plus(&of_group(&mut self.sharded_tokens, rows.sharded_tokens));
+        for operator in &mut self.attention {
+            operator.add_to(&mut own, batch);
+        }
+        StageCost { own, shared: of_group(&mut self.all_tokens, rows.all_tokens) }
+    }
+}
+
 /// A compiled forward pass of one rank.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -105,26 +124,12 @@ impl Program {
     /// Returns the cost of one stage on one rank, by table look-up, and counts it. `rows` are those of `batch`.
     #[inline]
     pub fn stage_cost(&mut self, stage: usize, batch: &BatchShape, rows: RowCounts) -> StageCost {
-        let stage = &mut self.stages[stage];
-        let mut own = stage.tokens.cost(rows.tokens);
-        own.plus(&stage.seqs.cost(rows.seqs));
-        own.plus(&stage.sharded_tokens.cost(rows.sharded_tokens));
-        for operator in &mut stage.attention {
-            operator.add_to(&mut own, batch);
-        }
-        StageCost { own, shared: stage.all_tokens.cost(rows.all_tokens) }
+        self.stages[stage].cost(batch, rows, RowGroup::cost)
     }
 
     /// Returns the same, evaluating every operator: equal bit for bit.
     pub fn direct_stage_cost(&mut self, stage: usize, batch: &BatchShape, rows: RowCounts) -> StageCost {
-        let stage = &mut self.stages[stage];
-        let mut own = stage.tokens.direct(rows.tokens);
-        own.plus(&stage.seqs.direct(rows.seqs));
-        own.plus(&stage.sharded_tokens.direct(rows.sharded_tokens));
-        for operator in &mut stage.attention {
-            operator.add_to(&mut own, batch);
-        }
-        StageCost { own, shared: stage.all_tokens.direct(rows.all_tokens) }
+        self.stages[stage].cost(batch, rows, RowGroup::direct)
     }
 
     /// Returns the share of every operator, stage by stage in program order; FLOPs and bytes are those of one rank.
