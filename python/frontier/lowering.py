@@ -146,6 +146,7 @@ def _router(router: Router) -> dict[str, Any]:
 
 def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
     return {
+        "kind": "vllm_v1",
         "block_size": resolved.block_size,
         "num_blocks": resolved.num_blocks,
         "max_model_len": resolved.max_model_len,

@@ -112,7 +112,8 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
         )
     config = DEFAULTS | config
     check_supported(config)
-    scheduler = {key: config[key] for key in SCHEDULER_KEYS} | {"num_lookahead_tokens": 0}
+    scheduler = {key: config[key] for key in SCHEDULER_KEYS}
+    scheduler |= {"kind": "vllm_v1", "num_lookahead_tokens": 0}
     for limit in ("max_num_scheduled_tokens", "max_num_active_seqs"):  # 0 means unset, as in the engine
         scheduler[limit] = scheduler[limit] or None
     clock = {"e": 0} | config["clock"]

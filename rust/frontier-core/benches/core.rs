@@ -9,9 +9,9 @@ use frontier_core::fidelity::{BatchShape, StepTimer};
 use frontier_core::ids::RequestId;
 use frontier_core::kernel::EventQueue;
 use frontier_core::kvcache::BlockPool;
-use frontier_core::plan::{Plan, SchedulerConfig};
+use frontier_core::plan::{Plan, SchedulerConfig, SchedulerSpec};
 use frontier_core::predictor::{Pack, Predictor};
-use frontier_core::scheduler::{SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use frontier_core::scheduler::{BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
 use frontier_core::simulation::Simulation;
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment};
@@ -65,8 +65,8 @@ fn scheduler_step(criterion: &mut Criterion) {
                 || decoding(256, asynchronous),
                 |(scheduler, batch, outcome)| {
                     for _ in 0..100 {
-                        scheduler.schedule(batch);
-                        scheduler.update(black_box(batch), outcome);
+                        scheduler.schedule(SimTime::ZERO, batch);
+                        scheduler.update(SimTime::ZERO, black_box(batch), outcome);
                     }
                 },
                 BatchSize::LargeInput,
@@ -78,10 +78,8 @@ fn scheduler_step(criterion: &mut Criterion) {
 
 /// Returns a scheduler with `count` requests past their prompts.
 fn decoding(count: u32, asynchronous: bool) -> (VllmScheduler, SchedulerOutput, StepOutcome) {
-    let mut scheduler = VllmScheduler::new(SchedulerConfig {
-        async_scheduling: asynchronous,
-        ..plan("linear_clock", 1).scheduler
-    });
+    let SchedulerSpec::VllmV1(config) = plan("linear_clock", 1).scheduler;
+    let mut scheduler = VllmScheduler::new(SchedulerConfig { async_scheduling: asynchronous, ..config });
     for id in 0..count {
         scheduler.add_request(&Submission {
             id: RequestId(id),
@@ -95,9 +93,9 @@ fn decoding(count: u32, asynchronous: bool) -> (VllmScheduler, SchedulerOutput, 
         });
     }
     let (mut batch, mut outcome) = (SchedulerOutput::default(), StepOutcome::default());
-    while scheduler.num_waiting() > 0 || batch.scheduled.len() < count as usize {
-        scheduler.schedule(&mut batch);
-        scheduler.update(&batch, &mut outcome);
+    while scheduler.gauges().num_waiting > 0 || batch.scheduled.len() < count as usize {
+        scheduler.schedule(SimTime::ZERO, &mut batch);
+        scheduler.update(SimTime::ZERO, &batch, &mut outcome);
     }
     (scheduler, batch, outcome)
 }

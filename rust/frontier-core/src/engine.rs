@@ -12,15 +12,21 @@ use crate::fidelity::{BatchShape, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{Activity, HostMeter, Recorder, ReplicaSample, StepFacts, StepRow};
-use crate::plan::SchedulerConfig;
-use crate::scheduler::{Admission, Scheduled, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use crate::plan::SchedulerSpec;
+use crate::scheduler::{
+    Admission, BatchScheduler, Scheduled, Scheduler, SchedulerOutput, StepOutcome, Submission,
+};
 use crate::time::{SimDuration, SimTime};
+use crate::workload::Segment;
 
 /// Batches that an asynchronous engine keeps in flight.
 const ASYNC_DEPTH: usize = 2;
 
 /// vLLM spins on empty batches where nothing can change; two in a row send the simulated engine to sleep.
 const FRUITLESS_ROUNDS: u8 = 2;
+
+/// Most requests that an error names.
+const MAX_NAMED: usize = 8;
 
 /// When an engine wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +74,7 @@ impl InFlight {
 #[derive(Debug)]
 pub struct EngineCore {
     replica: ReplicaId,
-    scheduler: VllmScheduler,
+    scheduler: Scheduler,
     depth: usize,
     /// Batches in flight, oldest first, the awaited one not included.
     queue: VecDeque<InFlight>,
@@ -98,14 +104,17 @@ impl EngineCore {
     /// Returns an idle engine. `livelock_steps`: steps without progress after which it gives up.
     pub fn new(
         replica: ReplicaId,
-        config: &SchedulerConfig,
+        scheduler: &SchedulerSpec,
         windows: &[u32],
         livelock_steps: Option<u64>,
     ) -> Self {
         Self {
             replica,
-            depth: if config.async_scheduling { ASYNC_DEPTH } else { 1 },
-            scheduler: VllmScheduler::new(config.clone()),
+            depth: match scheduler {
+                SchedulerSpec::VllmV1(config) if config.async_scheduling => ASYNC_DEPTH,
+                SchedulerSpec::VllmV1(_) => 1,
+            },
+            scheduler: Scheduler::new(scheduler),
             queue: VecDeque::new(),
             awaited: None,
             last_formed_changed: false,
@@ -128,7 +137,7 @@ impl EngineCore {
     }
 
     /// Returns the scheduler.
-    pub fn scheduler(&self) -> &VllmScheduler {
+    pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
     }
 
@@ -149,12 +158,13 @@ impl EngineCore {
 
     /// Returns the share of blocks held by requests.
     pub fn kv_usage(&self) -> f64 {
-        f64::from(self.used_blocks()) / f64::from(self.scheduler.pool().num_usable())
+        let gauges = self.scheduler.gauges();
+        f64::from(gauges.used()) / f64::from(gauges.num_usable)
     }
 
-    /// Returns the leading blocks of `hashes` that are cached here.
-    pub fn cached_prefix(&self, hashes: &[BlockHash]) -> usize {
-        self.scheduler.cached_prefix(hashes)
+    /// Returns how many leading tokens of a prompt are cached here; `hashes` are those of its full blocks.
+    pub fn cached_prefix(&self, segments: &[Segment], hashes: &[BlockHash]) -> u32 {
+        self.scheduler.cached_prefix(segments, hashes)
     }
 
     /// Adds a request to the waiting queue.
@@ -166,13 +176,13 @@ impl EngineCore {
     /// Returns the gauges and counters as of `now`.
     pub fn sample(&mut self, now: SimTime) -> ReplicaSample {
         self.count_blocks(now);
-        let used = self.used_blocks();
-        let peak = std::mem::replace(&mut self.counters.peak_used_blocks, used);
+        let gauges = self.scheduler.gauges();
+        let peak = std::mem::replace(&mut self.counters.peak_used_blocks, gauges.used());
         ReplicaSample {
             peak_used_blocks: peak,
-            num_running: self.scheduler.running().len() as u32,
-            num_waiting: self.scheduler.num_waiting() as u32,
-            used_blocks: self.used_blocks(),
+            num_running: gauges.num_running,
+            num_waiting: gauges.num_waiting,
+            used_blocks: gauges.used(),
             // Steps are back to back, so what lies ahead of `now` is one stretch.
             busy_ns: self.counters.busy_ns - self.device_free.since(now).0,
             ..self.counters
@@ -275,7 +285,7 @@ impl EngineCore {
     fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
-        self.scheduler.schedule(&mut batch.output);
+        self.scheduler.schedule(now, &mut batch.output);
         *context.work += batch.output.scheduled.len() as u64;
         // Blocks are taken here and only here, so no moment in between has more.
         self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());
@@ -328,18 +338,18 @@ impl EngineCore {
 
     /// Describes a batch to the step timer, and counts its tokens.
     fn shape_batch(&mut self, output: &SchedulerOutput) -> StepRow {
+        let gauges = self.scheduler.gauges();
         let mut row = StepRow {
             num_seqs: output.scheduled.len() as u32,
-            num_running: self.scheduler.running().len() as u32,
-            num_waiting: self.scheduler.num_waiting() as u32,
-            free_blocks: self.scheduler.pool().num_free(),
+            num_running: gauges.num_running,
+            num_waiting: gauges.num_waiting,
+            free_blocks: gauges.num_free,
             ..StepRow::default()
         };
         self.shape.clear();
         for entry in &output.scheduled {
             let context_after = entry.computed_before + entry.num_tokens;
-            let prompt = self.scheduler.request(entry.slot).prompt_tokens();
-            let is_prefill = entry.computed_before < prompt || entry.num_tokens > 1;
+            let is_prefill = entry.computed_before < entry.prompt_tokens || entry.num_tokens > 1;
             self.shape.add(entry.num_tokens, context_after, is_prefill);
             row.kv_tokens += u64::from(context_after);
             if is_prefill {
@@ -360,35 +370,25 @@ impl EngineCore {
         meter: HostMeter,
         recorder: &mut Recorder,
     ) {
-        for &slot in &output.preempted {
+        for evicted in &output.preempted {
             self.counters.preemptions += 1;
-            recorder.preempt(self.scheduler.request(slot).id(), start, meter);
+            recorder.preempt(evicted.id, start, meter);
         }
         for entry in &output.scheduled {
-            let request = self.scheduler.request(entry.slot);
-            let id = request.id();
             if entry.admission != Admission::Running {
-                if entry.admission == Admission::New && self.scheduler.pool().caching() {
-                    self.prefix_lookup_tokens += u64::from(request.prompt_tokens());
+                if entry.admission == Admission::New && self.scheduler.caching() {
+                    self.prefix_lookup_tokens += u64::from(entry.prompt_tokens);
                     self.prefix_hit_tokens += u64::from(entry.computed_before);
                 }
-                recorder.admit(id, start, entry.computed_before);
+                recorder.admit(entry.id, start, entry.computed_before);
             }
-            recorder.enter(id, activity(entry, request.prompt_tokens()), start, meter);
+            recorder.enter(entry.id, activity(entry), start, meter);
         }
-        if output.scheduled.len() < self.scheduler.running().len() {
-            let this_call = self.scheduler.calls();
-            for &slot in self.scheduler.running() {
-                let request = self.scheduler.request(slot);
-                if !request.was_scheduled_in(this_call) {
-                    let wait = if request.prompt_is_unfinished() {
-                        Activity::ChunkWait
-                    } else {
-                        Activity::DecodeWait
-                    };
-                    recorder.enter(request.id(), wait, start, meter);
-                }
-            }
+        if output.scheduled.len() < self.scheduler.gauges().num_running as usize {
+            self.scheduler.visit_left_out(&mut |id, prompt_is_unfinished| {
+                let wait = if prompt_is_unfinished { Activity::ChunkWait } else { Activity::DecodeWait };
+                recorder.enter(id, wait, start, meter);
+            });
         }
     }
 
@@ -400,16 +400,16 @@ impl EngineCore {
         context: &mut EngineContext<'_>,
     ) -> Result<bool, SimError> {
         self.count_blocks(now);
-        self.scheduler.update(&batch.output, &mut self.outcome);
-        self.counters.output_tokens += self.outcome.emitted.len() as u64;
+        self.scheduler.update(now, &batch.output, &mut self.outcome);
+        self.counters.output_tokens +=
+            self.outcome.emitted.iter().map(|emission| u64::from(emission.num_tokens)).sum::<u64>();
         self.counters.finished += self.outcome.finished.len() as u64;
         if let Some(step) = batch.step {
-            for &slot in &self.outcome.emitted {
-                context.recorder.token(self.scheduler.request(slot).id(), step, now, batch.meter);
+            for emission in &self.outcome.emitted {
+                context.recorder.token(emission.id, step, now, batch.meter);
             }
         }
-        for &slot in &self.outcome.finished {
-            let id = self.scheduler.request(slot).id();
+        for &id in &self.outcome.finished {
             context.recorder.finish(id, now, batch.meter);
             context.ended.push(id);
         }
@@ -436,17 +436,12 @@ impl EngineCore {
         if self.livelock_steps.is_none_or(|limit| self.steps_without_progress < limit) {
             return Ok(());
         }
-        let requests: Vec<String> = self
-            .scheduler
-            .running()
-            .iter()
-            .copied()
-            .chain(self.scheduler.waiting())
-            .map(|slot| self.scheduler.request(slot))
-            .filter(|request| request.num_preemptions() > 0)
-            .take(8)
-            .map(|request| format!("{} ({} times)", request.id().0, request.num_preemptions()))
-            .collect();
+        let mut requests = Vec::new();
+        self.scheduler.visit_preempted(&mut |id, times| {
+            if requests.len() < MAX_NAMED {
+                requests.push(format!("{} ({times} times)", id.0));
+            }
+        });
         Err(SimError::Livelock {
             name: "endless preemption",
             replica: self.replica.0,
@@ -461,7 +456,7 @@ impl EngineCore {
     }
 
     fn used_blocks(&self) -> u32 {
-        self.scheduler.pool().num_usable() - self.scheduler.pool().num_free()
+        self.scheduler.gauges().used()
     }
 
     /// Integrates the used blocks up to `now`; called before they change.
@@ -472,10 +467,10 @@ impl EngineCore {
     }
 }
 
-fn activity(entry: &Scheduled, prompt_tokens: u32) -> Activity {
+fn activity(entry: &Scheduled) -> Activity {
     if entry.recomputes {
         Activity::PreemptionRedo
-    } else if entry.computed_before < prompt_tokens || entry.num_tokens > 1 {
+    } else if entry.computed_before < entry.prompt_tokens || entry.num_tokens > 1 {
         Activity::Prefill
     } else {
         Activity::Decode

@@ -12,7 +12,7 @@ pub mod scheduler;
 pub mod step_time;
 pub mod workload;
 
-pub use scheduler::{Policy, SchedulerConfig};
+pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
 pub use step_time::StepTimeSpec;
 pub use workload::WorkloadSpec;
 
@@ -32,7 +32,7 @@ pub struct Plan {
     /// Replicas and routing.
     pub cluster: ClusterSpec,
     /// The engine's scheduler, equal on all replicas.
-    pub scheduler: SchedulerConfig,
+    pub scheduler: SchedulerSpec,
     /// How long a step takes.
     pub step_time: StepTimeSpec,
     /// Where requests come from.

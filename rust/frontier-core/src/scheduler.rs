@@ -1,14 +1,90 @@
-//! Batch formation. A scheduler is data in, data out: it knows no clock, no latency and no event, so that it
-//! can be checked against logs of a real engine decision by decision.
+//! Batch formation. A scheduler is data in, data out: it knows no latency and no event, and the moment only where
+//! its policy looks at it, so that it can be checked against logs of a real engine decision by decision.
+//!
+//! [`BatchScheduler`] is what an engine asks of any scheduler; [`Scheduler`] is the closed set of them.
 
+mod any;
 mod live;
 mod queue;
 mod vllm_v1;
 
+pub use any::Scheduler;
 pub use live::{LiveRequest, Status, Submission};
 pub use vllm_v1::VllmScheduler;
 
-use crate::ids::Slot;
+use crate::error::SimError;
+use crate::ids::{RequestId, Slot};
+use crate::kvcache::BlockHash;
+use crate::time::SimTime;
+use crate::workload::Segment;
+
+/// What an engine asks of its scheduler.
+pub trait BatchScheduler {
+    /// Adds a request to the waiting queue.
+    fn add_request(&mut self, submission: &Submission<'_>);
+
+    /// Forms the next batch into `out` (emptied first).
+    fn schedule(&mut self, now: SimTime, out: &mut SchedulerOutput);
+
+    /// Processes the output of a batch that [`Self::schedule`] formed, in the order in which they were formed;
+    /// `outcome` is emptied first.
+    fn update(&mut self, now: SimTime, batch: &SchedulerOutput, outcome: &mut StepOutcome);
+
+    /// Hands back a slot reported in [`StepOutcome::retired`].
+    fn retire(&mut self, slot: Slot);
+
+    /// Tells whether there is a reason to call [`Self::schedule`].
+    fn has_requests(&self) -> bool;
+
+    /// Returns queue lengths and the state of the KV cache.
+    fn gauges(&self) -> Gauges;
+
+    /// Tells whether prefixes are kept for reuse.
+    fn caching(&self) -> bool;
+
+    /// Returns how many leading tokens of a prompt are cached; `hashes` are those of its full blocks.
+    fn cached_prefix(&self, segments: &[Segment], hashes: &[BlockHash]) -> u32;
+
+    /// Tells whether some request got further than ever before since the last call of this method.
+    fn take_progress(&mut self) -> bool;
+
+    /// Visits the running requests that the last batch left out: their ids, and whether a part of the prompt is
+    /// still to be computed.
+    fn visit_left_out(&self, visit: &mut dyn FnMut(RequestId, bool));
+
+    /// Visits the live requests that were preempted, running ones first, with how often.
+    fn visit_preempted(&self, visit: &mut dyn FnMut(RequestId, u32));
+
+    /// Visits the waiting requests in queue order.
+    fn visit_waiting(&self, visit: &mut dyn FnMut(RequestId));
+
+    /// Checks that blocks and queues are conserved. O(blocks + requests).
+    ///
+    /// # Errors
+    /// [`SimError::Invariant`] naming the first law that does not hold.
+    fn check_integrity(&self) -> Result<(), SimError>;
+}
+
+/// Queue lengths and the state of the KV cache of one engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Running requests.
+    pub num_running: u32,
+    /// Waiting requests.
+    pub num_waiting: u32,
+    /// Blocks (or KV slots, for schedulers that count tokens) that requests may use.
+    pub num_usable: u32,
+    /// Those that no request holds; cached content counts as free.
+    pub num_free: u32,
+}
+
+impl Gauges {
+    /// Returns the blocks held by requests.
+    #[inline]
+    pub fn used(&self) -> u32 {
+        self.num_usable - self.num_free
+    }
+}
 
 /// How a request came into a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +100,14 @@ pub enum Admission {
 /// A request's part of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Scheduled {
-    /// The request.
+    /// The request, in the scheduler's arena.
     pub slot: Slot,
+    /// The request.
+    pub id: RequestId,
     /// How it came in.
     pub admission: Admission,
+    /// Its prompt length in tokens.
+    pub prompt_tokens: u32,
     /// Tokens whose KV existed (or was being computed) before this step.
     pub computed_before: u32,
     /// Tokens to compute in this step.
@@ -38,13 +118,31 @@ pub struct Scheduled {
     pub recomputes: bool,
 }
 
+/// A request, by its slot and its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its place in the scheduler's arena.
+    pub slot: Slot,
+    /// The request.
+    pub id: RequestId,
+}
+
+/// A request that got tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Emission {
+    /// The request.
+    pub id: RequestId,
+    /// New output tokens, at least 1.
+    pub num_tokens: u32,
+}
+
 /// One batch: what to compute, and who had to make room for it.
 #[derive(Clone, Debug, Default)]
 pub struct SchedulerOutput {
     /// Requests in batch order.
     pub scheduled: Vec<Scheduled>,
     /// Preempted requests in order.
-    pub preempted: Vec<Slot>,
+    pub preempted: Vec<Member>,
 }
 
 impl SchedulerOutput {
@@ -58,10 +156,10 @@ impl SchedulerOutput {
 /// What the output of a batch changed.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutcome {
-    /// Requests that got a token, in batch order.
-    pub emitted: Vec<Slot>,
+    /// Requests that got tokens, in batch order.
+    pub emitted: Vec<Emission>,
     /// Requests that are complete, in batch order.
-    pub finished: Vec<Slot>,
+    pub finished: Vec<RequestId>,
     /// Slots that nothing refers to any more; the caller hands them back with `retire`.
     pub retired: Vec<Slot>,
 }

@@ -10,10 +10,10 @@ use crate::fidelity::{OperatorTrust, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason};
-use crate::plan::{LimitSpec, Plan, SchedulerConfig};
+use crate::plan::{LimitSpec, Plan, SchedulerConfig, SchedulerSpec};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
-use crate::scheduler::Submission;
+use crate::scheduler::{BatchScheduler, Gauges, Submission};
 use crate::time::SimTime;
 use crate::workload::{OUTPUT_STREAM_BASE, RequestSpec, Segment, TraceColumns, Workload};
 
@@ -22,6 +22,9 @@ const MAX_REQUESTS: usize = 20_000_000;
 
 /// Most requests that the clients of a closed loop may send at one moment in reply to ended ones.
 const MAX_FOLLOWERS_AT_ONCE: u64 = 1_000_000;
+
+/// Most stuck requests that an error names.
+const MAX_NAMED: usize = 8;
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +68,7 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct Simulation {
     limits: LimitSpec,
-    config: SchedulerConfig,
+    scheduler: SchedulerSpec,
     timer: StepTimer,
     workload: Workload,
     queue: EventQueue<Event>,
@@ -102,17 +105,17 @@ impl Simulation {
     ) -> Result<Self, SimError> {
         let streams = RngStreams::new(plan.seed, plan.replication);
         let replicas = plan.cluster.replicas;
-        let config = plan.scheduler.clone();
-        let limits = (config.max_num_batched_tokens, config.max_batch_seqs());
-        let timer = StepTimer::compile(&plan.step_time, limits.0, limits.1, predictors)?;
+        let scheduler = plan.scheduler.clone();
+        let (max_tokens, max_seqs) = scheduler.batch_limits();
+        let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs, predictors)?;
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
             queue: EventQueue::new(),
-            router: Router::new(plan.cluster.router.clone(), replicas, &streams),
+            router: Router::new(plan.cluster.router.clone(), replicas, scheduler.block_size(), &streams),
             engines: (0..replicas)
                 .map(|id| {
-                    EngineCore::new(ReplicaId(id), &config, timer.windows(), plan.limits.livelock_steps)
+                    EngineCore::new(ReplicaId(id), &scheduler, timer.windows(), plan.limits.livelock_steps)
                 })
                 .collect(),
             schedule_pending: vec![false; replicas as usize],
@@ -126,7 +129,7 @@ impl Simulation {
             stopped: false,
             segments: Vec::new(),
             ended: Vec::new(),
-            config,
+            scheduler,
             timer,
         };
         simulation.issue_next_arrival()?;
@@ -190,7 +193,7 @@ impl Simulation {
             empty_steps: 0,
             prefix_lookup_tokens: 0,
             prefix_hit_tokens: 0,
-            num_blocks: self.config.num_blocks,
+            num_blocks: self.scheduler.num_blocks(),
             step_time: self.timer.name(),
             trust: self.timer.trust(),
         };
@@ -277,16 +280,8 @@ impl Simulation {
         if !self.limits.refuse_oversized {
             return RejectReason::None;
         }
-        let total = u64::from(spec.prompt_tokens) + u64::from(spec.output_tokens);
-        if total > u64::from(self.config.max_model_len) {
-            RejectReason::ExceedsMaxModelLen
-        // The KV of the last token is never written.
-        } else if self.config.blocks_for(total as u32 - 1) > self.config.num_blocks - 1 {
-            RejectReason::ExceedsKvCache
-        } else if !self.config.enable_chunked_prefill && spec.prompt_tokens > self.config.token_budget() {
-            RejectReason::ExceedsTokenBudget
-        } else {
-            RejectReason::None
+        match &self.scheduler {
+            SchedulerSpec::VllmV1(config) => vllm_refusal(config, spec),
         }
     }
 
@@ -396,28 +391,37 @@ impl Simulation {
         if self.outstanding == 0 || !self.limits.refuse_oversized {
             return Ok(());
         }
-        let stuck: Vec<String> = self
-            .engines
-            .iter()
-            .enumerate()
-            .flat_map(|(replica, engine)| {
-                engine.scheduler().waiting().map(move |slot| (replica, engine, slot))
-            })
-            .take(8)
-            .map(|(replica, engine, slot)| {
-                let request = engine.scheduler().request(slot);
-                format!(
-                    "request {} waits on replica {replica} for blocks ({} of {} are free)",
-                    request.id().0,
-                    engine.scheduler().pool().num_free(),
-                    engine.scheduler().pool().num_usable()
-                )
-            })
-            .collect();
+        let mut stuck = Vec::new();
+        for (replica, engine) in self.engines.iter().enumerate() {
+            let Gauges { num_free, num_usable, .. } = engine.scheduler().gauges();
+            engine.scheduler().visit_waiting(&mut |id| {
+                if stuck.len() < MAX_NAMED {
+                    stuck.push(format!(
+                        "request {} waits on replica {replica} for blocks ({num_free} of {num_usable} are free)",
+                        id.0
+                    ));
+                }
+            });
+        }
         Err(SimError::Deadlock {
             time_ns: self.last_fact.0,
             unfinished: self.outstanding,
             waiting_for: stuck.join("; "),
         })
+    }
+}
+
+/// Tells why vLLM would never serve a request, if so.
+fn vllm_refusal(config: &SchedulerConfig, spec: &RequestSpec) -> RejectReason {
+    let total = u64::from(spec.prompt_tokens) + u64::from(spec.output_tokens);
+    if total > u64::from(config.max_model_len) {
+        RejectReason::ExceedsMaxModelLen
+    // The KV of the last token is never written.
+    } else if config.blocks_for(total as u32 - 1) > config.num_blocks - 1 {
+        RejectReason::ExceedsKvCache
+    } else if !config.enable_chunked_prefill && spec.prompt_tokens > config.token_budget() {
+        RejectReason::ExceedsTokenBudget
+    } else {
+        RejectReason::None
     }
 }

@@ -19,11 +19,13 @@ pub struct Router {
     stream: Stream,
     homes: FxHashMap<SessionId, ReplicaId>,
     hasher: PrefixHasher,
+    /// Tokens per block, for prefix hashes.
+    block_size: u32,
 }
 
 impl Router {
     /// Returns a router over `replicas` idle replicas.
-    pub fn new(spec: RouterSpec, replicas: u32, streams: &RngStreams) -> Self {
+    pub fn new(spec: RouterSpec, replicas: u32, block_size: u32, streams: &RngStreams) -> Self {
         Self {
             spec,
             outstanding: vec![0; replicas as usize],
@@ -31,6 +33,7 @@ impl Router {
             stream: streams.get("cluster.router"),
             homes: FxHashMap::default(),
             hasher: PrefixHasher::default(),
+            block_size,
         }
     }
 
@@ -102,17 +105,18 @@ impl Router {
         engines: &[EngineCore],
         max_imbalance: u32,
     ) -> ReplicaId {
-        let block_size = engines[0].scheduler().config().block_size;
         self.hasher.clear();
         // The last token is never served from the cache, so a full hit stops before it.
-        self.hasher.extend(block_size, segments, 0, request.prompt_tokens - 1);
+        self.hasher.extend(self.block_size, segments, 0, request.prompt_tokens - 1);
         let hashes = self.hasher.hashes();
         let least = self.outstanding.iter().copied().min().unwrap_or(0);
         let best = (0..engines.len())
             .filter(|&at| self.outstanding[at] - least <= max_imbalance)
             // `max_by_key` keeps the last of equals, hence the reversed order of replicas.
             .rev()
-            .max_by_key(|&at| (engines[at].cached_prefix(hashes), std::cmp::Reverse(self.outstanding[at])));
+            .max_by_key(|&at| {
+                (engines[at].cached_prefix(segments, hashes), std::cmp::Reverse(self.outstanding[at]))
+            });
         ReplicaId::from_index(best.expect("Invariant: the least loaded replica qualifies"))
     }
 

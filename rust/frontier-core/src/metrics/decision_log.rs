@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::ids::{ReplicaId, RequestId};
 use crate::plan::DecisionLogSpec;
-use crate::scheduler::{Admission, SchedulerOutput, StepOutcome, VllmScheduler};
+use crate::scheduler::{Admission, BatchScheduler, Scheduler, SchedulerOutput, StepOutcome, VllmScheduler};
 use crate::time::SimTime;
 
 /// Times and clock inputs of a step, for its record.
@@ -50,7 +50,18 @@ impl DecisionLog {
     }
 
     /// Returns the first part of the record of a batch, written when it is formed.
-    pub fn begin(&mut self, facts: &StepFacts, scheduler: &VllmScheduler, batch: &SchedulerOutput) -> String {
+    pub fn begin(&mut self, facts: &StepFacts, scheduler: &Scheduler, batch: &SchedulerOutput) -> String {
+        match scheduler {
+            Scheduler::Vllm(scheduler) => self.begin_vllm(facts, scheduler, batch),
+        }
+    }
+
+    fn begin_vllm(
+        &mut self,
+        facts: &StepFacts,
+        scheduler: &VllmScheduler,
+        batch: &SchedulerOutput,
+    ) -> String {
         let id = |slot| scheduler.request(slot).id().0;
         let mut record = String::new();
         let _ = write!(
@@ -64,18 +75,13 @@ impl DecisionLog {
                 Admission::New => "new",
                 Admission::Resumed => "resumed",
             };
-            let _ = write!(
-                out,
-                "[{},\"{kind}\",{},{},0]",
-                id(entry.slot),
-                entry.computed_before,
-                entry.num_tokens
-            );
+            let _ =
+                write!(out, "[{},\"{kind}\",{},{},0]", entry.id.0, entry.computed_before, entry.num_tokens);
         });
         if !batch.preempted.is_empty() {
             record.push_str(",\"pre\":");
-            list(&mut record, batch.preempted.iter(), |out, &slot| {
-                number(out, id(slot));
+            list(&mut record, batch.preempted.iter(), |out, evicted| {
+                number(out, evicted.id.0);
             });
         }
         let mut admitted =
@@ -83,7 +89,7 @@ impl DecisionLog {
         if admitted.peek().is_some() {
             record.push_str(",\"hit\":{");
             separated(&mut record, admitted, |out, entry| {
-                let _ = write!(out, "\"{}\":{}", id(entry.slot), entry.computed_before);
+                let _ = write!(out, "\"{}\":{}", entry.id.0, entry.computed_before);
             });
             record.push('}');
         }
@@ -110,22 +116,21 @@ impl DecisionLog {
     }
 
     /// Completes a record with what its output changed, and appends it to the log.
-    pub fn end(&mut self, mut record: String, scheduler: &VllmScheduler, outcome: &StepOutcome) {
-        let id = |slot| scheduler.request(slot).id().0;
+    pub fn end(&mut self, mut record: String, scheduler: &Scheduler, outcome: &StepOutcome) {
         if !outcome.emitted.is_empty() {
             record.push_str(",\"out\":{");
-            separated(&mut record, outcome.emitted.iter(), |out, &slot| {
-                let _ = write!(out, "\"{}\":1", id(slot));
+            separated(&mut record, outcome.emitted.iter(), |out, emission| {
+                let _ = write!(out, "\"{}\":{}", emission.id.0, emission.num_tokens);
             });
             record.push('}');
         }
         if !outcome.finished.is_empty() {
             record.push_str(",\"fin\":");
-            list(&mut record, outcome.finished.iter(), |out, &slot| {
-                number(out, id(slot));
+            list(&mut record, outcome.finished.iter(), |out, id| {
+                number(out, id.0);
             });
         }
-        let _ = write!(record, ",\"free_end\":{}}}", scheduler.pool().num_free());
+        let _ = write!(record, ",\"free_end\":{}}}", scheduler.gauges().num_free);
         self.text.push_str(&record);
         self.text.push('\n');
     }

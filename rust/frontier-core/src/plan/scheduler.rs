@@ -1,4 +1,4 @@
-//! Settings of the vLLM V1 scheduler, under vLLM's own names.
+//! The engine's scheduler and its settings, under the engine's own names.
 
 use serde::Deserialize;
 
@@ -12,6 +12,47 @@ pub enum Policy {
     Fcfs,
     /// By (priority, arrival); the largest is preempted first.
     Priority,
+}
+
+/// Which scheduler an engine runs, with its settings.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum SchedulerSpec {
+    /// vLLM V1.
+    VllmV1(SchedulerConfig),
+}
+
+impl SchedulerSpec {
+    /// Returns the tokens per block; 1 for schedulers that count KV slots.
+    pub fn block_size(&self) -> u32 {
+        match self {
+            Self::VllmV1(config) => config.block_size,
+        }
+    }
+
+    /// Returns the blocks in total, as the engine counts them.
+    pub fn num_blocks(&self) -> u32 {
+        match self {
+            Self::VllmV1(config) => config.num_blocks,
+        }
+    }
+
+    /// Returns the most tokens and the most requests of one batch.
+    pub fn batch_limits(&self) -> (u32, u32) {
+        match self {
+            Self::VllmV1(config) => (config.max_num_batched_tokens, config.max_batch_seqs()),
+        }
+    }
+
+    /// Checks the settings on their own.
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] naming the first offending field.
+    pub fn check(&self) -> Result<(), SimError> {
+        match self {
+            Self::VllmV1(config) => config.check(),
+        }
+    }
 }
 
 /// Scheduler settings of one engine (vLLM `SchedulerConfig` and `CacheConfig`).

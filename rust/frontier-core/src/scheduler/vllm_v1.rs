@@ -7,11 +7,13 @@
 
 use super::live::{LiveRequest, Status, Submission};
 use super::queue::WaitingQueue;
-use super::{Admission, Scheduled, SchedulerOutput, StepOutcome};
+use super::{Admission, BatchScheduler, Emission, Gauges, Member, Scheduled, SchedulerOutput, StepOutcome};
 use crate::error::SimError;
-use crate::ids::{BlockId, Slot};
+use crate::ids::{BlockId, RequestId, Slot};
 use crate::kvcache::{BlockHash, BlockPool};
 use crate::plan::{Policy, SchedulerConfig};
+use crate::time::SimTime;
+use crate::workload::Segment;
 
 /// State of the scheduler of one engine.
 #[derive(Clone, Debug)]
@@ -92,66 +94,6 @@ impl VllmScheduler {
         self.waiting.iter()
     }
 
-    /// Returns the length of the waiting queue.
-    pub fn num_waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Returns the number of the last `schedule()` call.
-    pub fn calls(&self) -> u64 {
-        self.calls
-    }
-
-    /// Tells whether there is a reason to call `schedule()`.
-    #[inline]
-    pub fn has_requests(&self) -> bool {
-        !self.running.is_empty() || !self.waiting.is_empty() || self.newly_finished
-    }
-
-    /// Tells whether some request got further than ever before since the last call of this method.
-    pub fn take_progress(&mut self) -> bool {
-        std::mem::take(&mut self.progressed)
-    }
-
-    /// Adds a request to the waiting queue.
-    pub fn add_request(&mut self, submission: &Submission<'_>) -> Slot {
-        let slot = self.vacant.pop().unwrap_or_else(|| {
-            self.requests.push(LiveRequest::vacant());
-            Slot::from_index(self.requests.len() - 1)
-        });
-        let request = &mut self.requests[slot.index()];
-        request.reset(submission, self.config.block_size);
-        if self.pool.caching() {
-            request.rehash(self.config.block_size);
-        }
-        self.waiting.push(slot, &self.requests);
-        slot
-    }
-
-    /// Hands back a slot reported in [`StepOutcome::retired`].
-    pub fn retire(&mut self, slot: Slot) {
-        debug_assert_eq!(
-            self.requests[slot.index()].status,
-            Status::Finished,
-            "Invariant: only ended requests retire"
-        );
-        self.vacant.push(slot);
-    }
-
-    /// Forms the next batch into `out` (emptied first): running requests first, in order of admission, then,
-    /// if nothing had to be preempted, waiting ones.
-    pub fn schedule(&mut self, out: &mut SchedulerOutput) {
-        out.clear();
-        self.calls += 1;
-        let mut budget = self.step_budget();
-        self.schedule_running(&mut budget, out);
-        if out.preempted.is_empty() {
-            self.admit_waiting(&mut budget, out);
-        }
-        self.commit(out);
-        self.newly_finished = false;
-    }
-
     fn step_budget(&self) -> Budget {
         let config = &self.config;
         let num_requests = (self.running.len() + self.waiting.len()) as u32;
@@ -187,8 +129,8 @@ impl VllmScheduler {
                 break;
             }
             budget.left -= num_tokens;
-            let computed_before = self.requests[slot.index()].num_computed;
-            out.scheduled.push(scheduled(slot, Admission::Running, computed_before, num_tokens));
+            let request = &self.requests[slot.index()];
+            out.scheduled.push(scheduled(slot, request, Admission::Running, num_tokens));
             position += 1;
         }
     }
@@ -216,7 +158,7 @@ impl VllmScheduler {
                 }
             }
             self.preempt(victim);
-            out.preempted.push(victim);
+            out.preempted.push(Member { slot: victim, id: self.requests[victim.index()].id });
             if victim == slot {
                 return false;
             }
@@ -293,7 +235,7 @@ impl VllmScheduler {
             request.num_computed = computed;
             self.running.push(slot);
             budget.left -= num_tokens;
-            out.scheduled.push(scheduled(slot, admission, computed, num_tokens));
+            out.scheduled.push(scheduled(slot, request, admission, num_tokens));
         }
         for slot in passed_over.into_iter().rev() {
             self.waiting.put_back(slot, &self.requests);
@@ -386,10 +328,61 @@ impl VllmScheduler {
             }
         }
     }
+}
+
+impl BatchScheduler for VllmScheduler {
+    /// Tells whether there is a reason to call `schedule()`.
+    #[inline]
+    fn has_requests(&self) -> bool {
+        !self.running.is_empty() || !self.waiting.is_empty() || self.newly_finished
+    }
+
+    /// Tells whether some request got further than ever before since the last call of this method.
+    fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
+    }
+
+    /// Adds a request to the waiting queue.
+    fn add_request(&mut self, submission: &Submission<'_>) {
+        let slot = self.vacant.pop().unwrap_or_else(|| {
+            self.requests.push(LiveRequest::vacant());
+            Slot::from_index(self.requests.len() - 1)
+        });
+        let request = &mut self.requests[slot.index()];
+        request.reset(submission, self.config.block_size);
+        if self.pool.caching() {
+            request.rehash(self.config.block_size);
+        }
+        self.waiting.push(slot, &self.requests);
+    }
+
+    /// Hands back a slot reported in [`StepOutcome::retired`].
+    fn retire(&mut self, slot: Slot) {
+        debug_assert_eq!(
+            self.requests[slot.index()].status,
+            Status::Finished,
+            "Invariant: only ended requests retire"
+        );
+        self.vacant.push(slot);
+    }
+
+    /// Forms the next batch into `out` (emptied first): running requests first, in order of admission, then,
+    /// if nothing had to be preempted, waiting ones.
+    fn schedule(&mut self, _now: SimTime, out: &mut SchedulerOutput) {
+        out.clear();
+        self.calls += 1;
+        let mut budget = self.step_budget();
+        self.schedule_running(&mut budget, out);
+        if out.preempted.is_empty() {
+            self.admit_waiting(&mut budget, out);
+        }
+        self.commit(out);
+        self.newly_finished = false;
+    }
 
     /// Processes the output of a batch: each request whose chunk reached its end gets one token, and leaves
     /// when it has as many as it asked for or as the model allows.
-    pub fn update(&mut self, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
+    fn update(&mut self, _now: SimTime, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
         outcome.clear();
         let block_size = self.config.block_size;
         let (mut left_running, mut left_waiting) = (false, false);
@@ -413,7 +406,7 @@ impl VllmScheduler {
             if self.pool.caching() {
                 request.rehash(block_size);
             }
-            outcome.emitted.push(entry.slot);
+            outcome.emitted.push(Emission { id: request.id, num_tokens: 1 });
             if self.config.async_scheduling {
                 if !stale {
                     request.num_placeholders -= 1;
@@ -435,7 +428,7 @@ impl VllmScheduler {
                 self.pool.release(&request.blocks);
                 request.blocks.clear();
                 self.newly_finished = true;
-                outcome.finished.push(entry.slot);
+                outcome.finished.push(request.id);
                 if request.num_in_flight == 0 {
                     outcome.retired.push(entry.slot);
                 }
@@ -451,16 +444,51 @@ impl VllmScheduler {
         }
     }
 
-    /// Returns the leading blocks of `hashes` that this engine has cached.
-    pub fn cached_prefix(&self, hashes: &[BlockHash]) -> usize {
-        self.pool.cached_prefix(hashes)
+    #[inline]
+    fn gauges(&self) -> Gauges {
+        Gauges {
+            num_running: self.running.len() as u32,
+            num_waiting: self.waiting.len() as u32,
+            num_usable: self.pool.num_usable(),
+            num_free: self.pool.num_free(),
+        }
+    }
+
+    fn caching(&self) -> bool {
+        self.pool.caching()
+    }
+
+    fn cached_prefix(&self, _segments: &[Segment], hashes: &[BlockHash]) -> u32 {
+        self.pool.cached_prefix(hashes) as u32 * self.config.block_size
+    }
+
+    fn visit_left_out(&self, visit: &mut dyn FnMut(RequestId, bool)) {
+        for &slot in &self.running {
+            let request = &self.requests[slot.index()];
+            if !request.was_scheduled_in(self.calls) {
+                visit(request.id, request.prompt_is_unfinished());
+            }
+        }
+    }
+
+    fn visit_preempted(&self, visit: &mut dyn FnMut(RequestId, u32)) {
+        for slot in self.running.iter().copied().chain(self.waiting.iter()) {
+            let request = &self.requests[slot.index()];
+            if request.num_preemptions > 0 {
+                visit(request.id, request.num_preemptions);
+            }
+        }
+    }
+
+    fn visit_waiting(&self, visit: &mut dyn FnMut(RequestId)) {
+        self.waiting.iter().for_each(|slot| visit(self.requests[slot.index()].id));
     }
 
     /// Checks that blocks and queues are conserved. O(blocks + requests).
     ///
     /// # Errors
     /// [`SimError::Invariant`] naming the first law that does not hold.
-    pub fn check_integrity(&self) -> Result<(), SimError> {
+    fn check_integrity(&self) -> Result<(), SimError> {
         let held = self.requests.iter().map(|request| request.blocks.len() as u64).sum();
         self.pool.check_integrity(held)?;
         let wrong =
@@ -481,8 +509,17 @@ impl VllmScheduler {
     }
 }
 
-fn scheduled(slot: Slot, admission: Admission, computed_before: u32, num_tokens: u32) -> Scheduled {
-    Scheduled { slot, admission, computed_before, num_tokens, samples: false, recomputes: false }
+fn scheduled(slot: Slot, request: &LiveRequest, admission: Admission, num_tokens: u32) -> Scheduled {
+    Scheduled {
+        slot,
+        id: request.id,
+        admission,
+        prompt_tokens: request.prompt_tokens,
+        computed_before: request.num_computed,
+        num_tokens,
+        samples: false,
+        recomputes: false,
+    }
 }
 
 /// With output in flight, tells whether that output is the request's last: then there is nothing to add.

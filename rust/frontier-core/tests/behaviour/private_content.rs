@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 
 use frontier_core::ids::RequestId;
-use frontier_core::plan::{Plan, Policy, SchedulerConfig};
-use frontier_core::scheduler::{Admission, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use frontier_core::plan::{Policy, SchedulerConfig};
+use frontier_core::scheduler::{
+    Admission, BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+};
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment, UNIQUE_STREAM_BASE};
 use proptest::prelude::*;
 
-use crate::support::{burst, plan};
+use crate::support::vllm_config;
 
 /// Shared tokens, own tokens, output tokens, priority.
 type Row = (u32, u32, u32, i32);
@@ -43,7 +45,7 @@ fn decisions(config: &SchedulerConfig, rows: &[Row], own_base: u64) -> (Vec<Deci
             });
         }
         let mut batch = SchedulerOutput::default();
-        scheduler.schedule(&mut batch);
+        scheduler.schedule(SimTime(step as u64), &mut batch);
         for entry in &batch.scheduled {
             let request = scheduler.request(entry.slot);
             let blocks = request.blocks().iter().map(|block| block.0).collect();
@@ -55,11 +57,11 @@ fn decisions(config: &SchedulerConfig, rows: &[Row], own_base: u64) -> (Vec<Deci
                 blocks,
             ));
         }
-        preempted.extend(batch.preempted.iter().map(|&slot| scheduler.request(slot).id().0));
+        preempted.extend(batch.preempted.iter().map(|evicted| evicted.id.0));
         in_flight.push_back(batch);
         if in_flight.len() >= depth {
             let batch = in_flight.pop_front().unwrap();
-            scheduler.update(&batch, &mut outcome);
+            scheduler.update(SimTime(step as u64), &batch, &mut outcome);
             for &slot in &outcome.retired {
                 scheduler.retire(slot);
             }
@@ -71,7 +73,7 @@ fn decisions(config: &SchedulerConfig, rows: &[Row], own_base: u64) -> (Vec<Deci
 
 fn config(block_size: u32, num_blocks: u32, switches: (bool, bool, bool)) -> SchedulerConfig {
     let (priority, reserve, asynchronous) = switches;
-    let base = Plan::from_json(&plan(&burst(1, 1, 1)).to_string()).unwrap().scheduler;
+    let base = vllm_config();
     SchedulerConfig {
         block_size,
         num_blocks,

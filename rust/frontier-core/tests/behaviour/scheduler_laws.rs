@@ -1,13 +1,13 @@
 //! Laws that hold in every step of the scheduler, whatever the settings and requests.
 
 use frontier_core::ids::RequestId;
-use frontier_core::plan::{Plan, Policy, SchedulerConfig};
-use frontier_core::scheduler::{SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use frontier_core::plan::{Policy, SchedulerConfig};
+use frontier_core::scheduler::{BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment};
 use proptest::prelude::*;
 
-use crate::support::{burst, plan};
+use crate::support::vllm_config;
 
 fn settings() -> impl Strategy<Value = SchedulerConfig> {
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
@@ -20,7 +20,7 @@ fn settings() -> impl Strategy<Value = SchedulerConfig> {
             threshold,
             (caching, priority, reserve, asynchronous),
         )| {
-            let base = Plan::from_json(&plan(&burst(1, 1, 1)).to_string()).expect("a valid plan").scheduler;
+            let base = vllm_config();
             SchedulerConfig {
                 block_size,
                 num_blocks,
@@ -59,7 +59,7 @@ proptest! {
         let (mut batch, mut outcome) = (SchedulerOutput::default(), StepOutcome::default());
         let mut tokens = vec![0_u32; requests.len()];
         for _ in 0..400 {
-            scheduler.schedule(&mut batch);
+            scheduler.schedule(SimTime::ZERO, &mut batch);
             let total: u32 = batch.scheduled.iter().map(|entry| entry.num_tokens).sum();
             prop_assert!(total <= config.max_num_batched_tokens);
             prop_assert!(scheduler.running().len() <= config.max_num_seqs as usize);
@@ -69,9 +69,9 @@ proptest! {
                 prop_assert!(request.blocks().len() as u32 * config.block_size >= computed);
             }
             prop_assert!(scheduler.check_integrity().is_ok());
-            scheduler.update(&batch, &mut outcome);
-            for &slot in &outcome.emitted {
-                tokens[scheduler.request(slot).id().index()] += 1;
+            scheduler.update(SimTime::ZERO, &batch, &mut outcome);
+            for emission in &outcome.emitted {
+                tokens[emission.id.index()] += emission.num_tokens;
             }
             prop_assert!(scheduler.check_integrity().is_ok());
             for &slot in &outcome.retired {

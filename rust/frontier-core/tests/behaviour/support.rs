@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use frontier_core::error::SimError;
 use frontier_core::metrics::Recorder;
-use frontier_core::plan::Plan;
+use frontier_core::plan::{Plan, SchedulerConfig, SchedulerSpec};
 use frontier_core::simulation::{Simulation, Totals};
 use frontier_core::workload::TraceColumns;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ pub(crate) fn plan(workload: &Value) -> Value {
         "schema_version": 1, "seed": 1, "replication": 0,
         "cluster": {"replicas": 1, "router": {"policy": "round_robin"}},
         "scheduler": {
-            "block_size": 16, "num_blocks": 100, "max_model_len": 1024,
+            "kind": "vllm_v1", "block_size": 16, "num_blocks": 100, "max_model_len": 1024,
             "max_num_batched_tokens": 256, "max_num_scheduled_tokens": null,
             "max_num_seqs": 16, "max_num_active_seqs": null,
             "long_prefill_token_threshold": 0, "long_prefill_token_threshold_adaptive": false,
@@ -30,6 +30,13 @@ pub(crate) fn plan(workload: &Value) -> Value {
         "output": {"steps": true, "timeline_interval_ns": 1_000_000_000, "decision_log": null},
         "limits": {"max_steps": null, "refuse_oversized": true, "livelock_steps": 1000}
     })
+}
+
+/// Returns the scheduler settings of that plan.
+pub(crate) fn vllm_config() -> SchedulerConfig {
+    let plan = Plan::from_json(&plan(&burst(1, 1, 1)).to_string()).expect("a valid plan");
+    let SchedulerSpec::VllmV1(config) = plan.scheduler;
+    config
 }
 
 /// Returns a workload of `count` requests in a burst.
