@@ -147,6 +147,7 @@ def _router(router: Router) -> dict[str, Any]:
 def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
     return {
         "kind": "vllm_v1",
+        "minor_version": 32,
         "block_size": resolved.block_size,
         "num_blocks": resolved.num_blocks,
         "max_model_len": resolved.max_model_len,
@@ -161,8 +162,10 @@ def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
         "policy": engine.scheduling_policy,
         "scheduler_reserve_full_isl": engine.scheduler_reserve_full_isl,
         "watermark": engine.watermark,
-        "num_lookahead_tokens": 0,  # slots for drafts; speculative decoding is not part of this version
         "async_scheduling": engine.async_scheduling,
+        "pipeline_parallel_size": 1,
+        "v2_runner": True,
+        "speculative": None,
     }
 
 

@@ -1,32 +1,25 @@
 //! One engine: its scheduler, the batches in flight, and the time they take.
 //!
-//! Mirrors the control flow of `EngineCore.step` and `step_with_batch_queue` (`vllm/v1/engine/core.py`, vLLM
-//! 0.32) on simulated time. The synchronous engine forms a batch, waits for it, processes its output, and
-//! forms the next one at the same instant. The asynchronous engine keeps two batches in flight: it forms the
-//! next one while the queue is not full, otherwise it waits for the oldest.
+//! `core_loop` says when batches are formed, `forming` prices and records them, `completion` takes their output,
+//! and `pipeline` holds the stages that they pass.
 
 use std::collections::VecDeque;
 
-use crate::error::SimError;
+mod completion;
+mod core_loop;
+mod forming;
+mod pipeline;
+
+use pipeline::Pipeline;
+
 use crate::fidelity::{BatchShape, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
-use crate::metrics::{Activity, HostMeter, Recorder, ReplicaSample, StepFacts, StepRow};
+use crate::metrics::{HostMeter, Recorder, ReplicaSample};
 use crate::plan::SchedulerSpec;
-use crate::scheduler::{
-    Admission, BatchScheduler, Scheduled, Scheduler, SchedulerOutput, StepOutcome, Submission,
-};
-use crate::time::{SimDuration, SimTime};
+use crate::scheduler::{BatchScheduler, Scheduler, SchedulerOutput, StepOutcome, Submission};
+use crate::time::SimTime;
 use crate::workload::Segment;
-
-/// Batches that an asynchronous engine keeps in flight.
-const ASYNC_DEPTH: usize = 2;
-
-/// vLLM spins on empty batches where nothing can change; two in a row send the simulated engine to sleep.
-const FRUITLESS_ROUNDS: u8 = 2;
-
-/// Most requests that an error names.
-const MAX_NAMED: usize = 8;
 
 /// When an engine wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +77,8 @@ pub struct EngineCore {
     fruitless_rounds: u8,
     /// Nothing changes until a request arrives, although requests are waiting.
     stalled: bool,
-    /// When the device is free.
-    device_free: SimTime,
+    /// The stages of layers that batches pass.
+    pipeline: Pipeline,
     meter: HostMeter,
     counters: ReplicaSample,
     counted_until: SimTime,
@@ -110,17 +103,14 @@ impl EngineCore {
     ) -> Self {
         Self {
             replica,
-            depth: match scheduler {
-                SchedulerSpec::VllmV1(config) if config.async_scheduling => ASYNC_DEPTH,
-                SchedulerSpec::VllmV1(_) => 1,
-            },
+            depth: scheduler.queue_depth(),
             scheduler: Scheduler::new(scheduler),
             queue: VecDeque::new(),
             awaited: None,
             last_formed_changed: false,
             fruitless_rounds: 0,
             stalled: false,
-            device_free: SimTime::ZERO,
+            pipeline: Pipeline::new(scheduler.pipeline_parallel_size() as usize),
             meter: HostMeter::default(),
             counters: ReplicaSample::default(),
             counted_until: SimTime::ZERO,
@@ -183,276 +173,9 @@ impl EngineCore {
             num_running: gauges.num_running,
             num_waiting: gauges.num_waiting,
             used_blocks: gauges.used(),
-            // Steps are back to back, so what lies ahead of `now` is one stretch.
-            busy_ns: self.counters.busy_ns - self.device_free.since(now).0,
+            busy_ns: self.pipeline.busy_ns(now),
             ..self.counters
         }
-    }
-
-    /// Processes the output of the awaited batch, which ends `now`.
-    ///
-    /// # Errors
-    /// [`SimError::Livelock`], or [`SimError::Invariant`] if no batch is awaited.
-    pub fn complete(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<(), SimError> {
-        let Some(batch) = self.awaited.take() else {
-            return Err(SimError::Invariant {
-                what: format!("replica {} completed a batch it did not await", self.replica.0),
-            });
-        };
-        self.process_and_judge(batch, now, context)
-    }
-
-    /// Forms batches until the engine has to wait.
-    ///
-    /// # Errors
-    /// [`SimError::ClockOverflow`], [`SimError::InvalidDuration`] from the step timer, [`SimError::Livelock`].
-    pub fn run_until_blocked(
-        &mut self,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<Wake, SimError> {
-        debug_assert!(self.awaited.is_none(), "Invariant: an engine that waits is not run");
-        while !self.stalled {
-            let next = if self.depth <= 1 {
-                if !self.scheduler.has_requests() {
-                    return Ok(Wake::OnArrival);
-                }
-                let batch = self.form_batch(now, context)?;
-                self.last_formed_changed = batch.changed();
-                batch
-            } else {
-                match self.fill_queue(now, context)? {
-                    Some(oldest) => oldest,
-                    None => return Ok(Wake::OnArrival),
-                }
-            };
-            // Even a step that takes no time is waited for, so that the event loop keeps control.
-            if next.end > now || next.step.is_some() {
-                let end = next.end;
-                self.awaited = Some(next);
-                return Ok(Wake::At(end));
-            }
-            self.process_and_judge(next, now, context)?;
-        }
-        self.stalled = false;
-        Ok(Wake::OnArrival)
-    }
-
-    /// Forms batches while the queue has room and there is something to gain, then takes the oldest. `None`
-    /// if there is nothing to do at all.
-    fn fill_queue(
-        &mut self,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<Option<InFlight>, SimError> {
-        loop {
-            self.last_formed_changed = false;
-            if !self.scheduler.has_requests() {
-                return Ok(self.queue.pop_front());
-            }
-            let batch = self.form_batch(now, context)?;
-            let executes = batch.step.is_some();
-            self.last_formed_changed = batch.changed();
-            self.queue.push_back(batch);
-            let has_room = self.queue.len() < self.depth && (executes || self.scheduler.has_requests());
-            if !(has_room
-                && (self.last_formed_changed || self.queue.iter().any(|batch| batch.step.is_some())))
-            {
-                return Ok(self.queue.pop_front());
-            }
-        }
-    }
-
-    /// Processes a batch and notes whether the engine is getting anywhere.
-    fn process_and_judge(
-        &mut self,
-        batch: InFlight,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<(), SimError> {
-        let fruitful = self.process(batch, now, context)?
-            || self.last_formed_changed
-            || self.queue.iter().any(|batch| batch.step.is_some());
-        self.fruitless_rounds = if fruitful { 0 } else { self.fruitless_rounds + 1 };
-        if self.fruitless_rounds == FRUITLESS_ROUNDS {
-            self.fruitless_rounds = 0;
-            self.stalled = true;
-        }
-        Ok(())
-    }
-
-    /// Lets the scheduler form a batch, prices it, and records who is in it.
-    fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
-        self.count_blocks(now);
-        let mut batch = self.spare.pop().unwrap_or_default();
-        self.scheduler.schedule(now, &mut batch.output);
-        *context.work += batch.output.scheduled.len() as u64;
-        // Blocks are taken here and only here, so no moment in between has more.
-        self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());
-        batch.step = None;
-        let mut row = self.shape_batch(&batch.output);
-        let empty = batch.output.scheduled.is_empty();
-        let start = now.max(self.device_free);
-        let before = self.meter;
-        let mut duration = SimDuration::ZERO;
-        if !empty {
-            let time = context.timer.step(&self.shape)?;
-            duration = time.total;
-            self.meter.cpu_ns += time.cpu_exposed.0;
-            if row.prefill_tokens > 0 {
-                self.meter.mixed_ns += (time.total - time.cpu_exposed).0;
-            }
-            self.counters.flops += time.flops;
-            self.counters.bytes += time.bytes;
-            self.counters.active_s += time.active_s;
-        }
-        batch.end = start.after(duration)?;
-        batch.meter = self.meter;
-        self.device_free = batch.end;
-        self.counters.busy_ns += duration.0;
-        if batch.changed() {
-            self.record_activities(&batch.output, start, before, context.recorder);
-            if let Some(log) = &mut context.recorder.decision_log {
-                let facts = StepFacts {
-                    step: self.num_steps,
-                    replica: self.replica,
-                    scheduled_at: now,
-                    start,
-                    end: batch.end,
-                    prefill_tokens: u64::from(row.prefill_tokens),
-                    decode_tokens: u64::from(row.decode_tokens),
-                    kv_tokens: row.kv_tokens,
-                };
-                batch.record = Some(log.begin(&facts, &self.scheduler, &batch.output));
-            }
-        }
-        if empty {
-            self.num_empty_steps += 1;
-        } else {
-            row.start_ns = start.0;
-            batch.step = Some(context.recorder.step(self.replica, batch.end, row));
-            self.num_steps += 1;
-        }
-        Ok(batch)
-    }
-
-    /// Describes a batch to the step timer, and counts its tokens.
-    fn shape_batch(&mut self, output: &SchedulerOutput) -> StepRow {
-        let gauges = self.scheduler.gauges();
-        let mut row = StepRow {
-            num_seqs: output.scheduled.len() as u32,
-            num_running: gauges.num_running,
-            num_waiting: gauges.num_waiting,
-            free_blocks: gauges.num_free,
-            ..StepRow::default()
-        };
-        self.shape.clear();
-        for entry in &output.scheduled {
-            let context_after = entry.computed_before + entry.num_tokens;
-            let is_prefill = entry.computed_before < entry.prompt_tokens || entry.num_tokens > 1;
-            self.shape.add(entry.num_tokens, context_after, is_prefill);
-            row.kv_tokens += u64::from(context_after);
-            if is_prefill {
-                row.prefill_tokens += entry.num_tokens;
-                self.counters.prompt_tokens += u64::from(entry.num_tokens);
-            } else {
-                row.decode_tokens += entry.num_tokens;
-            }
-        }
-        row
-    }
-
-    /// Books what every running or preempted request does from `start` on.
-    fn record_activities(
-        &mut self,
-        output: &SchedulerOutput,
-        start: SimTime,
-        meter: HostMeter,
-        recorder: &mut Recorder,
-    ) {
-        for evicted in &output.preempted {
-            self.counters.preemptions += 1;
-            recorder.preempt(evicted.id, start, meter);
-        }
-        for entry in &output.scheduled {
-            if entry.admission != Admission::Running {
-                if entry.admission == Admission::New && self.scheduler.caching() {
-                    self.prefix_lookup_tokens += u64::from(entry.prompt_tokens);
-                    self.prefix_hit_tokens += u64::from(entry.computed_before);
-                }
-                recorder.admit(entry.id, start, entry.computed_before);
-            }
-            recorder.enter(entry.id, activity(entry), start, meter);
-        }
-        if output.scheduled.len() < self.scheduler.gauges().num_running as usize {
-            self.scheduler.visit_left_out(&mut |id, prompt_is_unfinished| {
-                let wait = if prompt_is_unfinished { Activity::ChunkWait } else { Activity::DecodeWait };
-                recorder.enter(id, wait, start, meter);
-            });
-        }
-    }
-
-    /// Processes the output of a batch. Returns whether anything came of it.
-    fn process(
-        &mut self,
-        mut batch: InFlight,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<bool, SimError> {
-        self.count_blocks(now);
-        self.scheduler.update(now, &batch.output, &mut self.outcome);
-        self.counters.output_tokens +=
-            self.outcome.emitted.iter().map(|emission| u64::from(emission.num_tokens)).sum::<u64>();
-        self.counters.finished += self.outcome.finished.len() as u64;
-        if let Some(step) = batch.step {
-            for emission in &self.outcome.emitted {
-                context.recorder.token(emission.id, step, now, batch.meter);
-            }
-        }
-        for &id in &self.outcome.finished {
-            context.recorder.finish(id, now, batch.meter);
-            context.ended.push(id);
-        }
-        if let (Some(record), Some(log)) = (batch.record.take(), &mut context.recorder.decision_log) {
-            log.end(record, &self.scheduler, &self.outcome);
-        }
-        for index in 0..self.outcome.retired.len() {
-            self.scheduler.retire(self.outcome.retired[index]);
-        }
-        if batch.step.is_some() {
-            self.watch_progress(now)?;
-        }
-        self.spare.push(batch);
-        Ok(!self.outcome.emitted.is_empty())
-    }
-
-    /// Reports steps that go round in circles, as the real engine would with the same settings.
-    fn watch_progress(&mut self, now: SimTime) -> Result<(), SimError> {
-        if self.scheduler.take_progress() || !self.outcome.emitted.is_empty() {
-            self.steps_without_progress = 0;
-            return Ok(());
-        }
-        self.steps_without_progress += 1;
-        if self.livelock_steps.is_none_or(|limit| self.steps_without_progress < limit) {
-            return Ok(());
-        }
-        let mut requests = Vec::new();
-        self.scheduler.visit_preempted(&mut |id, times| {
-            if requests.len() < MAX_NAMED {
-                requests.push(format!("{} ({times} times)", id.0));
-            }
-        });
-        Err(SimError::Livelock {
-            name: "endless preemption",
-            replica: self.replica.0,
-            time_ns: now.0,
-            detail: format!(
-                "{} steps in a row only recomputed what preemptions had dropped; preempted requests: {}; the real \
-                 engine does the same: set scheduler_reserve_full_isl, enlarge the KV cache or lower max_num_seqs",
-                self.steps_without_progress,
-                requests.join(", ")
-            ),
-        })
     }
 
     fn used_blocks(&self) -> u32 {
@@ -464,15 +187,5 @@ impl EngineCore {
         let elapsed = now.since(self.counted_until).0;
         self.counters.used_block_ns += u128::from(self.used_blocks()) * u128::from(elapsed);
         self.counted_until = now;
-    }
-}
-
-fn activity(entry: &Scheduled) -> Activity {
-    if entry.recomputes {
-        Activity::PreemptionRedo
-    } else if entry.computed_before < entry.prompt_tokens || entry.num_tokens > 1 {
-        Activity::Prefill
-    } else {
-        Activity::Decode
     }
 }

@@ -9,11 +9,15 @@ use serde::Deserialize;
 use crate::error::SimError;
 
 pub mod scheduler;
+pub mod speculative;
 pub mod step_time;
+pub mod vllm_rules;
 pub mod workload;
 
 pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
+pub use speculative::{AcceptanceSpec, DraftLengthSpec, DraftMethod, SpeculativeSpec};
 pub use step_time::StepTimeSpec;
+pub use vllm_rules::Rules;
 pub use workload::WorkloadSpec;
 
 /// Version of this schema; a plan of another version is refused.

@@ -108,6 +108,16 @@ impl Simulation {
         let scheduler = plan.scheduler.clone();
         let (max_tokens, max_seqs) = scheduler.batch_limits();
         let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs, predictors)?;
+        let stages = timer.stages_s().len();
+        if stages > 0 && stages != scheduler.pipeline_parallel_size() as usize {
+            return Err(SimError::Plan {
+                path: "scheduler.pipeline_parallel_size".into(),
+                message: format!(
+                    "was {}, step_time has {stages} stages of operators",
+                    scheduler.pipeline_parallel_size()
+                ),
+            });
+        }
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
