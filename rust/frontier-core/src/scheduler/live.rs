@@ -182,9 +182,10 @@ impl LiveRequest {
     }
 
     /// Returns the tokens that could be computed next: all that are known, being sampled or drafted, less those done.
+    /// None while drafts are under way in a synchronous pipeline, which has no placeholders for them.
     #[inline]
     pub(crate) fn num_pending(&self) -> u32 {
-        self.num_tokens + self.num_placeholders + self.num_drafts - self.num_computed
+        (self.num_tokens + self.num_placeholders + self.num_drafts).saturating_sub(self.num_computed)
     }
 
     /// Takes the drafts that fit into a chunk of `num_tokens` tokens; the others are dropped.

@@ -16,7 +16,7 @@ impl VllmScheduler {
             request.last_scheduled = self.calls;
             entry.recomputes = entry.computed_before < request.high_water;
             // Drafts may be rejected, which takes nothing from the request.
-            let reached = request.num_computed - entry.num_drafts;
+            let reached = request.num_computed.saturating_sub(entry.num_drafts);
             if reached > request.high_water {
                 request.high_water = reached;
                 self.progressed = true;
