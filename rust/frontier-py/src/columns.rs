@@ -40,7 +40,6 @@ pub(crate) fn raw_result<'py>(
     facts.set_item("prefix_lookup_tokens", totals.prefix_lookup_tokens)?;
     facts.set_item("prefix_hit_tokens", totals.prefix_hit_tokens)?;
     let verifications = &recorder.verifications;
-    facts.set_item("num_drafts", verifications.num_drafts)?;
     facts.set_item("drafted_per_position", &verifications.drafted)?;
     facts.set_item("accepted_per_position", &verifications.accepted)?;
     facts.set_item("num_blocks", totals.num_blocks)?;
@@ -85,6 +84,7 @@ fn requests<'py>(py: Python<'py>, records: &[RequestRecord]) -> PyResult<Bound<'
     table.set_item("generated_tokens", column(py, records, |r| r.generated_tokens))?;
     table.set_item("cached_tokens", column(py, records, |r| r.cached_tokens))?;
     table.set_item("preemptions", column(py, records, |r| r.preemptions))?;
+    table.set_item("num_drafts", column(py, records, |r| r.num_drafts))?;
     table.set_item("draft_tokens", column(py, records, |r| r.draft_tokens))?;
     table.set_item("accepted_tokens", column(py, records, |r| r.accepted_tokens))?;
     table.set_item("priority", column(py, records, |r| r.spec.priority))?;

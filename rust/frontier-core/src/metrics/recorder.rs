@@ -60,6 +60,8 @@ pub struct RequestRecord {
     pub reject_reason: RejectReason,
     /// ns per cause until the first token.
     pub ttft_causes: [u64; NUM_CAUSES],
+    /// Its steps with drafts.
+    pub num_drafts: u32,
     /// Drafts that were verified for it.
     pub draft_tokens: u32,
     /// Those of them that were accepted.
@@ -113,8 +115,6 @@ impl OpenRun {
 /// Steps with drafts and what became of them, over a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verifications {
-    /// Steps of a request with drafts.
-    pub num_drafts: u64,
     /// Entry i: how often draft i was accepted.
     pub accepted: Vec<u64>,
     /// Entry i: how often there was a draft i.
@@ -214,6 +214,7 @@ impl Recorder {
             status: RequestStatus::Unfinished,
             reject_reason: RejectReason::None,
             ttft_causes: [0; NUM_CAUSES],
+            num_drafts: 0,
             draft_tokens: 0,
             accepted_tokens: 0,
             ledger: Ledger::open(spec.arrival),
@@ -291,10 +292,10 @@ impl Recorder {
     /// Records the outcome of a step with drafts.
     pub fn verify(&mut self, id: RequestId, num_drafts: u32, num_accepted: u32) {
         let record = self.request(id);
+        record.num_drafts += 1;
         record.draft_tokens += num_drafts;
         record.accepted_tokens += num_accepted;
         let totals = &mut self.verifications;
-        totals.num_drafts += 1;
         let longest = totals.drafted.len().max(num_drafts as usize);
         totals.drafted.resize(longest, 0);
         totals.accepted.resize(longest, 0);
