@@ -255,8 +255,9 @@ def _drafts(columns: Columns, arrived: Mask) -> dict[str, Any]:
     requests, totals = columns.requests, columns.totals
     names = ("num_drafts", "draft_tokens", "accepted_tokens")
     steps, drafted, accepted = (int(requests[name][arrived].sum(dtype=np.int64)) for name in names)
-    by_position = zip(totals["accepted_per_position"], totals["drafted_per_position"], strict=True)
-    shares = {str(position): hit / drawn for position, (hit, drawn) in enumerate(by_position, 1)}
+    # Every step with drafts has a first one.
+    all_steps = next(iter(totals["drafted_per_position"]), 0)
+    shares = {str(at): hits / all_steps for at, hits in enumerate(totals["accepted_per_position"], 1)}
     drafts = (drafted, accepted, drafted - accepted) if steps else (None, None, None)
     return {
         **dict(zip(("draft_tokens", "accepted_tokens", "rejected_tokens"), drafts, strict=True)),
