@@ -103,7 +103,7 @@ def check_supported(config: dict[str, Any]) -> None:
 
 
 def speculative(spec: dict[str, Any] | None, request_numbers: list[int]) -> dict[str, Any] | None:
-    """Return the plan's speculative decoding; `request_numbers`: place in the file of each request, by arrival."""
+    """Return the plan's speculative decoding; `request_numbers`: place in the file of each, by arrival."""
     if not spec:
         return None
     check_keys(spec, SPEC_KEYS, "`spec`")

@@ -21,8 +21,6 @@ UNMODELLED: dict[str, str] = {
     "enable_expert_parallel": "expert parallelism",
     "decode_context_parallel_size": "context parallelism",
     "prefill_context_parallel_size": "context parallelism",
-    "speculative_config": "speculative decoding",
-    "speculative": "speculative decoding",
     "quantization": "quantization at load time (the model's own quantization_config is read)",
     "enforce_eager": "CUDA graphs",
     "cudagraph_capture_sizes": "CUDA graphs",

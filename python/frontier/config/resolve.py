@@ -14,6 +14,8 @@ from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
 from frontier.config.sections import Cluster, Hardware, Objectives
+from frontier.config.speculative import draft_model_issues, speculative_issues, speculative_warnings
+from frontier.config.versions import version_issues
 from frontier.config.workload import Workload
 from frontier.errors import ConfigError, Issue, show_value
 
@@ -33,6 +35,7 @@ class Resolved:
         max_model_len: longest prompt + output, in tokens.
         max_num_batched_tokens: token budget of a step.
         max_num_seqs: most running requests of a replica.
+        max_num_scheduled_tokens: a smaller token budget for scheduling, None where there is none.
         block_size: tokens per KV block.
         num_blocks: KV blocks of a replica, the null block included.
         memory: how the GPU's memory is spent, and why that many blocks.
@@ -48,6 +51,7 @@ class Resolved:
     max_model_len: int
     max_num_batched_tokens: int
     max_num_seqs: int
+    max_num_scheduled_tokens: int | None
     block_size: int
     num_blocks: int
     memory: MemoryPlan
@@ -124,8 +128,11 @@ def examine(parts: Parts) -> Examined:
     engine = parts.engine
     if engine is not None:
         issues += checks.engine_issues(engine, parts.known)
+        issues += version_issues(engine, parts.known)
+        issues += speculative_issues(engine, parts.known)
         if spec is not None:
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
+            issues += draft_model_issues(engine, spec, parts.known)
     if parts.cluster is not None:
         issues += checks.cluster_issues(parts.cluster, engine, parts.workload, parts.known)
     if parts.workload is not None:
@@ -196,7 +203,15 @@ def _load_gpu(parts: Parts, issues: list[Issue]) -> GpuSpec | None:
 
 def _limits(parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec | None) -> Limits | None:
     """Return the effective limits, None where something they depend on is not known."""
-    fields = ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "enable_chunked_prefill")
+    fields = (
+        "version",
+        "performance_mode",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "enable_chunked_prefill",
+        "speculative",
+    )
     if spec is None or gpu is None or not parts.known(*(f"engine.{field}" for field in fields)):
         return None
     return effective_limits(
@@ -250,7 +265,7 @@ def _memory(
     parts: Parts, engine: Engine, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits, issues: list[Issue]
 ) -> tuple[MemoryPlan, int] | None:
     """Return the memory plan and the longest context, None where it cannot be told."""
-    needed = ("gpu_memory_utilization", "block_size", "num_gpu_blocks_override")
+    needed = ("version", "gpu_memory_utilization", "block_size", "num_gpu_blocks_override")
     if not parts.known(*(f"engine.{field}" for field in needed)):
         return None
     if engine.block_size is not None:
@@ -320,6 +335,7 @@ def _facts(
     warnings = [
         *limit_warnings(engine, limits, gpu),
         *memory.warnings,
+        *speculative_warnings(engine),
         *checks.workload_warnings(workload, limits.max_model_len),
     ]
     price = hardware.price_per_hour
@@ -329,6 +345,7 @@ def _facts(
         max_model_len=limits.max_model_len,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_num_seqs=limits.max_num_seqs,
+        max_num_scheduled_tokens=limits.max_num_scheduled_tokens,
         block_size=_block_size(engine, spec, gpu),
         num_blocks=memory.num_gpu_blocks,
         memory=memory,

@@ -206,11 +206,13 @@ def check_prefix_hits(columns: Columns) -> None:
 
 
 def check_drafts(columns: Columns) -> None:
-    """Check that drafts of the requests add up to the totals by position, and that none is accepted undrafted."""
+    """Check that drafts of the requests add up to the totals by position, and that no more are accepted."""
     requests, totals = columns.requests, columns.totals
     steps, drafted, accepted = (requests[n] for n in ("num_drafts", "draft_tokens", "accepted_tokens"))
     _no_request(accepted > drafted, "accepted more drafts than it had", draft_tokens=drafted)
-    _no_request(steps > drafted, "has steps with drafts without drafts", num_drafts=steps, draft_tokens=drafted)
+    _no_request(
+        steps > drafted, "has steps with drafts without drafts", num_drafts=steps, draft_tokens=drafted
+    )
     most = requests["generated_tokens"].astype(np.int64)
     # Each step with drafts gives a token beside the accepted ones; the last may be cut short by the end.
     finished = (requests["status"] == FINISHED) & (steps > 0)

@@ -251,7 +251,7 @@ def _engine(
 
 
 def _drafts(columns: Columns, arrived: Mask) -> dict[str, Any]:
-    """Return what became of drafts, all None where there were none; acceptance by position is of the whole run."""
+    """Return what became of drafts, None where there were none; by position, it is of the whole run."""
     requests, totals = columns.requests, columns.totals
     names = ("num_drafts", "draft_tokens", "accepted_tokens")
     steps, drafted, accepted = (int(requests[name][arrived].sum(dtype=np.int64)) for name in names)

@@ -1,10 +1,10 @@
 """Exact token times without a row per token.
 
-A request emits one token (with speculative decoding, equally many in each step) at the end of each step of its runs,
-so the gaps inside a run are differences of consecutive step ends, shared by all requests that were decoding there,
-and gaps of no time between the tokens of one step. Counting how many requests cross each
-step boundary (a difference array) gives the whole multiset of inter-token gaps in O(steps + runs). How many
-tokens came before some moment follows from the runs alone.
+A request emits one token (with speculative decoding, equally many in each step) at the end of each step of
+its runs. So the gaps inside a run are differences of consecutive step ends, shared by all requests that were
+decoding there, and gaps of no time between the tokens of one step. Counting how many requests cross each step
+boundary (a difference array) gives the whole multiset of inter-token gaps in O(steps + runs). How many tokens
+came before some moment follows from the runs alone.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _BLOCK = 1 << 16
 class TokenRuns:
     """Runs of tokens, ordered by request and then by time.
 
-    `request`, `first`, `last` and `per_step` have one entry per run; steps are numbered over all replicas, so that they
-    index `end_ns`. The steps of replica r are `replica_offsets[r] .. replica_offsets[r + 1]`.
+    `request`, `first`, `last` and `per_step` have one entry per run; steps are numbered over all replicas, so
+    that they index `end_ns`. The steps of replica r are `replica_offsets[r] .. replica_offsets[r + 1]`.
     """
 
     request: Ints

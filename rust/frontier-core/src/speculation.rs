@@ -82,6 +82,15 @@ impl Speculation {
         }
     }
 
+    /// Returns how many of `planned` drafts exist where a batch is planned before its drafts are known: all or none of a
+    /// lookup's.
+    pub fn num_found(&self, request: RequestId, output_tokens: u32, context_tokens: u32, planned: u32) -> u32 {
+        match &self.lengths {
+            Lengths::Match { .. } => self.num_drafts(request, output_tokens, context_tokens).min(planned),
+            Lengths::Full | Lengths::Replay(_) => planned,
+        }
+    }
+
     /// Returns how many of `num_drafts` drafts are accepted of a request that had `output_tokens` tokens of output,
     /// in its step with drafts number `verification`.
     pub fn num_accepted(

@@ -117,7 +117,13 @@ impl VllmScheduler {
         let num_accepted = match &self.speculation {
             Some(speculation) if entry.admission == Admission::Running => {
                 let outputs = request.num_output_tokens();
-                speculation.num_accepted(request.id, outputs, request.num_verified, entry.num_drafts)
+                let planned = entry.num_drafts;
+                let found = if self.config.async_scheduling {
+                    speculation.num_found(request.id, outputs, request.num_tokens, planned)
+                } else {
+                    planned
+                };
+                speculation.num_accepted(request.id, outputs, request.num_verified, found)
             }
             _ => 0,
         };
