@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from frontier.config import Resolved, Scenario
 from frontier.config.arrivals import Arrivals
-from frontier.config.engine import DEFAULT_CPU_PER_SEQ_NS, DEFAULT_CPU_PER_STEP_NS, Engine
+from frontier.config.async_scheduling import effective_async
+from frontier.config.engine import CpuOverhead, Engine
 from frontier.config.lengths import Length
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.workload import Synthetic, Workload
@@ -161,7 +162,7 @@ def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
         "scheduler_reserve_full_isl": engine.scheduler_reserve_full_isl,
         "watermark": engine.watermark,
         "num_lookahead_tokens": 0,  # slots for drafts; speculative decoding is not part of this version
-        "async_scheduling": engine.async_scheduling,
+        "async_scheduling": effective_async(engine),
     }
 
 
@@ -180,21 +181,32 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
         assert linear is not None
         constants = {f"{name}_ns": getattr(linear, name) for name in type(linear).model_fields}
         return {"kind": "linear", **constants}
-    overhead = engine.cpu_overhead
-    per_step_ns = overhead.per_step if overhead else DEFAULT_CPU_PER_STEP_NS
-    per_seq_ns = overhead.per_seq if overhead else DEFAULT_CPU_PER_SEQ_NS
+    overhead = engine.cpu_overhead or CpuOverhead()
     return {
         "kind": "operators",
         "gpu": resolved.gpu.to_plan(),
         "links": resolved.gpu.links(resolved.layout.gpus, resolved.layout.nodes).to_plan(),
         "cpu": {
-            "per_step_s": per_step_ns / 1e9,
-            "per_seq_s": per_seq_ns / 1e9,
-            "overlapped": engine.async_scheduling,
+            "per_step_s": overhead.per_step / 1e9,
+            "per_seq_s": overhead.per_seq / 1e9,
+            "overlapped": effective_async(engine),
         },
+        "launches": _launches(overhead, resolved, attached),
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,
         "residuals": None,
+    }
+
+
+def _launches(overhead: CpuOverhead, resolved: Resolved, attached: Attached) -> dict[str, Any]:
+    from frontier.models.launches import stage_launches  # noqa: PLC0415 - keeps `import frontier` light
+
+    return {
+        "per_kernel_s": overhead.per_kernel_launch / 1e9,
+        "per_graph_s": overhead.per_graph_launch / 1e9,
+        "per_graph_kernel_s": overhead.per_graph_kernel / 1e9,
+        "graphs": resolved.graphs.to_plan(),
+        "stages": [stage_launches(stage) for stage in attached.stages],
     }
 
 

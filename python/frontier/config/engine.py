@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
 from frontier import units
 from frontier.config.base import Section
+from frontier.config.cuda_graph import CudaGraph
 from frontier.config.fields import (
     U32_MAX,
     Duration,
@@ -27,6 +28,14 @@ ENGINE_VERSIONS: Final = ("0.32",)
 
 DEFAULT_CPU_PER_STEP_NS: Final = 1_000_000
 DEFAULT_CPU_PER_SEQ_NS: Final = 10_000
+DEFAULT_KERNEL_LAUNCH_NS: Final = 29_000
+"""Measured: 9.4 ms to launch the 323 kernels of a Llama-2-7B prefill (vLLM V1, one H200; `forward_launch` of the
+reference's CPU probe). The engine's Python around each kernel is most of it."""
+DEFAULT_GRAPH_LAUNCH_NS: Final = 10_000
+"""Assumed: the replay's own Python and driver call."""
+DEFAULT_GRAPH_KERNEL_NS: Final = 900
+"""Measured: `cudaGraphLaunch` of a graph of 2,187 nodes took 1.983 ms of host time in vLLM, and of 2,876 nodes
+2.826 ms in SGLang (sgl-project/sglang issue 29960)."""
 
 Auto = Literal["auto"]
 
@@ -62,6 +71,12 @@ class CpuOverhead(Section):
     """Per step."""
     per_seq: Duration = DEFAULT_CPU_PER_SEQ_NS
     """Per scheduled request."""
+    per_kernel_launch: Duration = DEFAULT_KERNEL_LAUNCH_NS
+    """Per kernel launched outside a CUDA graph, beside the above."""
+    per_graph_launch: Duration = DEFAULT_GRAPH_LAUNCH_NS
+    """Per replay of a CUDA graph."""
+    per_graph_kernel: Duration = DEFAULT_GRAPH_KERNEL_NS
+    """Per kernel in a replayed CUDA graph."""
 
 
 class Engine(Section):
@@ -125,10 +140,14 @@ class Engine(Section):
     """Admit a request only if its whole input fits."""
     watermark: ShareBelowOne = 0.0
     """Share of the blocks kept free when admitting beside running requests."""
-    async_scheduling: Flag = True
-    """Schedule the next step while the present one runs."""
+    async_scheduling: Flag | None = None
+    """Schedule the next step while the present one runs; left out, as the version does."""
+    enforce_eager: Flag = False
+    """Launch every kernel by itself: no CUDA graphs."""
+    cuda_graph: CudaGraph | None = None
+    """Captured CUDA graphs; left out, the version's."""
     cpu_overhead: CpuOverhead | None = None
-    """Host time of a step; left out, 1 ms and 10 us per request. Not with a linear step time."""
+    """Host time of a step; left out, 1 ms and 10 us per request, and launches. Not with a linear step time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())
     """How long a step takes."""
 

@@ -27,6 +27,8 @@ NONE_U32 = 4_294_967_295
 
 STATUSES = ("finished", "rejected", "unfinished")
 FINISHED, REJECTED, UNFINISHED = range(3)
+GRAPH_MODES = ("eager", "piecewise", "full")
+"""How the kernels of a step are launched, as `steps.graph` counts them."""
 REJECT_REASONS = ("none", "exceeds_max_model_len", "exceeds_kv_cache", "exceeds_token_budget")
 
 ATTRIBUTION_CAUSES = (
@@ -72,6 +74,8 @@ WIDE_STEP_COLUMNS: dict[str, np.dtype[Any]] = {
     "num_running": _U32,
     "num_waiting": _U32,
     "free_blocks": _U32,
+    "padded_tokens": _U32,
+    "graph": _U8,
 }
 TOKEN_RUN_COLUMNS: dict[str, np.dtype[Any]] = {"request": _U32, "first_step": _U32, "last_step": _U32}
 TIMELINE_GAUGES = ("num_running", "num_waiting", "used_blocks", "peak_used_blocks")

@@ -292,6 +292,8 @@ impl EngineCore {
             if row.prefill_tokens > 0 {
                 self.meter.mixed_ns += (time.total - time.cpu_exposed).0;
             }
+            row.padded_tokens = time.padded_tokens;
+            row.graph = time.graph as u8;
             self.counters.flops += time.flops;
             self.counters.bytes += time.bytes;
             self.counters.active_s += time.active_s;

@@ -108,6 +108,10 @@ pub struct StepRow {
     pub num_waiting: u32,
     /// Free blocks after scheduling.
     pub free_blocks: u32,
+    /// Rows of token operators, padding to a captured size included.
+    pub padded_tokens: u32,
+    /// How its kernels were launched, as a `fidelity::GraphMode`.
+    pub graph: u8,
 }
 
 /// Steps of one replica, in time order.
