@@ -132,7 +132,12 @@ class StepCost:
         plain["operators"] = [
             {**operator, "predictors": list(operator["predictors"])} for operator in plain["operators"]
         ]
-        return {**plain, "padding": self.padding, "stages_s": list(self.stages_s), "shares": dict(self.shares)}
+        return {
+            **plain,
+            "padding": self.padding,
+            "stages_s": list(self.stages_s),
+            "shares": dict(self.shares),
+        }
 
 
 @dataclass(frozen=True, slots=True)

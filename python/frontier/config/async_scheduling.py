@@ -1,7 +1,7 @@
 """Whether vLLM schedules the next step while the present one runs.
 
-`VllmConfig.__post_init__` (`vllm/config/vllm.py`), 0.11 to 0.32: off up to 0.13 unless asked for, on from 0.14
-except where something in the engine cannot.
+`VllmConfig.__post_init__` (`vllm/config/vllm.py`), 0.11 to 0.32: off up to 0.13 unless asked for, on from
+0.14 except where something in the engine cannot.
 """
 
 from __future__ import annotations

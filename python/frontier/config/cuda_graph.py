@@ -30,8 +30,8 @@ MAX_CAPTURE_TOKENS: Final = 65_536
 """Largest size of a graph that a plan takes."""
 
 Support = Literal["any", "uniform", "one_token", "none"]
-"""Batches for which a backend can be part of a full graph: any; those whose requests have equally many tokens;
-those with one token per request; none."""
+"""Batches for which a backend can be part of a full graph: any; those whose requests have equally many
+tokens; those with one token per request; none."""
 _LEVELS: Final[tuple[Support, ...]] = ("none", "one_token", "uniform", "any")
 
 _SUPPORT: Final[tuple[tuple[str, str, Support], ...]] = (
@@ -180,9 +180,7 @@ def graph_capture(
             max_capture_size=section.max_capture_size,
         )
     second = uses_second_runner(rules, dense=not spec.is_moe)
-    return capture(
-        mode, sizes, query_tokens=query, max_num_seqs=limits.max_num_seqs, rounds_full=second
-    )
+    return capture(mode, sizes, query_tokens=query, max_num_seqs=limits.max_num_seqs, rounds_full=second)
 
 
 def capture(
@@ -241,4 +239,3 @@ def capture_size_issues(engine: Engine, limits: Limits | None) -> list[Issue]:
         return []
     message = f"has {least} as its smallest, must have one of at most max_num_batched_tokens ({most})"
     return [Issue("engine.cuda_graph.capture_sizes", list(section.capture_sizes), message)]
-

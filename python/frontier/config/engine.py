@@ -29,13 +29,13 @@ ENGINE_VERSIONS: Final = ("0.32",)
 DEFAULT_CPU_PER_STEP_NS: Final = 1_000_000
 DEFAULT_CPU_PER_SEQ_NS: Final = 10_000
 DEFAULT_KERNEL_LAUNCH_NS: Final = 29_000
-"""Measured: 9.4 ms to launch the 323 kernels of a Llama-2-7B prefill (vLLM V1, one H200; `forward_launch` of the
-reference's CPU probe). The engine's Python around each kernel is most of it."""
+"""Measured: 9.4 ms to launch the 323 kernels of a Llama-2-7B prefill (vLLM V1, one H200; `forward_launch` of
+NetX-lab/Frontier's CPU probe). The engine's Python around each kernel is most of it."""
 DEFAULT_GRAPH_LAUNCH_NS: Final = 10_000
 """Assumed: the replay's own Python and driver call."""
 DEFAULT_GRAPH_KERNEL_NS: Final = 900
-"""Measured: `cudaGraphLaunch` of a graph of 2,187 nodes took 1.983 ms of host time in vLLM, and of 2,876 nodes
-2.826 ms in SGLang (sgl-project/sglang issue 29960)."""
+"""Measured: `cudaGraphLaunch` of a graph of 2,187 nodes took 1.983 ms of host time in vLLM, and of 2,876
+nodes 2.826 ms in SGLang (sgl-project/sglang issue 29960)."""
 
 Auto = Literal["auto"]
 
@@ -147,7 +147,7 @@ class Engine(Section):
     cuda_graph: CudaGraph | None = None
     """Captured CUDA graphs; left out, the version's."""
     cpu_overhead: CpuOverhead | None = None
-    """Host time of a step; left out, 1 ms and 10 us per request, and launches. Not with a linear step time."""
+    """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with a linear step time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())
     """How long a step takes."""
 

@@ -101,8 +101,9 @@ def capture_sizes(
 def sglang_capture_sizes(
     cuda_graph_max_bs: int, *, speculative: bool = False, num_slots: int | None = None, multiple_of: int = 1
 ) -> list[int]:
-    """Return the batch sizes, in requests, of SGLang's decode graphs (0.5.3,
-    `sglang/srt/server_args.py` and `model_executor/cuda_graph_runner.py`).
+    """Return the batch sizes, in requests, of SGLang's decode graphs.
+
+    SGLang 0.5.3, `sglang/srt/server_args.py` and `model_executor/cuda_graph_runner.py`.
 
     Args:
         cuda_graph_max_bs: the largest one; its default by GPU is in `frontier.memory.sglang`.
@@ -144,8 +145,10 @@ def graph_bytes(
     max_num_seqs: int,
     num_speculative_tokens: int,
 ) -> int:
-    """Estimate `capture_bytes` of piecewise graphs for all `sizes`, and of full decode graphs up to
-    `max_num_seqs` x (1 + drafts)."""
+    """Estimate `capture_bytes` of the default mode.
+
+    Piecewise graphs for all `sizes`, and full decode graphs up to `max_num_seqs` x (1 + drafts).
+    """
     query = 1 + num_speculative_tokens
     full = tuple(size for size in sizes if query <= size <= max_num_seqs * query)
     graphs = GraphCapture("full_and_piecewise", query, full_decode=full, piecewise=tuple(sizes))
