@@ -2,12 +2,12 @@
 
     python benches/cuda_graphs.py [MODEL GPU]
 
-The Frontier paper (arXiv 2605.21312, pages 3 and 4; H800, vLLM 0.10.2, co-located): with sizes
-{1, 2, 4, 8, 16, 32, 64}, leaving the padding out overestimates throughput by 22.6 to 45.8 %, and CUDA graphs
-change it by 32.3 to 46.5 %. Batches are not stated there. Here: a closed loop of N clients keeps N requests of
-256 prompt and 512 output tokens in flight, so that over 99 % of the steps are decodes of N; synchronous
-scheduling, full decode graphs. `padding` is the throughput with a graph for every batch size over that with the
-sizes above; `graphs` the share of the throughput that is lost without graphs, and `gain` what they add.
+The Frontier paper (arXiv 2605.21312, pages 3 and 4; H800, vLLM 0.10.2, co-located): with sizes {1, 2, 4, 8,
+16, 32, 64}, leaving the padding out overestimates throughput by 22.6 to 45.8 %, and CUDA graphs change it by
+32.3 to 46.5 %. Batches are not stated there. Here: a closed loop of N clients keeps N requests of 256 prompt
+and 512 output tokens in flight, so that over 99 % of the steps are decodes of N; synchronous scheduling,
+full decode graphs. `padding` is the throughput with a graph for every batch size over that with the sizes
+above; `graphs` the share of the throughput that is lost without graphs, and `gain` what they add.
 """
 
 import sys

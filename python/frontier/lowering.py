@@ -104,6 +104,7 @@ def lower(scenario: Scenario) -> Lowered:
         "cluster": {"replicas": scenario.cluster.replicas, "router": _router(scenario.cluster.router)},
         "scheduler": _scheduler(scenario.engine, resolved),
         "step_time": _step_time(scenario.engine, resolved, attached),
+        "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
         "workload": _workload(scenario.workload),
         "output": {
             "steps": scenario.output.steps,

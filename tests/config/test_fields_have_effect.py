@@ -63,6 +63,15 @@ EFFECTS: dict[str, Change] = {
     "engine.cuda_graph.mode": ({}, "full_and_piecewise", "PIECEWISE"),
     "engine.cuda_graph.capture_sizes": ({}, [1, 2, 4, 8], [1, 2, 4]),
     "engine.cuda_graph.max_capture_size": ({}, 256, 128),
+    "engine.frontend.api_server_count": ({"engine.frontend.per_request": "1ms"}, 1, 2),
+    "engine.frontend.separate_detokenizer": ({"engine.frontend.per_output": "1ms"}, False, True),
+    **{
+        f"engine.frontend.{name}": ({}, "1ms", "2ms")
+        for name in (
+            *("network", "per_request", "per_prompt_token"),
+            *("per_message", "per_output", "per_output_token"),
+        )
+    },
     "engine.step_time.learned.packs": ({}, ["PACK"], ["OTHER"]),
     "engine.step_time.learned.backend": (LEARNED, "vllm", "sglang"),
     "engine.step_time.learned.version": (LEARNED, "0.24", "0.23"),

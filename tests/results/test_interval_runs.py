@@ -16,7 +16,6 @@ from frontier.errors import ConfigError, FrontierError
 from frontier.results import Result
 from frontier.simulation import simulate_with_residuals
 
-
 NO_LAUNCHES = {"per_kernel_launch": "0s", "per_graph_launch": "0s", "per_graph_kernel": "0s"}
 """A step of this small model would wait for its launches, not for its operators."""
 

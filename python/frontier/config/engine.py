@@ -20,6 +20,7 @@ from frontier.config.fields import (
     TokensOrZero,
     parse_whole,
 )
+from frontier.config.frontend import Frontend
 from frontier.config.step_time import LearnedStepTime, StepTime
 from frontier.errors import show_value
 
@@ -148,6 +149,8 @@ class Engine(Section):
     """Captured CUDA graphs; left out, the version's."""
     cpu_overhead: CpuOverhead | None = None
     """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with a linear step time."""
+    frontend: Frontend | None = None
+    """API servers before and behind the engine; left out, they take no time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())
     """How long a step takes."""
 

@@ -3,7 +3,8 @@
 One launch per operator and run, but for those that are several kernels in vLLM:
 
 - routed experts (`fused_experts_impl` of `vllm/model_executor/layers/fused_moe`): two kernels that sort
-  tokens by expert (`moe_align_block_size`), the product, the activation, the second product, the weighted sum;
+  tokens by expert (`moe_align_block_size`), the product, the activation, the second product, the weighted
+  sum;
 - the dispatch of the default all-to-all gathers hidden states and router scores (`AgRsAll2AllManager`).
 
 Attention and the KV write are what piecewise graphs are split at (`splitting_ops`,

@@ -52,7 +52,7 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
         *(_seconds(f"{stamp}_s", requests[f"{stamp}_ns"]) for stamp in _STAMPS),
         *(
             _or_null(f"{key}_s", latencies[key], ~np.isnan(latencies[key]))
-            for key in ("ttft", "tpot", "e2el")
+            for key in ("ttft", "tpot", "e2el", "engine_ttft")
         ),
         _seconds("max_itl_s", runs.max_gap_ns),
         *(

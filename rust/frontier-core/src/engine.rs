@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use crate::error::SimError;
 use crate::fidelity::{BatchShape, StepTimer};
+use crate::frontend::Output;
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{Activity, HostMeter, Recorder, ReplicaSample, StepFacts, StepRow};
@@ -40,6 +41,8 @@ pub struct EngineContext<'a> {
     pub recorder: &'a mut Recorder,
     /// Receives the requests that end.
     pub ended: &'a mut Vec<RequestId>,
+    /// Receives the tokens that are made, where API servers wait for them.
+    pub outputs: Option<&'a mut Vec<Output>>,
     /// Grows with the work done, in requests handled.
     pub work: &'a mut u64,
 }
@@ -409,6 +412,11 @@ impl EngineCore {
             for &slot in &self.outcome.emitted {
                 context.recorder.token(self.scheduler.request(slot).id(), step, now, batch.meter);
             }
+        }
+        if let Some(outputs) = &mut context.outputs {
+            let scheduler = &self.scheduler;
+            let output = |&slot: &_| Output { request: scheduler.request(slot).id(), tokens: 1 };
+            outputs.extend(self.outcome.emitted.iter().map(output));
         }
         for &slot in &self.outcome.finished {
             let id = self.scheduler.request(slot).id();
