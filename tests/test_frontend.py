@@ -40,7 +40,7 @@ def ms(frame: pl.DataFrame, *names: str) -> list[list[float]]:
 
 def test_the_client_waits_by_named_amounts() -> None:
     found = run(network="2ms", per_request="1ms", per_prompt_token="10us", per_output="500us").requests
-    # Prompts of 100 tokens leave the one server at 4, 6 and 8 ms. The step of the first lasts from 4 to 14 ms;
+    # Prompts of 100 tokens leave the one server at 4, 6 and 8 ms. The first step is from 4 to 14 ms;
     # the others are in the step from 14 to 24, whose outputs leave the server in turn, 0.5 ms each.
     ingress, queue, delivery = ms(found, "ttft_ingress_s", "ttft_queue_s", "ttft_delivery_s")
     assert ingress == [4.0, 6.0, 8.0]

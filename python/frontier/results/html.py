@@ -12,7 +12,7 @@ from frontier.results.attribution import Attribution
 from frontier.results.columns import ATTRIBUTION_CAUSES
 from frontier.results.metrics import LATENCIES
 
-# A qualitative palette that stays apart for colour-blind readers (Okabe and Ito), extended by greys and tints.
+# A qualitative palette that stays apart for colour-blind readers (Okabe and Ito), and greys.
 _COLOURS = dict(
     zip(
         ATTRIBUTION_CAUSES,

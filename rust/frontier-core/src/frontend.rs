@@ -63,7 +63,7 @@ impl Frontend {
     /// first of equals. Returns when the request reaches its engine.
     ///
     /// # Errors
-    /// [`SimError::ClockOverflow`].
+    /// [`SimError::ClockOverflow`]; [`SimError::Invariant`] for a replica without servers.
     pub fn accept(
         &mut self,
         request: RequestId,
@@ -77,7 +77,7 @@ impl Frontend {
             .iter_mut()
             .enumerate()
             .min_by_key(|(_, server)| server.free.max(now))
-            .expect("Invariant: a replica has an API server");
+            .ok_or_else(|| SimError::Invariant { what: "a replica has an API server".into() })?;
         server.free = server.free.max(now).after(SimDuration(work))?;
         let ready = server.free;
         if self.server_of.len() <= request.index() {

@@ -503,7 +503,7 @@ fn a_step_jumps_where_the_captured_size_does() {
 
 fn exact_breakdown(timer: &mut StepTimer, requests: usize) -> BTreeMap<String, f64> {
     let batch = batch(timer, &decodes(requests));
-    let operators = timer.breakdown(std::slice::from_ref(&batch), 0).unwrap();
+    let operators = timer.breakdown(std::slice::from_ref(&batch), 0).expect("the batch fits the timer");
     operators.into_iter().map(|operator| (operator.name, operator.seconds)).collect()
 }
 

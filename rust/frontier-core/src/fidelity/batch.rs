@@ -354,7 +354,9 @@ mod tests {
     fn a_batch_is_uniform_by_lengths_alone() {
         let uniform = |requests: &[(u32, u32, bool)]| {
             let mut batch = BatchShape::new(&[]);
-            requests.iter().for_each(|&(query, context, is_prefill)| batch.add(query, context, is_prefill));
+            for &(query, context, is_prefill) in requests {
+                batch.add(query, context, is_prefill);
+            }
             batch.uniform_query()
         };
         assert_eq!(uniform(&[]), None);

@@ -315,7 +315,7 @@ impl Operators {
         // Ranks without a batch wait for the others.
         let graph = self.dispatches.iter().filter(|rank| rank.tokens > 0).map(|rank| rank.mode).min();
         let (mut work, mut gpu_s, mut most_seqs) = (TotalCost::default(), 0.0, 0);
-        let (mut stages_s, mut launch_s) = (0.0, 0.0_f64);
+        let (mut elapsed_s, mut launch_s) = (0.0, 0.0_f64);
         for stage in 0..self.stages_s.len() {
             let (mut slowest_s, mut shared_s) = (0.0_f64, 0.0);
             for (rank, batch) in batches.iter().enumerate() {
@@ -341,20 +341,20 @@ impl Operators {
             let stage_s = if launching_s > busy_s { launching_s } else { busy_s };
             self.stages_s[stage] = stage_s;
             gpu_s += busy_s;
-            stages_s += stage_s;
+            elapsed_s += stage_s;
             launch_s = launch_s.max(launching_s);
         }
         // The slowest of several hides times that are not numbers; their sum does not.
         if !work.seconds.is_finite() {
-            (gpu_s, stages_s) = (work.seconds, work.seconds);
+            (gpu_s, elapsed_s) = (work.seconds, work.seconds);
         }
         let cpu_s = self.cpu.per_step_s + self.cpu.per_seq_s * f64::from(most_seqs);
         let total_s = if self.cpu.overlapped {
             // The thread that prepares the next step has launched this one.
             let host_s = cpu_s + launch_s;
-            if host_s > stages_s { host_s } else { stages_s }
+            if host_s > elapsed_s { host_s } else { elapsed_s }
         } else {
-            stages_s + cpu_s
+            elapsed_s + cpu_s
         };
         let total = SimDuration::from_seconds(total_s)?;
         // total_s is no less than gpu_s and rounding keeps order, so the difference is not negative.
