@@ -4,7 +4,8 @@
 
 DATA is the folder `h200_e2e` of the reference data. One rank prefills 4,096 tokens, the other runs one dummy
 token. The measured engine was a fork of vLLM 0.10.2, eager, with FlashInfer, every operator between CUDA
-events.
+events. The last lines say how long launching takes the host: eager with frontier's cost per kernel, and what
+a kernel would have to cost for launches alone to explain the measured total.
 """
 
 import csv
@@ -13,8 +14,11 @@ import sys
 from pathlib import Path
 
 from frontier import _frontier
+from frontier.config.engine import CpuOverhead
 from frontier.hardware import load_gpu
+from frontier.memory.graphs import GraphCapture
 from frontier.models import Layout, load_model
+from frontier.models.launches import stage_launches
 from frontier.models.program import pipeline_stages
 from frontier.predictors import attach, chooser
 from frontier.predictors.loaded import opened
@@ -48,11 +52,20 @@ def main() -> None:
     paths = [path for name in ("h200", "generic") if (path := chooser.shipped_pack(name)) is not None]
     choose = chooser.Chooser([opened(path) for path in paths], gpu.name, backend="vllm", version=None)
     attached = attach.attach_chosen(stages, choose, {})
+    launches = [stage_launches(stage) for stage in attached.stages]
+    overhead = CpuOverhead()
     step_time = {
         "kind": "operators",
         "gpu": gpu.to_plan(),
         "links": gpu.links(8).to_plan(),
         "cpu": {"per_step_s": 0.0, "per_seq_s": 0.0, "overlapped": True},
+        "launches": {
+            "per_kernel_s": overhead.per_kernel_launch / 1e9,
+            "per_graph_s": overhead.per_graph_launch / 1e9,
+            "per_graph_kernel_s": overhead.per_graph_kernel / 1e9,
+            "graphs": GraphCapture("none").to_plan(),
+            "stages": launches,
+        },
         "layout": layout.to_plan(),
         "stages": attached.stages,
         "residuals": None,
@@ -65,6 +78,12 @@ def main() -> None:
         found = sum(measured[name] for name in names)
         compared = f"{found:10.3f}{ours / found:7.2f}" if names else " " * 17
         print(f"{row['name']:26}{row['count']:5}{ours:10.3f}{compared}  {row['provenance']}")
+    gpu = sum(row["seconds"] for row in step["operators"]) * 1e3
+    kernels = sum(sum(stage.values()) - stage["pieces"] for stage in launches)
+    print(f"{'GPU':31}{gpu:10.3f}{measured[TOTAL]:10.3f}{gpu / measured[TOTAL]:7.2f}")
+    needed = measured[TOTAL] * 1e3 / kernels
+    launching = step["launch_ns"] / 1e6
+    print(f"{f'launches of {kernels:,} kernels':31}{launching:10.3f}  (all of it: {needed:.0f} us each)")
     ours = step["total_ns"] / 1e6
     print(f"{'total':31}{ours:10.3f}{measured[TOTAL]:10.3f}{ours / measured[TOTAL]:7.2f}")
 

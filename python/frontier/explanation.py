@@ -75,6 +75,11 @@ class StepCost:
         total_s: the whole step, host time that the GPU does not hide included.
         gpu_s: GPU time of one rank, all pipeline stages.
         host_s: the part of `total_s` in which the GPU waits for the host.
+        launch_s: host time of launching its kernels, hidden as far as the GPU takes longer.
+        graph: how they are launched: `full` (one CUDA graph), `piecewise` (one between two attention
+            operators) or `eager`.
+        tokens: tokens that one rank computes.
+        padded_tokens: rows that its operators compute for them, padding to a captured size included.
         stages_s: GPU time of each pipeline stage.
         shares: share of GPU time by provenance.
         operators: what it is made of, in program order; none for linear step times.
@@ -87,6 +92,10 @@ class StepCost:
     total_s: float
     gpu_s: float
     host_s: float
+    launch_s: float
+    graph: str
+    tokens: int
+    padded_tokens: int
     stages_s: tuple[float, ...]
     shares: Mapping[str, float]
     operators: tuple[OperatorCost, ...]
@@ -106,6 +115,11 @@ class StepCost:
         return pl.DataFrame(rows, schema=schema)
 
     @property
+    def padding(self) -> float:
+        """Share of the computed rows that are padding."""
+        return 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
+
+    @property
     def what(self) -> str:
         """The batch in words."""
         if self.kind == "prefill":
@@ -118,7 +132,12 @@ class StepCost:
         plain["operators"] = [
             {**operator, "predictors": list(operator["predictors"])} for operator in plain["operators"]
         ]
-        return {**plain, "stages_s": list(self.stages_s), "shares": dict(self.shares)}
+        return {
+            **plain,
+            "padding": self.padding,
+            "stages_s": list(self.stages_s),
+            "shares": dict(self.shares),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +251,14 @@ def _check(lowered: Lowered, prefill: object, decode: object, context: object) -
 
 
 def _breakdown(lowered: Lowered, batch: Batch) -> dict[str, Any]:
-    ranks = lowered.plan["step_time"].get("layout", {}).get("data_parallel_size", 1)
+    ranks = _data_parallel_size(lowered)
     text = json.dumps(lowered.plan["step_time"])
     return _frontier.step_breakdown(text, [batch] * ranks, lowered.predictors)
+
+
+def _data_parallel_size(lowered: Lowered) -> int:
+    ranks: int = lowered.plan["step_time"].get("layout", {}).get("data_parallel_size", 1)
+    return ranks
 
 
 def _step(
@@ -260,6 +284,10 @@ def _step(
         total_s=facts["total_ns"] / 1e9,
         gpu_s=gpu_s,
         host_s=facts["cpu_exposed_ns"] / 1e9,
+        launch_s=facts["launch_ns"] / 1e9,
+        graph=facts["graph"],
+        tokens=query_tokens * batch.requests,
+        padded_tokens=facts["padded_tokens"] // _data_parallel_size(lowered),
         stages_s=tuple(facts["stages_s"]),
         shares=shares,
         operators=tuple(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from frontier.config import Resolved, Scenario
 from frontier.config.arrivals import Arrivals
-from frontier.config.engine import DEFAULT_CPU_PER_SEQ_NS, DEFAULT_CPU_PER_STEP_NS, Engine
+from frontier.config.engine import CpuOverhead, Engine
 from frontier.config.lengths import Length
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.speculative import speculative_plan
@@ -109,6 +109,7 @@ def lower(scenario: Scenario) -> Lowered:
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
         ),
         "step_time": _step_time(scenario.engine, resolved, attached),
+        "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
         "workload": _workload(scenario.workload),
         "output": {
             "steps": scenario.output.steps,
@@ -194,21 +195,32 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
         assert linear is not None
         constants = {f"{name}_ns": getattr(linear, name) for name in type(linear).model_fields}
         return {"kind": "linear", **constants}
-    overhead = engine.cpu_overhead
-    per_step_ns = overhead.per_step if overhead else DEFAULT_CPU_PER_STEP_NS
-    per_seq_ns = overhead.per_seq if overhead else DEFAULT_CPU_PER_SEQ_NS
+    overhead = engine.cpu_overhead or CpuOverhead()
     return {
         "kind": "operators",
         "gpu": resolved.gpu.to_plan(),
         "links": resolved.gpu.links(resolved.layout.gpus, resolved.layout.nodes).to_plan(),
         "cpu": {
-            "per_step_s": per_step_ns / 1e9,
-            "per_seq_s": per_seq_ns / 1e9,
+            "per_step_s": overhead.per_step / 1e9,
+            "per_seq_s": overhead.per_seq / 1e9,
             "overlapped": engine.schedules_asynchronously,
         },
+        "launches": _launches(overhead, resolved, attached),
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,
         "residuals": None,
+    }
+
+
+def _launches(overhead: CpuOverhead, resolved: Resolved, attached: Attached) -> dict[str, Any]:
+    from frontier.models.launches import stage_launches  # noqa: PLC0415 - keeps `import frontier` light
+
+    return {
+        "per_kernel_s": overhead.per_kernel_launch / 1e9,
+        "per_graph_s": overhead.per_graph_launch / 1e9,
+        "per_graph_kernel_s": overhead.per_graph_kernel / 1e9,
+        "graphs": resolved.graphs.to_plan(),
+        "stages": [stage_launches(stage) for stage in attached.stages],
     }
 
 

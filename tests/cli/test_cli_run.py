@@ -25,7 +25,7 @@ def test_prints_figures_verdict_attribution_and_label(cli, small):
         "60 requests completed",
         "step time: roofline",
         "TTFT",
-        "mean TTFT goes to prefill",
+        "mean TTFT goes to cpu",
         "mean E2EL goes to",
         "saturation: stable",
         "SLO attainment",

@@ -79,6 +79,22 @@ EFFECTS: dict[str, Change] = {
     "engine.async_scheduling": ({}, True, False),
     "engine.cpu_overhead.per_step": ({}, "1ms", "2ms"),
     "engine.cpu_overhead.per_seq": ({}, "10us", "20us"),
+    "engine.cpu_overhead.per_kernel_launch": ({}, "29us", "10us"),
+    "engine.cpu_overhead.per_graph_launch": ({}, "10us", "20us"),
+    "engine.cpu_overhead.per_graph_kernel": ({}, "900ns", "0s"),
+    "engine.enforce_eager": ({}, False, True),
+    "engine.cuda_graph.mode": ({}, "full_and_piecewise", "PIECEWISE"),
+    "engine.cuda_graph.capture_sizes": ({}, [1, 2, 4, 8], [1, 2, 4]),
+    "engine.cuda_graph.max_capture_size": ({}, 256, 128),
+    "engine.frontend.api_server_count": ({"engine.frontend.per_request": "1ms"}, 1, 2),
+    "engine.frontend.separate_detokenizer": ({"engine.frontend.per_output": "1ms"}, False, True),
+    **{
+        f"engine.frontend.{name}": ({}, "1ms", "2ms")
+        for name in (
+            *("network", "per_request", "per_prompt_token"),
+            *("per_message", "per_output", "per_output_token"),
+        )
+    },
     "engine.step_time.learned.packs": ({}, ["PACK"], ["OTHER"]),
     "engine.step_time.learned.backend": (LEARNED, "vllm", "sglang"),
     "engine.step_time.learned.version": (LEARNED, "0.24", "0.23"),

@@ -41,6 +41,7 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
         "cluster",
         "scheduler",
         "step_time",
+        "frontend",
         "workload",
         "output",
         "limits",
@@ -61,6 +62,16 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
     assert step_time["links"]["node"]["bandwidth_bytes_per_s"] == 450e9
     assert step_time["links"]["network"] is None
     assert step_time["cpu"] == {"per_step_s": 1e-3, "per_seq_s": 1e-5, "overlapped": True}
+    launches = step_time["launches"]
+    assert launches["graphs"]["full_decode"] == launches["graphs"]["piecewise"]
+    (counted,) = launches["stages"]
+    # Of 32 layers: 65 norms, 7 other operators and 2 all-reduces; the embedding and its all-reduce.
+    assert counted == {
+        "pieces_kernels": 65 + 32 * 8 + 2,
+        "attention_kernels": 64,
+        "tail_kernels": 2,
+        "pieces": 33,
+    }
     assert step_time["residuals"] is None
     (stage,) = step_time["stages"]
     assert {"embedding", "all_reduce.embedding", "attention", "sampler"} <= {op["name"] for op in stage}

@@ -93,6 +93,7 @@ def fifo(
         raw_steps["start_ns"] = np.array([start for start, _ in flat], np.int64)
         for name in _WIDE:
             raw_steps[name] = np.full(len(flat), 1, np.uint64 if name == "kv_tokens" else np.uint32)
+        raw_steps["graph"] = np.ones(len(flat), np.uint8)
     return {
         "requests": {name: np.array(requests[name], dtype) for name, dtype in _REQUEST_COLUMNS.items()},
         "steps": raw_steps,
@@ -143,6 +144,7 @@ _WIDE = (
     "num_running",
     "num_waiting",
     "free_blocks",
+    "padded_tokens",
 )
 
 

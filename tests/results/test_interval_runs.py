@@ -16,12 +16,19 @@ from frontier.errors import ConfigError, FrontierError
 from frontier.results import Result
 from frontier.simulation import simulate_with_residuals
 
+NO_LAUNCHES = {"per_kernel_launch": "0s", "per_graph_launch": "0s", "per_graph_kernel": "0s"}
+"""A step of this small model would wait for its launches, not for its operators."""
+
 
 def scenario(pack: Path, **synthetic: Any) -> dict[str, Any]:
     return {
         "model": "qwen3-0.6b",
         "hardware": "h100",
-        "engine": {"max_model_len": 4096, "step_time": {"learned": {"packs": [str(pack)]}}},
+        "engine": {
+            "max_model_len": 4096,
+            "cpu_overhead": NO_LAUNCHES,
+            "step_time": {"learned": {"packs": [str(pack)]}},
+        },
         "workload": {
             "synthetic": {
                 "arrivals": {"poisson": {"rate": "20/s"}},
@@ -63,7 +70,7 @@ def test_one_operators_error_is_drawn_from_its_residuals(tmp_path: Path) -> None
     quantiles = [[0.01, math.log(2.0)], [0.99, math.log(2.0)]]
     fake = fake_packs.tree("gemm", 1.0, residual_quantiles=quantiles)
     plain = scenario(fake_packs.write(tmp_path / "p", [fake]))
-    plain["engine"]["cpu_overhead"] = {"per_step": "0s", "per_seq": "0s"}
+    plain["engine"]["cpu_overhead"] = {**NO_LAUNCHES, "per_step": "0s", "per_seq": "0s"}
 
     def gemm_s(run: Result) -> float:
         return sum(each.interpolated_s for each in run.trust.operators)

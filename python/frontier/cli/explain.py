@@ -81,8 +81,21 @@ def _print_step(step: StepCost, numbers: dict[str, str]) -> None:
     if not numbers:
         names, rows = names[:-1], [row[:-1] for row in rows]
     output.print_table(names, rows, left=2 if several else 1)
+    output.print_text(_launched(step))
     host = f"; it waits for the host for {format_seconds(step.host_s)}" if step.host_s > 0 else ""
     output.print_text(f"{line(step.shares, of=f'GPU {format_seconds(step.gpu_s)}')}{host}")
+
+
+def _launched(step: StepCost) -> str:
+    from frontier.results.layout import format_seconds  # noqa: PLC0415 - imports numpy
+
+    how = {
+        "full": f"one CUDA graph of {step.padded_tokens:,} rows",
+        "piecewise": f"piecewise CUDA graphs of {step.padded_tokens:,} rows",
+        "eager": f"no CUDA graph, {step.padded_tokens:,} rows",
+    }[step.graph]
+    padding = f" for {step.tokens:,} tokens ({step.padding:.1%} padding)" if step.padding > 0 else ""
+    return f"{how}{padding}; launches take the host {format_seconds(step.launch_s)}"
 
 
 def _row(operator: OperatorCost, numbers: dict[str, str]) -> tuple[str, ...]:

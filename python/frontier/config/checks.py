@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frontier.config.cuda_graph import cuda_graph_issues
 from frontier.config.engine import Engine
+from frontier.config.frontend import frontend_issues
 from frontier.config.locate import is_path
 from frontier.config.sections import Cluster, Objectives
 from frontier.config.workload import Workload
@@ -22,6 +24,10 @@ Known = Callable[..., bool]
 def engine_issues(engine: Engine, known: Known) -> list[Issue]:
     """Return the problems within the engine section that need neither model nor GPU."""
     issues: list[Issue] = []
+    if known("engine.cuda_graph", "engine.enforce_eager"):
+        issues += cuda_graph_issues(engine)
+    if known("engine.frontend"):
+        issues += frontend_issues(engine)
     linear = engine.step_time.linear
     if not known("engine.step_time"):
         return issues

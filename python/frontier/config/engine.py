@@ -7,7 +7,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
 from frontier import units
+from frontier.config.async_scheduling import async_by_default
 from frontier.config.base import Section
+from frontier.config.cuda_graph import CudaGraph
 from frontier.config.fields import (
     U32_MAX,
     Duration,
@@ -19,13 +21,22 @@ from frontier.config.fields import (
     TokensOrZero,
     parse_whole,
 )
+from frontier.config.frontend import Frontend
 from frontier.config.speculative import Speculative
 from frontier.config.step_time import LearnedStepTime, StepTime
-from frontier.config.versions import ENGINE_VERSIONS, default_async_scheduling
+from frontier.config.versions import ENGINE_VERSIONS, minor_of
 from frontier.errors import show_value
 
 DEFAULT_CPU_PER_STEP_NS: Final = 1_000_000
 DEFAULT_CPU_PER_SEQ_NS: Final = 10_000
+DEFAULT_KERNEL_LAUNCH_NS: Final = 29_000
+"""Measured: 9.4 ms to launch the 323 kernels of a Llama-2-7B prefill (vLLM V1, one H200; `forward_launch` of
+NetX-lab/Frontier's CPU probe). The engine's Python around each kernel is most of it."""
+DEFAULT_GRAPH_LAUNCH_NS: Final = 10_000
+"""Assumed: the replay's own Python and driver call."""
+DEFAULT_GRAPH_KERNEL_NS: Final = 900
+"""Measured: `cudaGraphLaunch` of a graph of 2,187 nodes took 1.983 ms of host time in vLLM, and of 2,876
+nodes 2.826 ms in SGLang (sgl-project/sglang issue 29960)."""
 
 Auto = Literal["auto"]
 
@@ -76,6 +87,12 @@ class CpuOverhead(Section):
     """Per step."""
     per_seq: Duration = DEFAULT_CPU_PER_SEQ_NS
     """Per scheduled request."""
+    per_kernel_launch: Duration = DEFAULT_KERNEL_LAUNCH_NS
+    """Per kernel launched outside a CUDA graph, beside the above."""
+    per_graph_launch: Duration = DEFAULT_GRAPH_LAUNCH_NS
+    """Per replay of a CUDA graph."""
+    per_graph_kernel: Duration = DEFAULT_GRAPH_KERNEL_NS
+    """Per kernel in a replayed CUDA graph."""
 
 
 class Engine(Section):
@@ -144,10 +161,16 @@ class Engine(Section):
     """Share of the blocks kept free when admitting beside running requests (from 0.24; left out, 0)."""
     async_scheduling: Flag | None = None
     """Schedule the next step while the present one runs; left out, what the version does by default."""
+    enforce_eager: Flag = False
+    """Launch every kernel by itself: no CUDA graphs."""
+    cuda_graph: CudaGraph | None = None
+    """Captured CUDA graphs; left out, the version's."""
     speculative: Speculative | None = None
     """Speculative decoding, if any."""
     cpu_overhead: CpuOverhead | None = None
-    """Host time of a step; left out, 1 ms and 10 us per request. Not with a linear step time."""
+    """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with a linear step time."""
+    frontend: Frontend | None = None
+    """API servers before and behind the engine; left out, they take no time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())
     """How long a step takes."""
 
@@ -157,7 +180,7 @@ class Engine(Section):
         if self.async_scheduling is not None:
             return self.async_scheduling
         method = None if self.speculative is None else self.speculative.method
-        return default_async_scheduling(self.version, method=method)
+        return async_by_default(minor_of(self.version), method=method)
 
     @field_validator("name", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from frontier.config import checks
 from frontier.config.block_size import block_size_issues, paging_of
+from frontier.config.cuda_graph import capture_size_issues, graph_capture
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
 from frontier.config.sections import Cluster, Hardware, Objectives
@@ -22,6 +23,7 @@ from frontier.errors import ConfigError, Issue, show_value
 if TYPE_CHECKING:
     from frontier.hardware import GpuSpec
     from frontier.memory import MemoryPlan
+    from frontier.memory.graphs import GraphCapture
     from frontier.models import Layout, ModelSpec, Operator
 
 
@@ -39,6 +41,7 @@ class Resolved:
         block_size: tokens per KV block.
         num_blocks: KV blocks of a replica, the null block included.
         memory: how the GPU's memory is spent, and why that many blocks.
+        graphs: the CUDA graphs that a replica captures.
         layout: how a replica is spread over its GPUs.
         gpus_total: GPUs of all replicas.
         price_per_hour: US dollars per GPU and hour, None where no price is known.
@@ -55,6 +58,7 @@ class Resolved:
     block_size: int
     num_blocks: int
     memory: MemoryPlan
+    graphs: GraphCapture
     layout: Layout
     gpus_total: int
     price_per_hour: float | None
@@ -148,6 +152,8 @@ def examine(parts: Parts) -> Examined:
         lambda field: parts.known(f"engine.{field}"),
         model_max_len=spec.max_model_len if spec is not None else None,
     )
+    if parts.known("engine.cuda_graph"):
+        issues += capture_size_issues(engine, limits)
     program = _program(parts, engine, spec, gpu, issues)
     if spec is None or gpu is None or limits is None or program is None:
         return Examined(issues)
@@ -265,7 +271,10 @@ def _memory(
     parts: Parts, engine: Engine, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits, issues: list[Issue]
 ) -> tuple[MemoryPlan, int] | None:
     """Return the memory plan and the longest context, None where it cannot be told."""
-    needed = ("version", "gpu_memory_utilization", "block_size", "num_gpu_blocks_override")
+    needed = (
+        *("version", "gpu_memory_utilization", "block_size", "num_gpu_blocks_override"),
+        *("cuda_graph", "enforce_eager"),
+    )
     if not parts.known(*(f"engine.{field}" for field in needed)):
         return None
     if engine.block_size is not None:
@@ -286,6 +295,11 @@ def _memory(
     return memory, length
 
 
+def _graphs(engine: Engine, spec: ModelSpec, gpu: GpuSpec, limits: Limits) -> GraphCapture:
+    backend = paging_of(spec, gpu, engine.kv_cache_dtype).backend
+    return graph_capture(engine, spec, gpu, limits, backend=backend)
+
+
 def _plan_memory(
     engine: Engine, max_model_len: int | None, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits
 ) -> MemoryPlan:
@@ -304,6 +318,7 @@ def _plan_memory(
         num_gpu_blocks_override=engine.num_gpu_blocks_override,
         weight_dtype="auto",
         version=engine.version,
+        graphs=_graphs(engine, spec, gpu, limits),
     )
 
 
@@ -349,6 +364,7 @@ def _facts(
         block_size=_block_size(engine, spec, gpu),
         num_blocks=memory.num_gpu_blocks,
         memory=memory,
+        graphs=_graphs(engine, spec, gpu, limits),
         layout=Layout(engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node),
         gpus_total=engine.tensor_parallel_size * cluster.replicas,
         price_per_hour=gpu.price_per_hour_usd if price is None else price,

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, field_validator
 
+from frontier.config.async_scheduling import allows_async
 from frontier.config.base import Choice, Section
 from frontier.config.fields import U32_MAX, Reference, Share, parse_whole
-from frontier.config.versions import METHODS_FROM, async_allowed, minor_of
+from frontier.config.versions import METHODS_FROM, minor_of
 from frontier.errors import ConfigError, Issue, show_value
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def speculative_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue
         elif (
             engine.async_scheduling
             and known("engine.async_scheduling")
-            and not async_allowed(version, method)
+            and not allows_async(minor_of(version), method)
         ):
             message = f"was true, but vLLM {version} schedules {method} synchronously; remove it"
             issues.append(Issue("engine.async_scheduling", True, message))

@@ -33,18 +33,6 @@ FIELDS_FROM: Final[dict[str, int]] = {
 METHODS_FROM: Final[dict[str, int]] = {"draft_model": 15, "ngram_gpu": 18}
 """Methods of speculative decoding that a release before this one does not have; others are older."""
 
-_ASYNC_METHODS_FROM: Final[dict[str, int]] = {
-    "eagle": 14,
-    "eagle3": 14,
-    "mtp": 14,
-    "draft_model": 16,
-    "ngram_gpu": 18,
-}
-"""Methods that can be scheduled asynchronously, and since when; the others force synchronous scheduling."""
-
-_ASYNC_DEFAULT_FROM: Final = 14
-_ASYNC_DRAFT_MODEL_DEFAULT_FROM: Final = 28
-
 _V1_RUNNER_METHODS: Final = ("suffix", "medusa")
 
 
@@ -68,27 +56,6 @@ def version_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue]:
             )
             issues.append(Issue(f"engine.{field}", value, message))
     return issues
-
-
-def async_allowed(version: str, method: str | None) -> bool:
-    """Return whether a version can schedule asynchronously with a method of speculative decoding, if any."""
-    return method is None or minor_of(version) >= _ASYNC_METHODS_FROM.get(method, LAST_MINOR + 1)
-
-
-def default_async_scheduling(
-    version: str, *, method: str | None = None, pipeline_parallel_size: int = 1, v2_runner: bool = True
-) -> bool:
-    """Return whether steps are scheduled asynchronously where the scenario does not say: from 0.14 on.
-
-    Not with a method of speculative decoding that cannot be, nor, before 0.28, with a draft model; not with
-    pipeline stages in 0.14, and from 0.31 on only on the second model runner.
-    """
-    minor = minor_of(version)
-    if minor < _ASYNC_DEFAULT_FROM or not async_allowed(version, method):
-        return False
-    if method == "draft_model" and minor < _ASYNC_DRAFT_MODEL_DEFAULT_FROM:
-        return False
-    return pipeline_parallel_size == 1 or not (minor == 14 or (minor >= 31 and not v2_runner))
 
 
 def uses_v2_runner(version: str, *, dense: bool, method: str | None = None) -> bool:

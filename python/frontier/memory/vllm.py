@@ -16,7 +16,7 @@ from frontier.hardware.spec import GpuSpec
 from frontier.memory.activation import Batch, profile_peak
 from frontier.memory.draft import DraftLayers
 from frontier.memory.findings import Findings, with_findings
-from frontier.memory.graphs import capture_sizes, graph_bytes
+from frontier.memory.graphs import GraphCapture, capture_bytes, capture_sizes, graph_bytes
 from frontier.memory.plan import MemoryPlan
 from frontier.memory.versions import VLLM_VERSIONS, VllmRules, rules_of
 from frontier.memory.weights import (
@@ -59,6 +59,7 @@ def plan_kv_cache(
     rank_weight_bytes: Sequence[int] | None = None,
     draft: DraftLayers | None = None,
     cuda_graphs: bool = True,
+    graphs: GraphCapture | None = None,
     custom_all_reduce: bool = True,
     kv_cache_memory_bytes: int | None = None,
 ) -> MemoryPlan:
@@ -84,6 +85,7 @@ def plan_kv_cache(
         rank_weight_bytes: weights of the fullest rank of each stage, where they are known better.
         draft: layers that speculative decoding adds, on the last stage.
         cuda_graphs: False with `enforce_eager`.
+        graphs: the graphs that are captured; None is the version's default.
         custom_all_reduce: False where vLLM's own all-reduce kernels are off, so that their buffers are not
             there.
         kv_cache_memory_bytes: size of the cache, replacing the computation.
@@ -133,6 +135,7 @@ def plan_kv_cache(
         rank_weight_bytes=None if rank_weight_bytes is None else tuple(rank_weight_bytes),
         draft=draft,
         cuda_graphs=cuda_graphs,
+        graphs=graphs,
         custom_all_reduce=custom_all_reduce,
         cache_bytes=kv_cache_memory_bytes,
     )
@@ -158,6 +161,7 @@ class _Request:
     rank_weight_bytes: tuple[int, ...] | None
     draft: DraftLayers | None
     cuda_graphs: bool
+    graphs: GraphCapture | None
     custom_all_reduce: bool
     cache_bytes: int | None
 
@@ -245,6 +249,8 @@ class _Request:
     def _graph_bytes(self, stage: Stage, tp: int) -> int:
         if not self.cuda_graphs:
             return 0
+        if self.graphs is not None:
+            return capture_bytes(stage.spec, self.graphs, tensor_parallel_size=tp)
         drafted = 0 if self.draft is None else self.draft.num_speculative_tokens
         sizes = capture_sizes(
             self.max_num_seqs,

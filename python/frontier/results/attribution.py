@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
-from frontier.results.columns import ATTRIBUTION_CAUSES, Columns, Ints
+from frontier.results.columns import ATTRIBUTION_CAUSES, Columns, Ints, client_stamps_ns
 from frontier.results.metrics import LATENCIES
 from frontier.results.statistics import NS_PER_S, exact_sum
 
@@ -112,7 +112,8 @@ def attribute(
         raise ConfigError(Issue("kind", kind, f"was {show_value(kind)}", KINDS, nearest_name(kind, KINDS)))
     if q is not None and not (isinstance(q, int | float) and 0 <= q <= 100):
         raise ConfigError(Issue("q", q, f"was {show_value(q)}, must be a percentile from 0 to 100"))
-    until = columns.requests["first_token_ns" if typed == "ttft" else "finished_ns"]
+    first, finished_ns = client_stamps_ns(columns.requests)
+    until = first if typed == "ttft" else finished_ns
     chosen = np.flatnonzero(finished)
     latency = until[chosen] - columns.requests["arrival_ns"][chosen]
     if q is not None and len(chosen):

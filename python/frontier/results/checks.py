@@ -21,6 +21,7 @@ from frontier.results.columns import (
     TIMELINE_COUNTERS,
     Columns,
     Ints,
+    client_stamps_ns,
 )
 from frontier.results.tokens import TokenRuns
 
@@ -56,14 +57,14 @@ def check_attribution(columns: Columns) -> None:
     """Check that the causes of TTFT and of E2E add up, to the nanosecond, for every finished request."""
     requests = columns.requests
     finished = requests["status"] == FINISHED
-    for kind, until in (("ttft", "first_token_ns"), ("e2e", "finished_ns")):
+    for kind, until in zip(("ttft", "e2e"), client_stamps_ns(requests), strict=True):
         total = np.zeros(len(finished), np.int64)
         for cause in ATTRIBUTION_CAUSES:
             part = requests[f"{kind}_{cause}_ns"]
             _no_request(finished & (part < 0), f"spent a negative time in {kind} {cause}", time_ns=part)
             total += part
-        latency = requests[until] - requests["arrival_ns"]
-        message = f"has {kind} causes that do not add up to {until} - arrival_ns"
+        latency = until - requests["arrival_ns"]
+        message = f"has {kind} causes that do not add up to its {kind}"
         _no_request(finished & (total != latency), message, causes_ns=total, latency_ns=latency)
 
 

@@ -27,9 +27,12 @@ NONE_U32 = 4_294_967_295
 
 STATUSES = ("finished", "rejected", "unfinished")
 FINISHED, REJECTED, UNFINISHED = range(3)
+GRAPH_MODES = ("eager", "piecewise", "full")
+"""How the kernels of a step are launched, as `steps.graph` counts them."""
 REJECT_REASONS = ("none", "exceeds_max_model_len", "exceeds_kv_cache", "exceeds_token_budget")
 
 ATTRIBUTION_CAUSES = (
+    "ingress",
     "queue",
     "prefill",
     "chunk_wait",
@@ -39,6 +42,7 @@ ATTRIBUTION_CAUSES = (
     "preemption_wait",
     "preemption_redo",
     "cpu",
+    "delivery",
 )
 """Where the time of a request goes; `docs/metrics.md` defines each."""
 
@@ -75,6 +79,8 @@ WIDE_STEP_COLUMNS: dict[str, np.dtype[Any]] = {
     "num_running": _U32,
     "num_waiting": _U32,
     "free_blocks": _U32,
+    "padded_tokens": _U32,
+    "graph": _U8,
 }
 TOKEN_RUN_COLUMNS: dict[str, np.dtype[Any]] = {
     "request": _U32,
@@ -157,6 +163,24 @@ class Columns:
             trust=Trust.from_raw(_get(raw, "trust", "the raw result")),
             decision_log=raw.get("decision_log"),
         )
+
+
+def engine_arrival_ns(requests: Table) -> Ints:
+    """Return when each request reached its engine: its arrival where no API servers are modelled."""
+    reached: Ints = requests["arrival_ns"] + requests["e2e_ingress_ns"]
+    return reached
+
+
+def client_stamps_ns(requests: Table) -> tuple[Ints, Ints]:
+    """Return when each client had the first and the last token, -1 where it never had.
+
+    The ends of the steps that made them where no API servers are modelled.
+    """
+    first, finished = requests["first_token_ns"], requests["finished_ns"]
+    return (
+        np.where(first == NEVER, NEVER, first + requests["ttft_delivery_ns"]),
+        np.where(finished == NEVER, NEVER, finished + requests["e2e_delivery_ns"]),
+    )
 
 
 def _get(table: Mapping[str, Any], name: str, where: str) -> Any:

@@ -10,6 +10,7 @@ from frontier.results.attribution import RAW_KINDS
 from frontier.results.columns import (
     ATTRIBUTION_CAUSES,
     FINISHED,
+    GRAPH_MODES,
     NEVER,
     NONE_U32,
     REJECT_REASONS,
@@ -54,7 +55,7 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
         *(_seconds(f"{stamp}_s", requests[f"{stamp}_ns"]) for stamp in _STAMPS),
         *(
             _or_null(f"{key}_s", latencies[key], ~np.isnan(latencies[key]))
-            for key in ("ttft", "tpot", "e2el")
+            for key in ("ttft", "tpot", "e2el", "engine_ttft")
         ),
         _seconds("max_itl_s", runs.max_gap_ns),
         *(
@@ -83,7 +84,12 @@ def steps_frame(columns: Columns) -> pl.DataFrame:
             pl.Series("start_s", start_ns / NS_PER_S),
             pl.Series("end_s", end_ns / NS_PER_S),
             pl.Series("duration_s", (end_ns - start_ns) / NS_PER_S),
-            *(pl.Series(name, columns.steps[name]) for name in WIDE_STEP_COLUMNS if not name.endswith("_ns")),
+            *(
+                pl.Series(name, columns.steps[name])
+                for name in WIDE_STEP_COLUMNS
+                if not name.endswith("_ns") and name != "graph"
+            ),
+            _words("graph", columns.steps["graph"], GRAPH_MODES),
             pl.Series("start_ns", start_ns),
             pl.Series("end_ns", end_ns),
         ]

@@ -12,11 +12,23 @@ from frontier.results.attribution import Attribution
 from frontier.results.columns import ATTRIBUTION_CAUSES
 from frontier.results.metrics import LATENCIES
 
-# A qualitative palette that stays apart for colour-blind readers (Okabe and Ito), extended by two greys.
+# A qualitative palette that stays apart for colour-blind readers (Okabe and Ito), and greys.
 _COLOURS = dict(
     zip(
         ATTRIBUTION_CAUSES,
-        ("#E69F00", "#0072B2", "#56B4E9", "#009E73", "#7FC8A9", "#F0E442", "#D55E00", "#CC79A7", "#999999"),
+        (
+            "#BBBBBB",
+            "#E69F00",
+            "#0072B2",
+            "#56B4E9",
+            "#009E73",
+            "#7FC8A9",
+            "#F0E442",
+            "#D55E00",
+            "#CC79A7",
+            "#999999",
+            "#555555",
+        ),
         strict=True,
     )
 )

@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 
 from frontier.power import power_of
 from frontier.results.attribution import KINDS, attribute
-from frontier.results.columns import FINISHED, NEVER, REJECT_REASONS, REJECTED, UNFINISHED, Columns
+from frontier.results.columns import (
+    FINISHED,
+    NEVER,
+    REJECT_REASONS,
+    REJECTED,
+    UNFINISHED,
+    Columns,
+    client_stamps_ns,
+    engine_arrival_ns,
+)
 from frontier.results.confidence import mean_half_width, p99_half_width
 from frontier.results.facts import RunFacts
-from frontier.results.metrics import LATENCIES, OBJECTIVES, PERCENTILES
+from frontier.results.metrics import ENGINE_TTFT, LATENCIES, OBJECTIVES, PERCENTILES
 from frontier.results.rates import Seconds, mean_concurrent_requests, peak_concurrent_requests
 from frontier.results.saturation import SATURATED, judge_saturation
 from frontier.results.statistics import NS_PER_S, Sample, sample, share
@@ -32,11 +41,13 @@ FEW_REQUESTS = 100
 def latencies_s(columns: Columns) -> dict[str, Floats]:
     """Return TTFT, TPOT and E2EL of each request in seconds; NaN where there is none.
 
-    TTFT is known from the first token on; E2EL for finished requests; TPOT = (E2EL - TTFT) / (tokens - 1) for
-    finished requests of more than one token.
+    As clients see them: from sending a request to having its first and its last token. TTFT is known from the
+    first token on; E2EL for finished requests; TPOT = (E2EL - TTFT) / (tokens - 1) for finished requests of
+    more than one token. `engine_ttft` is from reaching the engine to the end of the step that made the token.
     """
     requests = columns.requests
-    arrival, first, finished = requests["arrival_ns"], requests["first_token_ns"], requests["finished_ns"]
+    arrival, (first, finished) = requests["arrival_ns"], client_stamps_ns(requests)
+    made = requests["first_token_ns"]
     tokens = requests["generated_tokens"].astype(np.int64)
     done = requests["status"] == FINISHED
     decoded = done & (tokens > 1)
@@ -46,6 +57,7 @@ def latencies_s(columns: Columns) -> dict[str, Floats]:
         "ttft": np.where(first == NEVER, np.nan, (first - arrival) / NS_PER_S),
         "tpot": tpot,
         "e2el": np.where(done, (finished - arrival) / NS_PER_S, np.nan),
+        ENGINE_TTFT: np.where(made == NEVER, np.nan, (made - engine_arrival_ns(requests)) / NS_PER_S),
     }
 
 
@@ -167,6 +179,8 @@ def _latency(
         values |= _statistics(key, sample(series))
         values[f"mean_{key}_ci95_s"] = mean_half_width(series)
         values[f"p99_{key}_ci95_s"] = p99_half_width(series)
+    engine = latencies[ENGINE_TTFT][order]
+    values |= _statistics(ENGINE_TTFT, sample(engine[~np.isnan(engine)]))
     return values
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2EL"}
 """Latency metrics: name in keys, and as printed."""
+ENGINE_TTFT = "engine_ttft"
+"""TTFT without what API servers and the network add, in keys."""
 PERCENTILES = {"median": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 STATISTICS = ("mean", "std", *PERCENTILES, "max")
 OBJECTIVES = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_s", "e2el": "e2e_s"}
@@ -39,6 +41,9 @@ def _latency_metrics() -> list[Metric]:
         metrics.append(Metric(f"mean_{key}_ci95_s", f"95 % half width of mean {label}", "s", "latency"))
         if key != "itl":
             metrics.append(Metric(f"p99_{key}_ci95_s", f"95 % half width of p99 {label}", "s", "latency"))
+    metrics += [
+        Metric(f"{stat}_{ENGINE_TTFT}_s", f"{stat} engine TTFT", "s", "latency") for stat in STATISTICS
+    ]
     return metrics
 
 

@@ -13,6 +13,7 @@ mod pipeline;
 use pipeline::Pipeline;
 
 use crate::fidelity::{BatchShape, StepTimer};
+use crate::frontend::Output;
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{HostMeter, Recorder, ReplicaSample};
@@ -39,6 +40,8 @@ pub struct EngineContext<'a> {
     pub recorder: &'a mut Recorder,
     /// Receives the requests that end.
     pub ended: &'a mut Vec<RequestId>,
+    /// Receives the tokens that are made, where API servers wait for them.
+    pub outputs: Option<&'a mut Vec<Output>>,
     /// Grows with the work done, in requests handled.
     pub work: &'a mut u64,
 }

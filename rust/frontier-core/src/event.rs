@@ -9,6 +9,12 @@ pub enum Event {
     StepEnd(ReplicaId),
     /// A request reaches the cluster.
     Arrival(RequestId),
+    /// A request reaches the API servers of its replica.
+    Accept(RequestId),
+    /// A request that an API server has processed reaches its engine.
+    Submit(RequestId),
+    /// The client has the last token of a request.
+    Delivered(RequestId),
     /// A replica forms its next batches.
     Schedule(ReplicaId),
     /// A point of the time line is taken.
@@ -36,8 +42,8 @@ impl Event {
     #[inline]
     pub const fn phase(self) -> Phase {
         match self {
-            Self::StepEnd(_) => Phase::Completion,
-            Self::Arrival(_) => Phase::Arrival,
+            Self::StepEnd(_) | Self::Delivered(_) => Phase::Completion,
+            Self::Arrival(_) | Self::Accept(_) | Self::Submit(_) => Phase::Arrival,
             Self::Schedule(_) => Phase::Schedule,
             Self::Sample => Phase::Sample,
         }

@@ -8,7 +8,7 @@
 //! rounding and comparison in a fixed order, so that a time is the same on every platform.
 //!
 //! Left out: cache residency, clocks and power, contention between kernels that overlap, draws of
-//! a step's experts (loads are the typical ones of a law), CUDA-graph padding.
+//! a step's experts (loads are the typical ones of a law).
 //!
 //! Learned: where a predictor was trained on measurements, an operator's time is its bound times the ratio that trees
 //! make of its features ([`learned`], [`crate::predictor`]); every time then says how far it lies from what was
@@ -25,6 +25,8 @@
 //! | [`row_operator`] | operators that depend on a row count alone, summed into tables |
 //! | [`attention_operator`] | attention in its place in the program |
 //! | [`program`] | the operators of a forward pass |
+//! | [`graphs`] | which CUDA graph a step replays, and to how many rows it is padded |
+//! | [`launches`] | host time of launching kernels and graphs |
 //! | [`features`] | features and bounds from columns, for training |
 //! | [`linear`] | the linear clock of the golden logs |
 //! | [`step`] | the step timer |
@@ -40,6 +42,8 @@ pub mod expert_load;
 pub mod features;
 pub mod fused_moe;
 pub mod gemm;
+pub mod graphs;
+pub mod launches;
 pub mod learned;
 pub mod linear;
 pub mod moe_exchange;
@@ -50,6 +54,7 @@ pub mod trust;
 
 pub use batch::BatchShape;
 pub use cost::{Bound, OperatorTime};
+pub use graphs::{Dispatch, GraphDispatcher, GraphMode};
 pub use step::{StepTime, StepTimer};
 pub use trust::{OperatorTrust, Outside, Provenance, TrustTally};
 

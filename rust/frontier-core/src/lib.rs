@@ -27,6 +27,7 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod fidelity;
+pub mod frontend;
 pub mod ids;
 pub mod kernel;
 pub mod kvcache;

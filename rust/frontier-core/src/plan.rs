@@ -8,12 +8,14 @@ use serde::Deserialize;
 
 use crate::error::SimError;
 
+pub mod frontend;
 pub mod scheduler;
 pub mod speculative;
 pub mod step_time;
 pub mod vllm_rules;
 pub mod workload;
 
+pub use frontend::FrontendSpec;
 pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
 pub use speculative::{AcceptanceSpec, DraftLengthSpec, DraftMethod, SpeculativeSpec};
 pub use step_time::StepTimeSpec;
@@ -39,6 +41,8 @@ pub struct Plan {
     pub scheduler: SchedulerSpec,
     /// How long a step takes.
     pub step_time: StepTimeSpec,
+    /// The API servers; `None`: requests reach the engine, and tokens the client, at once.
+    pub frontend: Option<FrontendSpec>,
     /// Where requests come from.
     pub workload: WorkloadSpec,
     /// What to record.
@@ -146,6 +150,9 @@ impl Plan {
             return refuse("output.timeline_interval_ns", "was 0, must be at least 1".into());
         }
         self.scheduler.check()?;
+        if let Some(frontend) = &self.frontend {
+            frontend.check()?;
+        }
         self.step_time.check()
     }
 }

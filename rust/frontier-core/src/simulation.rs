@@ -7,6 +7,7 @@ use crate::engine::{EngineContext, EngineCore, Wake};
 use crate::error::SimError;
 use crate::event::Event;
 use crate::fidelity::{OperatorTrust, StepTimer};
+use crate::frontend::{Frontend, Output};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason};
@@ -74,6 +75,7 @@ pub struct Simulation {
     queue: EventQueue<Event>,
     router: Router,
     engines: Vec<EngineCore>,
+    frontend: Option<Frontend>,
     /// A `Schedule` event is pending for the replica.
     schedule_pending: Vec<bool>,
     recorder: Recorder,
@@ -91,6 +93,7 @@ pub struct Simulation {
     /// Scratch.
     segments: Vec<Segment>,
     ended: Vec<RequestId>,
+    outputs: Vec<Output>,
 }
 
 impl Simulation {
@@ -128,6 +131,7 @@ impl Simulation {
                     EngineCore::new(ReplicaId(id), &scheduler, timer.windows(), plan.limits.livelock_steps)
                 })
                 .collect(),
+            frontend: plan.frontend.clone().map(|spec| Frontend::new(spec, replicas)),
             schedule_pending: vec![false; replicas as usize],
             recorder: Recorder::new(replicas, &plan.output),
             sample_interval_ns: plan.output.timeline_interval_ns,
@@ -139,6 +143,7 @@ impl Simulation {
             stopped: false,
             segments: Vec::new(),
             ended: Vec::new(),
+            outputs: Vec::new(),
             scheduler,
             timer,
         };
@@ -225,6 +230,15 @@ impl Simulation {
         match event {
             Event::StepEnd(replica) => self.on_step_end(now, replica),
             Event::Arrival(request) => self.on_arrival(now, request),
+            Event::Accept(request) => self.on_accept(now, request),
+            Event::Submit(request) => {
+                self.recorder.reach_engine(request, now);
+                let (spec, replica) = self.routed(request);
+                self.segments.clear();
+                self.workload.prompt_segments(request, &mut self.segments);
+                self.submit(now, &spec, replica)
+            }
+            Event::Delivered(request) => self.release(now, self.routed(request).1),
             Event::Schedule(replica) => self.on_schedule(now, replica),
             Event::Sample => self.on_sample(now),
         }
@@ -272,6 +286,27 @@ impl Simulation {
         let replica = self.router.route(spec, &self.segments, &self.engines);
         self.recorder.route(spec.id, replica, now);
         self.outstanding += 1;
+        match &self.frontend {
+            Some(frontend) => self.push(now.after(frontend.network())?, Event::Accept(spec.id)),
+            None => self.submit(now, spec, replica),
+        }
+    }
+
+    fn on_accept(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let (spec, replica) = self.routed(id);
+        let frontend = self.frontend.as_mut().expect("Invariant: only API servers accept requests");
+        let ready = frontend.accept(id, spec.prompt_tokens, replica, now)?;
+        self.push(ready, Event::Submit(id))
+    }
+
+    /// Returns a request that was routed, and where to.
+    fn routed(&self, id: RequestId) -> (RequestSpec, ReplicaId) {
+        let record = &self.recorder.requests[id.index()];
+        (record.spec, record.replica.expect("Invariant: a request that ended was routed"))
+    }
+
+    /// Hands a request to its engine; `segments` holds its prompt.
+    fn submit(&mut self, now: SimTime, spec: &RequestSpec, replica: ReplicaId) -> Result<(), SimError> {
         self.engines[replica.index()].submit(&Submission {
             id: spec.id,
             arrival: spec.arrival,
@@ -307,10 +342,11 @@ impl Simulation {
             timer: &mut self.timer,
             recorder: &mut self.recorder,
             ended: &mut self.ended,
+            outputs: self.frontend.is_some().then_some(&mut self.outputs),
             work: &mut self.work,
         };
         self.engines[replica.index()].complete(now, &mut context)?;
-        self.settle_ended(now)?;
+        self.settle_ended(now, replica)?;
         if self.queue.is_alone_in_time() && !self.schedule_pending[replica.index()] {
             // Nothing can come between, so the detour through the queue is saved.
             return self.on_schedule(now, replica);
@@ -325,30 +361,53 @@ impl Simulation {
             timer: &mut self.timer,
             recorder: &mut self.recorder,
             ended: &mut self.ended,
+            outputs: self.frontend.is_some().then_some(&mut self.outputs),
             work: &mut self.work,
         };
         let wake = engine.run_until_blocked(now, &mut context)?;
         if self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) {
             self.stopped = true;
         }
-        self.settle_ended(now)?;
+        self.settle_ended(now, replica)?;
         match wake {
             Wake::At(time) => self.push(time, Event::StepEnd(replica)),
             Wake::OnArrival => Ok(()),
         }
     }
 
-    /// Frees the router's slots of requests that ended, and lets closed-loop clients go on.
-    fn settle_ended(&mut self, now: SimTime) -> Result<(), SimError> {
-        for index in 0..self.ended.len() {
-            let record = &self.recorder.requests[self.ended[index].index()];
-            let replica = record.replica.expect("Invariant: a request that ended was routed");
-            self.router.release(replica);
-            self.outstanding -= 1;
-            self.issue_follower(now)?;
+    /// Lets go of requests that ended on `replica`, or has their API servers deliver what it made first.
+    fn settle_ended(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
+        if self.frontend.is_some() {
+            return self.deliver(now, replica);
+        }
+        for _ in 0..self.ended.len() {
+            self.release(now, replica)?;
         }
         self.ended.clear();
         Ok(())
+    }
+
+    fn deliver(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
+        self.ended.clear();
+        let (Some(frontend), recorder) = (&mut self.frontend, &mut self.recorder) else { return Ok(()) };
+        let queue = &mut self.queue;
+        let mut pushed = Ok(());
+        frontend.deliver(replica, now, &self.outputs, |id, at| {
+            if recorder.deliver(id, now, at) {
+                let event = Event::Delivered(id);
+                let push = queue.push(at, event.phase() as u8, event);
+                pushed = std::mem::replace(&mut pushed, Ok(())).and(push);
+            }
+        })?;
+        self.outputs.clear();
+        pushed
+    }
+
+    /// Frees the router's slot of a request that its client is done with, and lets a closed-loop client go on.
+    fn release(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
+        self.router.release(replica);
+        self.outstanding -= 1;
+        self.issue_follower(now)
     }
 
     /// Lets the client of a request that ended go on. A loop in which requests take no time would never let

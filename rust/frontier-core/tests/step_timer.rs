@@ -1,10 +1,12 @@
 //! The step timer through its public interface: hand-computable steps, refusals, and equalities that every
 //! version must keep.
 
+use std::collections::BTreeMap;
+
 use frontier_core::error::SimError;
 use frontier_core::fidelity::learned::Predictors;
 use frontier_core::fidelity::program::{Program, RowCounts, StageCost};
-use frontier_core::fidelity::{BatchShape, Bound, StepTime, StepTimer};
+use frontier_core::fidelity::{BatchShape, Bound, GraphMode, StepTime, StepTimer};
 use frontier_core::plan::StepTimeSpec;
 use frontier_core::time::SimDuration;
 use proptest::prelude::*;
@@ -454,4 +456,116 @@ proptest! {
             before = slow;
         }
     }
+}
+
+/// The launches of `llama()` under vLLM's modes: 321 kernels in the forward pass, 64 of them attention and KV write.
+fn launches(full_decode: &[u32], piecewise: &[u32]) -> Value {
+    json!({
+        "per_kernel_s": 30e-6, "per_graph_s": 10e-6, "per_graph_kernel_s": 1e-6,
+        "graphs": {
+            "decode_query_tokens": 1, "full_decode": full_decode, "full": [], "piecewise": piecewise,
+        },
+        "stages": [{"pieces_kernels": 258, "attention_kernels": 64, "tail_kernels": 1, "pieces": 33}],
+    })
+}
+
+const COARSE: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+fn decodes(requests: usize) -> Vec<(u32, u32, bool)> {
+    vec![(1, 1024, false); requests]
+}
+
+#[test]
+fn a_step_jumps_where_the_captured_size_does() {
+    let mut plan = llama();
+    plan["launches"] = launches(&COARSE, &COARSE);
+    let (mut padded, mut exact) = (timer(&plan), timer(&llama()));
+    let steps = [31, 32, 33, 64, 65].map(|requests| step(&mut padded, &decodes(requests)));
+    let found: Vec<_> = steps.iter().map(|step| (step.graph, step.padded_tokens)).collect();
+    let full = |rows| (GraphMode::Full, rows);
+    assert_eq!(found, [full(32), full(32), full(64), full(64), (GraphMode::Eager, 65)]);
+    // 32 and 64 fill their graphs: their steps are those of a timer that knows no padding.
+    for (index, requests) in [(1, 32), (3, 64)] {
+        assert_eq!(steps[index].total, step(&mut exact, &decodes(requests)).total);
+    }
+    // 33 requests run the rows of 64 with the attention, the LM head and the useful work of 33.
+    let [rows_33, rows_64] = [33, 64].map(|requests| exact_breakdown(&mut exact, requests));
+    let padded_33 = exact_breakdown(&mut padded, 33);
+    for (operator, &found) in &padded_33 {
+        let own = ["attention", "lm_head", "sampler"].contains(&operator.as_str());
+        assert_eq!(found.to_bits(), (if own { rows_33[operator] } else { rows_64[operator] }).to_bits());
+    }
+    let unpadded = step(&mut exact, &decodes(33));
+    assert_eq!((steps[2].flops, steps[2].bytes), (unpadded.flops, unpadded.bytes));
+    let (jump, without) = (steps[2].total.0 - steps[1].total.0, unpadded.total.0 - steps[1].total.0);
+    assert!(jump > 3 * without, "{jump} {without}");
+}
+
+fn exact_breakdown(timer: &mut StepTimer, requests: usize) -> BTreeMap<String, f64> {
+    let batch = batch(timer, &decodes(requests));
+    let operators = timer.breakdown(std::slice::from_ref(&batch), 0).expect("the batch fits the timer");
+    operators.into_iter().map(|operator| (operator.name, operator.seconds)).collect()
+}
+
+#[test]
+fn a_stage_lasts_as_long_as_its_launches() {
+    let gpu_s = step(&mut timer(&llama()), &decodes(1)).total;
+    let eager_s = 323.0 * 30e-6;
+    assert!(gpu_s < SimDuration::from_seconds(eager_s).unwrap());
+    for (overlapped, full, piecewise, host_s) in [
+        // 10 us + 322 * 1 us + 30 us are hidden behind the GPU; so are the pieces, but not 323 single launches.
+        (true, &[1][..], &[1][..], None),
+        (true, &[][..], &[1][..], None),
+        (true, &[][..], &[][..], Some(eager_s + 1e-3)),
+        (false, &[][..], &[][..], Some(eager_s + 1e-3)),
+    ] {
+        let mut plan = llama();
+        plan["launches"] = launches(full, piecewise);
+        plan["cpu"] = json!({"per_step_s": 1e-3, "per_seq_s": 0.0, "overlapped": overlapped});
+        let found = step(&mut timer(&plan), &decodes(1));
+        let expected = host_s.map_or(gpu_s, |seconds| SimDuration::from_seconds(seconds).unwrap());
+        assert_eq!(found.total, expected);
+        assert_eq!(found.cpu_exposed, expected - gpu_s);
+    }
+    // A synchronous engine adds what it does before and after to the longer of GPU and launches.
+    let mut plan = llama();
+    plan["launches"] = launches(&[1], &[1]);
+    plan["cpu"] = json!({"per_step_s": 1e-3, "per_seq_s": 0.0, "overlapped": false});
+    assert_eq!(step(&mut timer(&plan), &decodes(1)).total.0, gpu_s.0 + 1_000_000);
+}
+
+#[test]
+fn launches_that_make_no_sense_are_refused() {
+    let path = "step_time.launches";
+    for (pointer, value, field, message) in [
+        ("/launches/per_kernel_s", json!(-1.0), "per_kernel_s", "was -1"),
+        ("/launches/per_graph_s", json!(-1.0), "per_graph_s", "was -1"),
+        ("/launches/per_graph_kernel_s", json!(-1.0), "per_graph_kernel_s", "was -1"),
+        ("/launches/stages", json!([]), "stages", "has 0 entries"),
+        ("/launches/graphs/decode_query_tokens", json!(0), "graphs.decode_query_tokens", "was 0"),
+        ("/launches/graphs/full", json!([1, 1]), "graphs.full", "was not ascending"),
+        ("/launches/graphs/piecewise", json!([0]), "graphs.piecewise", "was 0"),
+        ("/launches/graphs/full_decode", json!([1, 65_537]), "graphs.full_decode", "was 65537"),
+    ] {
+        let mut plan = llama();
+        plan["launches"] = launches(&COARSE, &COARSE);
+        *plan.pointer_mut(pointer).unwrap() = value;
+        let found = refusal(&plan);
+        assert_eq!(found.0, format!("{path}.{field}"));
+        assert!(found.1.contains(message), "{field}: {}", found.1);
+    }
+}
+
+#[test]
+fn ranks_in_lock_step_pad_to_the_largest() {
+    let mut plan = llama();
+    plan["layout"]["data_parallel_size"] = json!(2);
+    plan["launches"] = launches(&COARSE, &COARSE);
+    let mut timer = timer(&plan);
+    let batches = [5, 33].map(|requests| batch(&timer, &decodes(requests)));
+    let together = timer.step_all(&batches).unwrap();
+    assert_eq!((together.graph, together.padded_tokens), (GraphMode::Full, 128));
+    let prefill = batch(&timer, &[(4096, 4096, true)]);
+    let beside = timer.step_all(&[batches[0].clone(), prefill]).unwrap();
+    assert_eq!((beside.graph, beside.padded_tokens), (GraphMode::Eager, 4101));
 }

@@ -118,6 +118,8 @@ fn steps<'py>(py: Python<'py>, tables: &[StepTable], wide: bool) -> PyResult<Bou
         table.set_item("num_running", column(py, &rows, |r| r.num_running))?;
         table.set_item("num_waiting", column(py, &rows, |r| r.num_waiting))?;
         table.set_item("free_blocks", column(py, &rows, |r| r.free_blocks))?;
+        table.set_item("padded_tokens", column(py, &rows, |r| r.padded_tokens))?;
+        table.set_item("graph", column(py, &rows, |r| r.graph))?;
     }
     Ok(table)
 }

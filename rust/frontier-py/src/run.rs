@@ -223,6 +223,9 @@ pub(crate) fn step_breakdown<'py>(
     facts.set_item("step_time", name)?;
     facts.set_item("total_ns", time.total.0)?;
     facts.set_item("cpu_exposed_ns", time.cpu_exposed.0)?;
+    facts.set_item("launch_ns", time.launch.0)?;
+    facts.set_item("graph", time.graph.name())?;
+    facts.set_item("padded_tokens", time.padded_tokens)?;
     facts.set_item("stages_s", stages_s)?;
     facts.set_item("flops", time.flops)?;
     facts.set_item("bytes", time.bytes)?;

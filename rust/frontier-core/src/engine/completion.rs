@@ -2,7 +2,8 @@
 
 use super::{EngineContext, EngineCore, InFlight};
 use crate::error::SimError;
-use crate::scheduler::BatchScheduler;
+use crate::frontend::Output;
+use crate::scheduler::{BatchScheduler, Emission};
 use crate::time::SimTime;
 
 /// Most requests that an error names.
@@ -32,6 +33,10 @@ impl EngineCore {
                     context.recorder.decode_goes_on(emission.id, now, batch.meter);
                 }
             }
+        }
+        if let Some(outputs) = &mut context.outputs {
+            let output = |emission: &Emission| Output { request: emission.id, tokens: emission.num_tokens };
+            outputs.extend(self.outcome.emitted.iter().map(output));
         }
         for &id in &self.outcome.finished {
             context.recorder.finish(id, now, batch.meter);

@@ -8,7 +8,11 @@ use crate::time::SimTime;
 
 impl EngineCore {
     /// Lets the scheduler form a batch, prices it, and records who is in it.
-    pub(super) fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
+    pub(super) fn form_batch(
+        &mut self,
+        now: SimTime,
+        context: &mut EngineContext<'_>,
+    ) -> Result<InFlight, SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(now, &mut batch.output);
@@ -32,6 +36,8 @@ impl EngineCore {
             if row.prefill_tokens > 0 {
                 self.meter.mixed_ns += passage.advance.0 - cpu_ns;
             }
+            row.padded_tokens = time.padded_tokens;
+            row.graph = time.graph as u8;
             self.counters.flops += time.flops;
             self.counters.bytes += time.bytes;
             self.counters.active_s += time.active_s;

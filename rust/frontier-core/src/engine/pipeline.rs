@@ -38,7 +38,7 @@ impl Pipeline {
         self.free.len()
     }
 
-    /// Sends a batch through. `stages_s`: GPU time of each stage; the host works before the first. Without it (a linear
+    /// Sends a batch through. `stages_s`: time of each stage, launches included; the host's rest comes before the first. Without it (a linear
     /// clock), each stage takes an equal part, rounded up.
     ///
     /// # Errors
@@ -62,6 +62,8 @@ impl Pipeline {
 
     fn pass_stages(&mut self, now: SimTime, time: &StepTime, stages_s: &[f64]) -> Result<Passage, SimError> {
         let part = SimDuration(time.total.0.div_ceil(self.free.len() as u64));
+        // What no stage takes is the host's, before the first.
+        let host = time.total - SimDuration::from_seconds(stages_s.iter().sum())?.min(time.total);
         let last_end = self.free[self.free.len() - 1];
         while self.ahead.front().is_some_and(|&(_, end)| end <= now) {
             self.ahead.pop_front();
@@ -73,7 +75,7 @@ impl Pipeline {
                 None => part,
             };
             if stage == 0 && !stages_s.is_empty() {
-                duration.0 = duration.0.saturating_add(time.cpu_exposed.0);
+                duration.0 = duration.0.saturating_add(host.0);
             }
             let start = at.max(*free);
             first_start.get_or_insert(start);
@@ -114,7 +116,7 @@ mod tests {
 
     fn time(total: u64, cpu_exposed: u64) -> StepTime {
         let (total, cpu_exposed) = (SimDuration(total), SimDuration(cpu_exposed));
-        StepTime { total, cpu_exposed, flops: 0.0, bytes: 0.0, active_s: 0.0 }
+        StepTime { total, cpu_exposed, ..StepTime::default() }
     }
 
     #[test]
@@ -131,9 +133,8 @@ mod tests {
     fn the_slowest_stage_sets_the_pace_and_the_others_wait() {
         let mut pipeline = Pipeline::new(3);
         let stages_s = [1e-9, 5e-9, 2e-9];
-        let ends: Vec<u64> = (0..4)
-            .map(|_| pipeline.pass(SimTime(0), &time(10, 2), &stages_s).unwrap().end.0)
-            .collect();
+        let ends: Vec<u64> =
+            (0..4).map(|_| pipeline.pass(SimTime(0), &time(10, 2), &stages_s).unwrap().end.0).collect();
         // The host's 2 ns come before the first stage: 3 + 5 + 2, then one batch per 5 ns.
         assert_eq!(ends, [10, 15, 20, 25]);
         assert_eq!(pipeline.busy_ns(SimTime(25)), 4 * 10 / 3);

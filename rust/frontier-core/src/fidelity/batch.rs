@@ -208,6 +208,14 @@ impl BatchShape {
         self.prefill.query_tokens + self.decode.query_tokens
     }
 
+    /// Returns the new tokens of each request if all have as many, as `vllm/v1/worker/gpu_model_runner.py` tells a
+    /// uniform batch: by lengths alone, so that a last token of a prompt counts as a decode.
+    #[inline]
+    pub fn uniform_query(&self) -> Option<u32> {
+        let query = self.prefill.query_max.max(self.decode.query_max);
+        (query > 0 && self.num_tokens() == self.num_seqs() * u64::from(query)).then_some(query)
+    }
+
     /// Returns the context after the step, summed over requests.
     #[inline]
     pub fn kv_tokens(&self) -> u64 {
@@ -340,6 +348,23 @@ mod tests {
         assert_eq!(u128::from(batch.prefill_work(None).area), area);
         assert_eq!(batch.prefill_work(Some(0)).area, u64::from(u32::MAX - 1));
         assert_eq!(batch.decode_work(Some(0)).area, 1);
+    }
+
+    #[test]
+    fn a_batch_is_uniform_by_lengths_alone() {
+        let uniform = |requests: &[(u32, u32, bool)]| {
+            let mut batch = BatchShape::new(&[]);
+            for &(query, context, is_prefill) in requests {
+                batch.add(query, context, is_prefill);
+            }
+            batch.uniform_query()
+        };
+        assert_eq!(uniform(&[]), None);
+        assert_eq!(uniform(&[(1, 9, false), (1, 5, false)]), Some(1));
+        assert_eq!(uniform(&[(1, 9, false), (1, 5, true)]), Some(1));
+        assert_eq!(uniform(&[(1, 9, false), (2, 5, true)]), None);
+        assert_eq!(uniform(&[(4, 9, false), (4, 5, true)]), Some(4));
+        assert_eq!(uniform(&[(4, 9, false), (3, 5, false), (5, 5, false)]), None);
     }
 
     #[test]

@@ -66,15 +66,16 @@ impl Stage {
         &mut self,
         batch: &BatchShape,
         rows: RowCounts,
-        of_group: impl Fn(&mut RowGroup, u32) -> TotalCost,
+        useful: RowCounts,
+        of_group: impl Fn(&mut RowGroup, u32, u32) -> TotalCost,
     ) -> StageCost {
-        let mut own = of_group(&mut self.tokens, rows.tokens);
-        own.plus(&of_group(&mut self.seqs, rows.seqs));
-        own.plus(&of_group(&mut self.sharded_tokens, rows.sharded_tokens));
+        let mut own = of_group(&mut self.tokens, rows.tokens, useful.tokens);
+        own.plus(&of_group(&mut self.seqs, rows.seqs, useful.seqs));
+        own.plus(&of_group(&mut self.sharded_tokens, rows.sharded_tokens, useful.sharded_tokens));
         for operator in &mut self.attention {
             operator.add_to(&mut own, batch);
         }
-        StageCost { own, shared: of_group(&mut self.all_tokens, rows.all_tokens) }
+        StageCost { own, shared: of_group(&mut self.all_tokens, rows.all_tokens, useful.all_tokens) }
     }
 }
 
@@ -124,12 +125,25 @@ impl Program {
     /// Returns the cost of one stage on one rank, by table look-up, and counts it. `rows` are those of `batch`.
     #[inline]
     pub fn stage_cost(&mut self, stage: usize, batch: &BatchShape, rows: RowCounts) -> StageCost {
-        self.stages[stage].cost(batch, rows, RowGroup::cost)
+        self.stages[stage].cost(batch, rows, rows, |group, rows, _| group.cost(rows))
+    }
+
+    /// Returns the cost of one stage on one rank whose operators compute `rows` rows, padding included, for a batch
+    /// that has `useful` ones. Attention runs over the true lengths.
+    #[inline]
+    pub fn padded_stage_cost(
+        &mut self,
+        stage: usize,
+        batch: &BatchShape,
+        rows: RowCounts,
+        useful: RowCounts,
+    ) -> StageCost {
+        self.stages[stage].cost(batch, rows, useful, RowGroup::padded_cost)
     }
 
     /// Returns the same, evaluating every operator: equal bit for bit.
     pub fn direct_stage_cost(&mut self, stage: usize, batch: &BatchShape, rows: RowCounts) -> StageCost {
-        self.stages[stage].cost(batch, rows, RowGroup::direct)
+        self.stages[stage].cost(batch, rows, rows, |group, rows, _| group.direct(rows))
     }
 
     /// Returns the share of every operator, stage by stage in program order; FLOPs and bytes are those of one rank.

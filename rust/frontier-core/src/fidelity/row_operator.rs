@@ -61,6 +61,17 @@ pub struct RowOperator {
 }
 
 impl RowOperator {
+    /// Returns the cost of one run over `rows` rows, at least 1.
+    fn bound(&self, rows: u32) -> Cost {
+        match &self.kernel {
+            Kernel::Gemm(kernel) => kernel.cost(rows),
+            Kernel::FusedMoe(kernel) => kernel.cost_of(rows, &kernel.loads(rows)),
+            Kernel::Elementwise(kernel) => kernel.cost(rows),
+            Kernel::Collective(kernel) => kernel.cost(rows),
+            Kernel::MoeExchange(kernel) => kernel.cost(rows),
+        }
+    }
+
     /// Returns the cost and the time of one run over `rows` rows, at least 1.
     pub fn price(&mut self, rows: u32) -> (Cost, Prediction) {
         let mut loads = ExpertLoads::default();
@@ -112,6 +123,8 @@ pub struct RowGroup {
     table: Vec<Entry>,
     /// Row counts beyond the table.
     beyond: BTreeMap<u32, Entry>,
+    /// Useful FLOPs and bytes of row counts that were padded, which captured sizes bound; not numbers until asked for.
+    useful: Vec<(f64, f64)>,
 }
 
 impl RowGroup {
@@ -119,7 +132,7 @@ impl RowGroup {
     pub fn new(operators: Vec<RowOperator>, max_rows: u32) -> Self {
         let mut table = vec![EMPTY; max_rows.min(MAX_TABLE_ROWS) as usize + 1];
         table[0].cost = TotalCost::default();
-        Self { operators, table, beyond: BTreeMap::new() }
+        Self { operators, table, beyond: BTreeMap::new(), useful: Vec::new() }
     }
 
     /// Returns the cost of all operators over `rows` rows, and counts the question.
@@ -132,6 +145,41 @@ impl RowGroup {
             return entry.cost;
         }
         self.first_cost(rows)
+    }
+
+    /// Returns the cost of all operators over `rows` rows of which `useful` are no padding: padding takes time, but
+    /// its FLOPs and bytes are not useful ones.
+    #[inline]
+    pub fn padded_cost(&mut self, rows: u32, useful: u32) -> TotalCost {
+        let mut cost = self.cost(rows);
+        if rows != useful {
+            (cost.flops, cost.bytes) = self.useful_work(useful);
+        }
+        cost
+    }
+
+    #[inline]
+    fn useful_work(&mut self, rows: u32) -> (f64, f64) {
+        match self.useful.get(rows as usize) {
+            Some(&work) if !work.0.is_nan() => work,
+            _ => self.first_useful_work(rows),
+        }
+    }
+
+    #[cold]
+    fn first_useful_work(&mut self, rows: u32) -> (f64, f64) {
+        let mut total = TotalCost::default();
+        if rows > 0 {
+            for operator in &self.operators {
+                total.add(&operator.bound(rows), 0.0, operator.runs());
+            }
+        }
+        let index = rows as usize;
+        if self.useful.len() <= index {
+            self.useful.resize(index + 1, (f64::NAN, 0.0));
+        }
+        self.useful[index] = (total.flops, total.bytes);
+        self.useful[index]
     }
 
     #[cold]
@@ -172,7 +220,7 @@ impl RowGroup {
 
     /// Returns what all answers so far rest on, operator by operator in order of position.
     pub fn trust(&mut self) -> Vec<(usize, TrustTally)> {
-        let Self { operators, table, beyond } = self;
+        let Self { operators, table, beyond, useful: _ } = self;
         let dense = (0_u32..).zip(&*table);
         let asked: Vec<(u32, f64)> = dense
             .chain(beyond.iter().map(|(&rows, entry)| (rows, entry)))

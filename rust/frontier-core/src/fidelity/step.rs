@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::batch::BatchShape;
 use super::cost::{OperatorTime, TotalCost};
+use super::graphs::{Dispatch, GraphDispatcher, GraphMode};
+use super::launches::LaunchTimes;
 use super::learned::Predictors;
 use super::linear::linear_step;
 use super::program::{Program, RowCounts};
@@ -15,12 +17,18 @@ use crate::rng::RngStreams;
 use crate::time::SimDuration;
 
 /// How long a step takes, and what the replica's hardware does in it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepTime {
     /// The whole step: all pipeline stages, one after the other.
     pub total: SimDuration,
     /// The part of it in which the GPU waits for the host.
     pub cpu_exposed: SimDuration,
+    /// Host time of launching its kernels, the busiest stage's: hidden as far as the GPU is the slower of the two.
+    pub launch: SimDuration,
+    /// How its kernels are launched.
+    pub graph: GraphMode,
+    /// Rows of token operators, padding included, over all data-parallel ranks.
+    pub padded_tokens: u32,
     /// Useful FLOPs of all ranks of the replica.
     pub flops: f64,
     /// Useful HBM bytes of all ranks of the replica.
@@ -49,6 +57,9 @@ struct Operators {
     cpu: CpuSpec,
     tensor_parallel_size: u32,
     data_parallel_size: usize,
+    graphs: Option<(GraphDispatcher, LaunchTimes)>,
+    /// How each data-parallel rank ran the last step.
+    dispatches: Vec<Dispatch>,
     /// Time of each stage in the last step, in seconds.
     stages_s: Vec<f64>,
 }
@@ -125,6 +136,9 @@ impl StepTimer {
             Model::Linear(spec) => Ok(StepTime {
                 total: linear_step(spec, &batches[0])?,
                 cpu_exposed: SimDuration::ZERO,
+                launch: SimDuration::ZERO,
+                graph: GraphMode::Eager,
+                padded_tokens: batches[0].num_tokens() as u32,
                 flops: 0.0,
                 bytes: 0.0,
                 active_s: 0.0,
@@ -133,8 +147,8 @@ impl StepTimer {
         }
     }
 
-    /// Returns the GPU time of each pipeline stage in the last step, in seconds: a pipeline with enough batches in
-    /// flight finishes one per longest stage.
+    /// Returns the time of each pipeline stage in the last step, in seconds, launches that its GPU waits for included:
+    /// a pipeline with enough batches in flight finishes one per longest stage.
     pub fn stages_s(&self) -> &[f64] {
         match &self.model {
             Model::Linear(_) => &[],
@@ -156,7 +170,9 @@ impl StepTimer {
         Ok(match &mut self.model {
             Model::Linear(_) => Vec::new(),
             Model::Operators(operators) => {
-                let rows = row_counts(batch, all_tokens(batches), operators.tensor_parallel_size);
+                operators.dispatch(batches);
+                let all_rows = operators.all_rows();
+                let rows = operators.row_counts(operators.dispatches[rank].tokens, batch, all_rows);
                 let mut times = operators.program.breakdown(batch, rows);
                 let ranks = f64::from(operators.tensor_parallel_size);
                 for time in &mut times {
@@ -225,15 +241,6 @@ fn all_tokens(batches: &[BatchShape]) -> u32 {
     u32::try_from(sum).unwrap_or(u32::MAX)
 }
 
-#[inline]
-fn row_counts(batch: &BatchShape, all_tokens: u32, tensor_parallel_size: u32) -> RowCounts {
-    let tokens = batch.num_tokens() as u32;
-    // The usual case spares a division.
-    let sharded_tokens =
-        if tensor_parallel_size == 1 { tokens } else { tokens.div_ceil(tensor_parallel_size) };
-    RowCounts { tokens, seqs: batch.num_seqs() as u32, all_tokens, sharded_tokens }
-}
-
 impl Operators {
     fn compile(
         spec: &OperatorsSpec,
@@ -256,33 +263,99 @@ impl Operators {
             cpu: spec.cpu,
             tensor_parallel_size: spec.layout.tensor_parallel_size,
             data_parallel_size: ranks as usize,
+            graphs: spec
+                .launches
+                .as_ref()
+                .map(|launches| (GraphDispatcher::new(&launches.graphs), LaunchTimes::new(launches))),
+            dispatches: Vec::with_capacity(ranks as usize),
         })
+    }
+
+    /// Decides how every rank runs its batch.
+    #[inline]
+    fn dispatch(&mut self, batches: &[BatchShape]) {
+        // Counts fit 32 bits by `StepTimer::admit`.
+        let tokens = |batch: &BatchShape| batch.num_tokens() as u32;
+        match (&self.graphs, batches) {
+            (Some((graphs, _)), [batch]) => {
+                let found = graphs.dispatch(tokens(batch), batch.uniform_query(), GraphMode::Full, 0);
+                self.dispatches.clear();
+                self.dispatches.push(found);
+            }
+            (Some((graphs, _)), _) => {
+                let ranks = batches.iter().map(|batch| (tokens(batch), batch.uniform_query()));
+                graphs.dispatch_together(ranks, &mut self.dispatches);
+            }
+            (None, _) => {
+                self.dispatches.clear();
+                let eager = |batch| Dispatch { mode: GraphMode::Eager, tokens: tokens(batch) };
+                self.dispatches.extend(batches.iter().map(eager));
+            }
+        }
+    }
+
+    /// Returns the rows of all ranks in the step that was dispatched last.
+    #[inline]
+    fn all_rows(&self) -> u32 {
+        self.dispatches.iter().fold(0, |sum, rank| sum.saturating_add(rank.tokens))
+    }
+
+    #[inline]
+    fn row_counts(&self, tokens: u32, batch: &BatchShape, all_tokens: u32) -> RowCounts {
+        let ranks = self.tensor_parallel_size;
+        // The usual case spares a division.
+        let sharded_tokens = if ranks == 1 { tokens } else { tokens.div_ceil(ranks) };
+        RowCounts { tokens, seqs: batch.num_seqs() as u32, all_tokens, sharded_tokens }
     }
 
     #[inline]
     fn step(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
-        let all_tokens = all_tokens(batches);
+        self.dispatch(batches);
+        let (all_tokens, all_rows) = (all_tokens(batches), self.all_rows());
+        // Ranks without a batch wait for the others.
+        let graph = self.dispatches.iter().filter(|rank| rank.tokens > 0).map(|rank| rank.mode).min();
         let (mut work, mut gpu_s, mut most_seqs) = (TotalCost::default(), 0.0, 0);
+        let (mut elapsed_s, mut launch_s) = (0.0, 0.0_f64);
         for stage in 0..self.stages_s.len() {
             let (mut slowest_s, mut shared_s) = (0.0_f64, 0.0);
-            for batch in batches {
-                let rows = row_counts(batch, all_tokens, self.tensor_parallel_size);
-                let cost = self.program.stage_cost(stage, batch, rows);
+            for (rank, batch) in batches.iter().enumerate() {
+                let rows = self.row_counts(self.dispatches[rank].tokens, batch, all_rows);
+                let cost = if all_rows == all_tokens {
+                    self.program.stage_cost(stage, batch, rows)
+                } else {
+                    let useful = self.row_counts(batch.num_tokens() as u32, batch, all_tokens);
+                    self.program.padded_stage_cost(stage, batch, rows, useful)
+                };
                 work.plus(&cost.own);
                 work.plus(&cost.shared);
                 slowest_s = slowest_s.max(cost.own.seconds);
                 shared_s = cost.shared.seconds;
                 most_seqs = most_seqs.max(rows.seqs);
             }
-            self.stages_s[stage] = slowest_s + shared_s;
-            gpu_s += self.stages_s[stage];
+            let busy_s = slowest_s + shared_s;
+            let launching_s = match (&self.graphs, graph) {
+                (Some((_, times)), Some(mode)) => times.of_stage(stage, mode),
+                _ => 0.0,
+            };
+            // The last kernel ends after all have run and after it was launched; `max` would hide what is no number.
+            let stage_s = if launching_s > busy_s { launching_s } else { busy_s };
+            self.stages_s[stage] = stage_s;
+            gpu_s += busy_s;
+            elapsed_s += stage_s;
+            launch_s = launch_s.max(launching_s);
         }
         // The slowest of several hides times that are not numbers; their sum does not.
-        let gpu_s = if work.seconds.is_finite() { gpu_s } else { work.seconds };
+        if !work.seconds.is_finite() {
+            (gpu_s, elapsed_s) = (work.seconds, work.seconds);
+        }
         let cpu_s = self.cpu.per_step_s + self.cpu.per_seq_s * f64::from(most_seqs);
-        // `max` would prefer a number to what is none.
-        let total_s = if self.cpu.overlapped && cpu_s > gpu_s { cpu_s } else { gpu_s };
-        let total_s = if self.cpu.overlapped { total_s } else { gpu_s + cpu_s };
+        let total_s = if self.cpu.overlapped {
+            // The thread that prepares the next step has launched this one.
+            let host_s = cpu_s + launch_s;
+            if host_s > elapsed_s { host_s } else { elapsed_s }
+        } else {
+            elapsed_s + cpu_s
+        };
         let total = SimDuration::from_seconds(total_s)?;
         // total_s is no less than gpu_s and rounding keeps order, so the difference is not negative.
         let cpu_exposed = total - SimDuration::from_seconds(gpu_s)?;
@@ -290,6 +363,9 @@ impl Operators {
         Ok(StepTime {
             total,
             cpu_exposed,
+            launch: SimDuration::from_seconds(launch_s)?,
+            graph: graph.unwrap_or_default(),
+            padded_tokens: all_rows,
             flops: work.flops * ranks,
             bytes: work.bytes * ranks,
             active_s: work.active_s * ranks,

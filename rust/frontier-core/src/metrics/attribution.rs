@@ -7,13 +7,15 @@
 use crate::time::SimTime;
 
 /// Number of [`Cause`]s.
-pub const NUM_CAUSES: usize = 9;
+pub const NUM_CAUSES: usize = 11;
 
 /// Names for stretches of a request's latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cause {
-    /// From arrival to the first step that carries the request.
+    /// From the client to the engine: network, API server, tokenisation.
+    Ingress,
+    /// From the engine's queue to the first step that carries the request.
     Queue,
     /// Steps that compute its prompt.
     Prefill,
@@ -31,11 +33,14 @@ pub enum Cause {
     PreemptionRedo,
     /// Host time of its steps that the GPU did not hide.
     Cpu,
+    /// From the step that made a token to the client: detokenisation, API server, network.
+    Delivery,
 }
 
 impl Cause {
     /// All causes, in column order.
     pub const ALL: [Self; NUM_CAUSES] = [
+        Self::Ingress,
         Self::Queue,
         Self::Prefill,
         Self::ChunkWait,
@@ -45,11 +50,13 @@ impl Cause {
         Self::PreemptionWait,
         Self::PreemptionRedo,
         Self::Cpu,
+        Self::Delivery,
     ];
 
     /// Returns the name used in columns and reports.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Ingress => "ingress",
             Self::Queue => "queue",
             Self::Prefill => "prefill",
             Self::ChunkWait => "chunk_wait",
@@ -59,6 +66,7 @@ impl Cause {
             Self::PreemptionWait => "preemption_wait",
             Self::PreemptionRedo => "preemption_redo",
             Self::Cpu => "cpu",
+            Self::Delivery => "delivery",
         }
     }
 }
@@ -118,6 +126,17 @@ impl Ledger {
         if matches!(self.activity, Activity::Prefill | Activity::PreemptionRedo) {
             self.enter(Activity::Decode, at, meter);
         }
+    }
+
+    /// Books the time until a request reaches its engine.
+    pub fn reach_engine(&mut self, at: SimTime) {
+        self.spent[Cause::Ingress as usize] += at.since(self.since).0;
+        self.since = at;
+    }
+
+    /// Books `ns` between the last token, already settled, and the client.
+    pub fn deliver(&mut self, ns: u64) {
+        self.spent[Cause::Delivery as usize] += ns;
     }
 
     /// Enters `activity` at `at`, when the replica's totals are `meter`. Entering the present activity again

@@ -1,6 +1,6 @@
 //! Request records, steps and token runs.
 
-use super::attribution::{Activity, HostMeter, Ledger, NUM_CAUSES};
+use super::attribution::{Activity, Cause, HostMeter, Ledger, NUM_CAUSES};
 use super::decision_log::DecisionLog;
 use super::timeline::Timeline;
 use crate::ids::{ReplicaId, RequestId};
@@ -140,6 +140,10 @@ pub struct StepRow {
     pub num_waiting: u32,
     /// Free blocks after scheduling.
     pub free_blocks: u32,
+    /// Rows of token operators, padding to a captured size included.
+    pub padded_tokens: u32,
+    /// How its kernels were launched, as a `fidelity::GraphMode`.
+    pub graph: u8,
 }
 
 /// Steps of one replica, in time order.
@@ -230,6 +234,31 @@ impl Recorder {
         let record = self.request(id);
         record.replica = Some(replica);
         record.witness(2, now, u64::from(replica.0));
+    }
+
+    /// Records that a request has passed the API servers and reached its engine.
+    pub fn reach_engine(&mut self, id: RequestId, now: SimTime) {
+        let record = self.request(id);
+        record.ledger.reach_engine(now);
+        record.witness(8, now, 0);
+    }
+
+    /// Records that the client has at `at` what step output of `now` brought a request. Returns whether that was its
+    /// last token.
+    pub fn deliver(&mut self, id: RequestId, now: SimTime, at: SimTime) -> bool {
+        let record = self.request(id);
+        let ns = at.since(now).0;
+        // Nothing else sets it: a request has its first token once.
+        if record.first_token == Some(now) && record.ttft_causes[Cause::Delivery as usize] == 0 {
+            record.ttft_causes[Cause::Delivery as usize] = ns;
+            record.witness(9, at, 0);
+        }
+        let last = record.finished == Some(now);
+        if last {
+            record.ledger.deliver(ns);
+            record.witness(10, at, 0);
+        }
+        last
     }
 
     /// Records a refusal.

@@ -6,9 +6,11 @@ use serde::de::DeserializeOwned;
 use crate::error::SimError;
 
 mod check;
+mod launches;
 mod operators;
 
 pub use check::{MAX_BATCH, MAX_DIMENSION};
+pub use launches::{GraphsSpec, LaunchesSpec, MAX_CAPTURE_TOKENS, StageLaunches};
 pub use operators::{
     AttentionPhase, AttentionPredictors, AttentionSpec, CollectiveKind, CollectiveSpec, ElementwiseSpec,
     ExchangePhase, FusedMoeSpec, GemmSpec, MoeExchangeSpec, OperatorSpec, PredictorRef, Rows,
@@ -51,6 +53,8 @@ pub struct OperatorsSpec {
     pub links: LinksSpec,
     /// The host.
     pub cpu: CpuSpec,
+    /// Launches and CUDA graphs; `None`: launching takes no host time and nothing is padded.
+    pub launches: Option<LaunchesSpec>,
     /// How the model is spread over the GPUs of the replica.
     pub layout: LayoutSpec,
     /// Operators of one forward pass on one rank, in order: one list per pipeline stage.

@@ -1,8 +1,8 @@
 //! Values that the types of the schema cannot rule out, refused with the path of the field.
 
 use super::{
-    AttentionPhase, AttentionSpec, CpuSpec, Dtype, FusedMoeSpec, GemmSpec, GpuSpec, LayoutSpec, LinkSpec,
-    OperatorSpec, OperatorsSpec, StepTimeSpec,
+    AttentionPhase, AttentionSpec, CpuSpec, Dtype, FusedMoeSpec, GemmSpec, GpuSpec, GraphsSpec, LaunchesSpec,
+    LayoutSpec, LinkSpec, MAX_CAPTURE_TOKENS, OperatorSpec, OperatorsSpec, StepTimeSpec,
 };
 use crate::error::SimError;
 
@@ -36,6 +36,9 @@ impl OperatorsSpec {
         }
         self.cpu.check()?;
         self.layout.check()?;
+        if let Some(launches) = &self.launches {
+            launches.check(self.stages.len())?;
+        }
         if self.stages.len() != self.layout.pipeline_parallel_size as usize {
             let message = format!(
                 "has {} lists, must have one per pipeline stage ({})",
@@ -244,6 +247,38 @@ impl CpuSpec {
     fn check(&self) -> Result<(), SimError> {
         not_negative("step_time.cpu", "per_step_s", self.per_step_s)?;
         not_negative("step_time.cpu", "per_seq_s", self.per_seq_s)
+    }
+}
+
+impl LaunchesSpec {
+    fn check(&self, stages: usize) -> Result<(), SimError> {
+        let path = "step_time.launches";
+        not_negative(path, "per_kernel_s", self.per_kernel_s)?;
+        not_negative(path, "per_graph_s", self.per_graph_s)?;
+        not_negative(path, "per_graph_kernel_s", self.per_graph_kernel_s)?;
+        if self.stages.len() != stages {
+            let message = format!("has {} entries, must have one per stage ({stages})", self.stages.len());
+            return refuse(path, "stages", message);
+        }
+        self.graphs.check()
+    }
+}
+
+impl GraphsSpec {
+    fn check(&self) -> Result<(), SimError> {
+        let path = "step_time.launches.graphs";
+        at_least(path, "decode_query_tokens", self.decode_query_tokens, 1)?;
+        let lists =
+            [("full_decode", &self.full_decode), ("full", &self.full), ("piecewise", &self.piecewise)];
+        for (field, sizes) in lists {
+            for &size in sizes {
+                within(path, field, size, MAX_CAPTURE_TOKENS)?;
+            }
+            if !sizes.is_sorted_by(|one, next| one < next) {
+                return refuse(path, field, "was not ascending, must hold each size once".into());
+            }
+        }
+        Ok(())
     }
 }
 
