@@ -49,6 +49,7 @@ def operator_program(
     tensor_parallel_size: int | None = None,
     weight_dtype: str = "bfloat16",
     kv_cache_dtype: str = "auto",
+    fp8_attention: bool = False,
 ) -> list[Operator]:
     """List the operators of one forward pass on one rank of a layout without pipeline stages.
 
@@ -60,6 +61,7 @@ def operator_program(
         weight_dtype: type of weights that the checkpoint does not quantise, and of activations; `auto` is the
             model's own (32-bit models are served in bfloat16).
         kv_cache_dtype: as vLLM's flag.
+        fp8_attention: over an fp8 cache, queries are quantised too and attention computes in fp8.
 
     Returns:
         The operators in order, equal ones merged.
@@ -75,12 +77,23 @@ def operator_program(
         layout = Layout.on_one_node(tensor_parallel_size)
     if layout.pipeline_parallel_size > 1:
         raise ValueError("the layout has pipeline stages; pipeline_stages lists the operators of each")
-    (stage,) = pipeline_stages(spec, layout, weight_dtype=weight_dtype, kv_cache_dtype=kv_cache_dtype)
+    (stage,) = pipeline_stages(
+        spec,
+        layout,
+        weight_dtype=weight_dtype,
+        kv_cache_dtype=kv_cache_dtype,
+        fp8_attention=fp8_attention,
+    )
     return stage
 
 
 def pipeline_stages(
-    spec: ModelSpec, layout: Layout, *, weight_dtype: str = "bfloat16", kv_cache_dtype: str = "auto"
+    spec: ModelSpec,
+    layout: Layout,
+    *,
+    weight_dtype: str = "bfloat16",
+    kv_cache_dtype: str = "auto",
+    fp8_attention: bool = False,
 ) -> list[list[Operator]]:
     """List the operators of one forward pass on one rank of each pipeline stage.
 
@@ -93,6 +106,7 @@ def pipeline_stages(
         layout: how it is spread over GPUs.
         weight_dtype: as for `operator_program`.
         kv_cache_dtype: as vLLM's flag.
+        fp8_attention: as for `operator_program`.
 
     Raises:
         ConfigError: the model cannot be spread so, or unknown types.
@@ -102,8 +116,8 @@ def pipeline_stages(
         raise ConfigError(issues)
     dtype = _weight_dtype(spec, weight_dtype)
     kv_dtype = resolve_kv_cache_dtype(spec, kv_cache_dtype)
-    rank = Rank(spec, layout, dtype, kv_dtype)
-    single = Rank(spec, layout.single(), dtype, kv_dtype)
+    rank = Rank(spec, layout, dtype, kv_dtype, fp8_attention)
+    single = Rank(spec, layout.single(), dtype, kv_dtype, fp8_attention)
     stages, first = [], 0
     for stage, layers in enumerate(pipeline_layers(spec.num_layers, layout.pipeline_parallel_size)):
         operators = _stage(rank, single, stage, range(first, first + layers))

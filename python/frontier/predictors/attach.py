@@ -232,8 +232,20 @@ def _planned(
         detail = choices["decode"].info.detail if "decode" in choices else {}
         per_head = float(detail.get("mixed_per_head", 0.0))
         factor = 1.0 + per_head * (operator.heads / operator.kv_heads - 1.0)
-        operator = replace(operator, mixed_decode_factor=factor)
+        operator = replace(operator, mixed_decode_factor=factor, dtype=_bound_dtype(operator, choices))
     return operator.to_plan(references)
+
+
+def _bound_dtype(operator: Attention, choices: Mapping[str, Choice]) -> str:
+    """Return the arithmetic of the bound that an attention operator's predictors are factors on.
+
+    Kernels over an fp8 cache are measured under the name of either type (`select`); a factor on the bound of
+    one is none on that of the other. Of unlike slots the first counts: prefills, which arithmetic bounds.
+    """
+    known = [choice.info.dtype for slot, choice in choices.items() if slot in ("prefill", "decode", "mixed")]
+    if operator.dtype != "fp8" or not known or known[0] == "fp8":
+        return operator.dtype
+    return known[0]
 
 
 def _without_effect(family: str, factor: float, used: _Used) -> Issue:
