@@ -25,6 +25,7 @@
 //! | [`row_operator`] | operators that depend on a row count alone, summed into tables |
 //! | [`attention_operator`] | attention in its place in the program |
 //! | [`program`] | the operators of a forward pass |
+//! | [`draft`] | what speculative decoding computes beside the forward pass |
 //! | [`features`] | features and bounds from columns, for training |
 //! | [`linear`] | the linear clock of the golden logs |
 //! | [`step`] | the step timer |
@@ -35,6 +36,7 @@ pub mod batch;
 pub mod collective;
 pub mod cost;
 pub mod device;
+pub mod draft;
 pub mod elementwise;
 pub mod expert_load;
 pub mod features;

@@ -112,7 +112,7 @@ impl Simulation {
             router: Router::new(plan.cluster.router.clone(), replicas, &streams),
             engines: (0..replicas)
                 .map(|id| {
-                    EngineCore::new(ReplicaId(id), &config, timer.windows(), plan.limits.livelock_steps)
+                    EngineCore::new(ReplicaId(id), &config, timer.new_batch(), plan.limits.livelock_steps)
                 })
                 .collect(),
             schedule_pending: vec![false; replicas as usize],
