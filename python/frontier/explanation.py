@@ -283,7 +283,7 @@ def _step(
 
 
 def _planned(lowered: Lowered) -> list[dict[str, Any]]:
-    """Return the operators of the plan, stage by stage, then those that draft: a breakdown has their order."""
+    """Return the operators of the plan, then those that draft: a breakdown has their order."""
     step_time = lowered.plan["step_time"]
     draft = step_time.get("draft") or {}
     lists = [*step_time.get("stages", []), draft.get("first_pass", []), draft.get("decode_pass", [])]

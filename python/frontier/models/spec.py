@@ -245,6 +245,10 @@ class ModelSpec:
         layer_pattern: for each layer, the index of its group.
         quantization: how the checkpoint stores its linear layers; None for plain `dtype`.
         source: where the description comes from.
+        num_nextn_predict_layers: multi-token prediction layers that come with the checkpoint, not among
+            `layers`.
+        draft_vocab_size: tokens that a draft head can name, where these are fewer than the vocabulary
+            (EAGLE-3).
     """
 
     name: str
@@ -258,6 +262,8 @@ class ModelSpec:
     layer_pattern: tuple[int, ...]
     quantization: Quantization | None = None
     source: str | None = None
+    num_nextn_predict_layers: int = 0
+    draft_vocab_size: int | None = None
 
     @property
     def num_layers(self) -> int:
