@@ -37,6 +37,7 @@ EFFECTS: dict[str, Change] = {
     "hardware.price_per_hour": ({}, 1.0, 2.0),
     "engine.tensor_parallel_size": ({}, 1, 2),
     "engine.dtype": ({}, "bfloat16", "float16"),
+    "engine.quantization": ({}, None, "fp8_per_block"),
     "engine.kv_cache_dtype": ({}, "auto", "fp8"),
     "engine.gpu_memory_utilization": ({}, 0.8, 0.9),
     "engine.block_size": ({}, 16, 32),

@@ -274,13 +274,9 @@ def plan_token_pool(
         tokens = int(tokens * layers / (_SWA_TO_FULL * sliding + layers - sliding))
         swa = int(tokens * _SWA_TO_FULL) // page_size * page_size
     tokens = tokens // page_size * page_size
-    draft_pool = 0 if draft is None else tokens * sum(c.count * c.bytes_per_token for c in draft.layers)
-    draft_weights = 0 if draft is None else draft.weight_bytes
-    kept = free - round(free * fraction)
-    if draft_pool + draft_weights > kept:
-        needs = f"a draft with {gib(draft_weights)} of weights needs {gib(draft_pool)} for its pool"
-        message = f"was {fraction:.3f}, which keeps {gib(kept)} free, but {needs}"
-        raise ConfigError(Issue("mem_fraction_static", fraction, message))
+    draft_weights, draft_pool = _draft_bytes(
+        draft, tokens, kept=free - round(free * fraction), share=fraction
+    )
     return SglangPlan(
         model=spec.name,
         gpu=gpu.name,
@@ -300,6 +296,22 @@ def plan_token_pool(
         draft_weights_bytes=draft_weights,
         draft_pool_bytes=draft_pool,
     )
+
+
+def _draft_bytes(draft: DraftLayers | None, tokens: int, *, kept: int, share: float) -> tuple[int, int]:
+    """Return the bytes of a draft's weights and of its pool of `tokens` tokens.
+
+    Raises:
+        ConfigError: they do not fit into what is kept free.
+    """
+    if draft is None:
+        return 0, 0
+    pool = tokens * sum(cache.count * cache.bytes_per_token for cache in draft.layers)
+    if pool + draft.weight_bytes > kept:
+        needs = f"a draft with {gib(draft.weight_bytes)} of weights needs {gib(pool)} for its pool"
+        message = f"was {share:.3f}, which keeps {gib(kept)} free, but {needs}"
+        raise ConfigError(Issue("mem_fraction_static", share, message))
+    return draft.weight_bytes, pool
 
 
 def _request_slots(given: int | None, tokens: int, length: int, ranks: int) -> int:

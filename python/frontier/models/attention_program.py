@@ -80,7 +80,7 @@ def _query_quantisation(rank: Rank, count: int, features: int) -> list[Operator]
     """
     if rank.attention_dtype != "fp8":
         return []
-    return [rank.elementwise("quant_fp8", count, "quantisation", features, extra_bytes=features)]
+    return [rank.elementwise("query_quant", count, "quantisation", features, extra_bytes=features)]
 
 
 def _projections(

@@ -24,6 +24,7 @@ ELEMENTWISE_FAMILIES = {
     "rotary_embedding": "rope",
     "kv_cache_write": "kv_write",
     "quant_fp8": "quant_fp8",
+    "query_quant": "quant_fp8",
     "activation": "activation",
     "shared_experts.activation": "activation",
     "router.topk": "moe_gating",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from frontier.errors import ConfigError, Issue
-from frontier.predictors.select import is_transferred
+from frontier.predictors.select import includes_quantisation, is_transferred
 
 if TYPE_CHECKING:
     from frontier import _frontier
@@ -166,7 +166,11 @@ def attach_chosen(stages: Stages, choose: Choose, calibration: Mapping[str, floa
     for stage in stages:
         done = _done_by_attention(stage, choose, used)
         planned.append(
-            [_planned(each, choose, calibration, used) for each in stage if each.family not in done]
+            [
+                _planned(each, choose, calibration, used)
+                for each in _without_quantisation(stage, choose, used)
+                if each.family not in done
+            ]
         )
     issues = [
         _without_effect(family, factor, used)
@@ -200,6 +204,23 @@ def _done_by_attention(stage: Sequence[Operator], choose: Choose, used: _Used) -
             told = "a part of some attention as it was measured, not of all: priced apart, in part twice"
             used.why[f"{family}: {told}"] = None
     return done
+
+
+def _without_quantisation(stage: Sequence[Operator], choose: Choose, used: _Used) -> Sequence[Operator]:
+    """Return a stage without the quantisation of inputs where that is a part of the products' times.
+
+    All products of a model that quantise their input have one predictor: they differ in their shape alone.
+    """
+    from frontier.models.operators import Gemm  # noqa: PLC0415 - keeps the import of packs light
+
+    apart = [each for each in stage if each.component == "quantisation" and each.name.startswith("quant_")]
+    products = [each for each in stage if isinstance(each, Gemm) and each.dtype in ("fp8", "int8", "fp4")]
+    choices = [choose(each).get("predictor") for each in products]
+    if not apart or not any(choice and includes_quantisation(choice.info) for choice in choices):
+        return stage
+    for name in dict.fromkeys(each.name for each in apart):
+        used.why[f"{name}: a part of products as they were measured, not priced apart"] = None
+    return [each for each in stage if each not in apart]
 
 
 def _included(kernel: Attention, choose: Choose) -> Iterable[frozenset[str]]:

@@ -146,6 +146,16 @@ def wants_skew(decode: Info) -> bool:
     return not decode.detail.get("knows_unequal_lengths")
 
 
+def includes_quantisation(info: Info) -> bool:
+    """Return whether the time of a product is that of the whole linear layer, quantising its input included.
+
+    Public tables of products in 8 and 4 bits are (`frontier.training.sources.aiconfigurator_tables`), and so
+    is what was pooled from them; a profile of the user's own device has the product alone.
+    """
+    narrow = info.operator == "gemm" and info.dtype not in ("bf16", "fp16", "fp32", "int4", "mxfp4")
+    return narrow and info.backend in (*BACKENDS, GENERIC)
+
+
 def is_transferred(info: Info) -> bool:
     """Return whether a predictor was learned on other GPUs alone, whichever pack it is in."""
     origins = info.detail.get("transferred_from")
