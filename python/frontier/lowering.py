@@ -194,6 +194,7 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
         },
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,
+        "draft": None,
         "residuals": None,
     }
 

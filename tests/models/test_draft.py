@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from frontier import _frontier
+from frontier.config.quantization import quantized_model
 from frontier.errors import ConfigError
 from frontier.hardware import load_gpu
 from frontier.memory import draft_layers, plan_kv_cache
@@ -128,6 +129,16 @@ def test_shapes_of_the_methods() -> None:
     assert drafting("deepseek_mtp", 1, "deepseek-v3").method == "mtp"
     assert [c.kind for c in drafting("mtp", 1, "deepseek-v3.2").kv_layers] == ["mla_sparse", "indexer"]
     assert drafting("eagle", 1).decode_pass == ()
+
+
+def test_heads_are_in_sixteen_bits_and_prediction_layers_as_the_target() -> None:
+    plain = load_model(TARGET)
+    narrow, _ = quantized_model(plain, "fp8_per_tensor", version="0.32", gpu=H100)
+    assert draft_program("eagle", 3, narrow, ONE_GPU) == draft_program("eagle", 3, plain, ONE_GPU)
+    layer = drafting("mtp", 1, "deepseek-v3")
+    kinds = {op.name: {tensor.storage.kind for tensor in op.weights} for op in layer.first_pass}
+    assert kinds["draft.experts"] == {"fp8_block"}
+    assert kinds["draft.eh_proj"] == {"plain"}
 
 
 def test_eagle3_combines_layers_once_and_sees_two_vectors() -> None:

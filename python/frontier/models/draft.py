@@ -255,7 +255,9 @@ def _passes(
         rank, single = settings.ranks(spec)
         operators = merge_operators(with_model_shares(rank, single, build))
         return operators, operators, settings.caches(spec)
-    head = draft if draft is not None else _one_layer(target, target.layers[target.layer_pattern[-1]])
+    head = draft
+    if head is None:  # heads come in 16 bits, whatever the target is in
+        head = replace(_one_layer(target, target.layers[target.layer_pattern[-1]]), quantization=None)
     head = replace(head, vocab_size=target.vocab_size)
     rank, single = settings.ranks(head)
     if method == "eagle":

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use frontier_core::error::SimError;
-use frontier_core::fidelity::{BatchShape, Provenance, StepTimer};
+use frontier_core::fidelity::{Provenance, StepTimer};
 use frontier_core::metrics::Recorder;
 use frontier_core::plan::Plan;
 use frontier_core::plan::step_time::StepTimeSpec;
