@@ -77,6 +77,7 @@ def step_breakdown(
     batches: list[list[tuple[int, int, bool]]],
     predictors: list[Predictor] = ...,
     rank: int = 0,
+    drafts: list[list[int]] = ...,
 ) -> dict[str, Any]: ...
 def operator_features(
     operator: str,

@@ -311,9 +311,11 @@ def _step(
 
 
 def _planned(lowered: Lowered) -> list[dict[str, Any]]:
-    """Return the operators of the plan, stage by stage: the rows of a breakdown are in their order."""
-    stages = lowered.plan["step_time"].get("stages", [])
-    return [operator for stage in stages for operator in stage]
+    """Return the operators of the plan, then those that draft: a breakdown has their order."""
+    step_time = lowered.plan["step_time"]
+    draft = step_time.get("draft") or {}
+    lists = [*step_time.get("stages", []), draft.get("first_pass", []), draft.get("decode_pass", [])]
+    return [operator for operators in lists for operator in operators]
 
 
 def _predictors(lowered: Lowered, operator: dict[str, Any], kind: str) -> Iterable[str]:

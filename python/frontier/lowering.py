@@ -208,6 +208,7 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
         "launches": _launches(overhead, resolved, attached),
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,
+        "draft": None,
         "residuals": None,
     }
 

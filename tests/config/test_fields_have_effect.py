@@ -60,6 +60,7 @@ EFFECTS: dict[str, Change] = {
     "engine.speculative.prompt_lookup_max": (LOOKED_UP, 2, 3),
     "engine.tensor_parallel_size": ({}, 1, 2),
     "engine.dtype": ({}, "bfloat16", "float16"),
+    "engine.quantization": ({}, None, "fp8_per_block"),
     "engine.kv_cache_dtype": ({}, "auto", "fp8"),
     "engine.gpu_memory_utilization": ({}, 0.8, 0.9),
     "engine.block_size": ({}, 16, 32),

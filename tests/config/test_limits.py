@@ -111,7 +111,7 @@ def test_settings_with_which_vllm_does_not_start(
 
 
 def test_a_gpu_without_the_units_a_model_needs_is_refused(problems: Problems) -> None:
-    found = problems(model="deepseek-v3", hardware="a100-80gb", engine={"tensor_parallel_size": 8})
+    found = problems(model="deepseek-v3.2", hardware="a100-80gb", engine={"tensor_parallel_size": 8})
     assert "computes in fp8, for which a100-80gb has no peak rate" in found["model"].message
 
 

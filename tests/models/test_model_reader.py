@@ -272,14 +272,14 @@ def test_a_bad_key_is_named_with_its_value(source: dict[str, Any], path: str, wo
         ),
         ({"peft_type": "LORA", "base_model_name_or_path": "x"}, "peft_type", "LoRA"),
         (
-            {**LLAMA, "quantization_config": {"quant_method": "gptq"}},
+            {**LLAMA, "quantization_config": {"quant_method": "bitsandbytes"}},
             "quantization_config.quant_method",
-            "'gptq'",
+            "'bitsandbytes'",
         ),
         (
-            {**LLAMA, "quantization_config": {"quant_method": "fp8"}},
+            {**LLAMA, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}},
             "quantization_config.weight_block_size",
-            "None",
+            "two whole numbers",
         ),
         (
             {**LLAMA, "quantization_config": {"quant_method": "mxfp4"}},

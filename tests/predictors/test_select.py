@@ -114,6 +114,31 @@ def test_narrow_weights_never_take_a_16_bit_predictor():
     assert choose(wanted, [Info(operator="fused_moe")]) is None
 
 
+@pytest.mark.parametrize(
+    ("dtype", "weight_bytes", "stored_as", "names"),
+    [
+        ("bf16", 0.51953125, "int4_group_zero", ("int4", "mxfp4")),
+        ("bf16", 0.53125, "int4_group", ("int4", "mxfp4")),
+        ("bf16", 0.53125, "mxfp4", ("mxfp4", "int4")),
+        ("bf16", 0.5625, "nvfp4", ("nvfp4 in bf16",)),
+        ("bf16", 1.0, "fp8_tensor", ("fp8_tensor in bf16",)),
+        ("fp8", 1.03125, "mxfp8", ("mxfp8 in fp8",)),
+    ],
+)
+def test_widened_weights_are_never_priced_as_what_they_are_not(dtype, weight_bytes, stored_as, names):
+    wanted = Wanted(
+        operator="gemm",
+        gpu="h100",
+        backend="vllm",
+        dtype=dtype,
+        weight_bytes=weight_bytes,
+        stored_as=stored_as,
+    )
+    assert pack_dtypes(wanted) == names
+    measured = [Info(dtype=name) for name in ("bf16", "fp8", "fp8_block", "nvfp4", "int8")]
+    assert choose(wanted, measured) is None
+
+
 def _attention(**facts: Any) -> Wanted:
     given = {"qk_dim": 128, "v_dim": 128, "heads": 32, "kv_heads": 8, "kv_cache_dtype": "bf16", **facts}
     return Wanted(

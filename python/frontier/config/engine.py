@@ -108,6 +108,9 @@ class Engine(Section):
     """GPUs that share every layer; also the GPUs of one replica."""
     dtype: Literal["auto", "bfloat16", "float16", "half"] = "auto"
     """Type of weights and activations that are not quantised; `auto` is the checkpoint's."""
+    quantization: str | None = None
+    """vLLM's name of how linear layers are quantised; left out, what the checkpoint declares. Names such as
+    `fp8_per_tensor` convert a 16-bit checkpoint as it loads."""
     kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla"] = (
         "auto"
     )

@@ -14,6 +14,7 @@ from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.cuda_graph import capture_size_issues, graph_capture
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
+from frontier.config.quantization import attends_in_fp8, quantized_model
 from frontier.config.sections import Cluster, Hardware, Objectives
 from frontier.config.speculative import draft_model_issues, speculative_issues, speculative_warnings
 from frontier.config.versions import version_issues
@@ -130,6 +131,7 @@ def examine(parts: Parts) -> Examined:
     spec = _load_model(parts, issues)
     gpu = _load_gpu(parts, issues)
     engine = parts.engine
+    spec = _quantized(parts, spec, gpu, issues)
     if engine is not None:
         issues += checks.engine_issues(engine, parts.known)
         issues += version_issues(engine, parts.known)
@@ -185,6 +187,18 @@ def _load_model(parts: Parts, issues: list[Issue]) -> ModelSpec | None:
     return replace(spec, dtype="float16" if engine.dtype in ("half", "float16") else "bfloat16")
 
 
+def _quantized(
+    parts: Parts, spec: ModelSpec | None, gpu: GpuSpec | None, issues: list[Issue]
+) -> ModelSpec | None:
+    """Return the model as the engine holds it on this GPU; a bad choice is noted and left out."""
+    engine = parts.engine
+    if spec is None or engine is None or not parts.known("engine.quantization", "engine.version"):
+        return spec
+    spec, found = quantized_model(spec, engine.quantization, version=engine.version, gpu=gpu)
+    issues += found
+    return spec
+
+
 def _load_gpu(parts: Parts, issues: list[Issue]) -> GpuSpec | None:
     from frontier.hardware import load_gpu  # noqa: PLC0415 - keeps `import frontier` light
 
@@ -230,6 +244,7 @@ def _program(
 ) -> tuple[Operator, ...] | None:
     """Return the operators of a step, None where the model cannot run so."""
     from frontier.models import operator_program  # noqa: PLC0415
+    from frontier.models.kv import resolve_kv_cache_dtype  # noqa: PLC0415
     from frontier.models.program import required_dtypes  # noqa: PLC0415
 
     tp = engine.tensor_parallel_size
@@ -239,8 +254,13 @@ def _program(
         return None
     count = len(issues)
     try:
+        cache = resolve_kv_cache_dtype(spec, engine.kv_cache_dtype)
         program = operator_program(
-            spec, tensor_parallel_size=tp, weight_dtype="auto", kv_cache_dtype=engine.kv_cache_dtype
+            spec,
+            tensor_parallel_size=tp,
+            weight_dtype="auto",
+            kv_cache_dtype=engine.kv_cache_dtype,
+            fp8_attention=attends_in_fp8(gpu, cache),
         )
     except ConfigError as error:
         issues += error.issues

@@ -4,7 +4,7 @@
 are exact; what vLLM measures in a profile run is estimated.
 """
 
-from frontier.memory.draft import DraftLayers, draft_head
+from frontier.memory.draft import DraftLayers, draft_head, draft_layers
 from frontier.memory.plan import MemoryPlan
 from frontier.memory.versions import VLLM_VERSIONS, VllmRules, rules_of
 from frontier.memory.vllm import plan_kv_cache
@@ -15,6 +15,7 @@ __all__ = [
     "MemoryPlan",
     "VllmRules",
     "draft_head",
+    "draft_layers",
     "plan_kv_cache",
     "rules_of",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from frontier.errors import ConfigError, Issue, show_value
+from frontier.models.draft import DraftProgram
 from frontier.models.kv import KvLayer, kv_layers
 from frontier.models.spec import ModelSpec
 
@@ -23,6 +24,11 @@ class DraftLayers:
     layers: tuple[KvLayer, ...]
     weight_bytes: int = 0
     num_speculative_tokens: int = 1
+
+
+def draft_layers(program: DraftProgram) -> DraftLayers:
+    """Return what a draft program adds to one rank of the last stage."""
+    return DraftLayers(program.kv_layers, program.weight_bytes, program.num_speculative_tokens)
 
 
 def draft_head(

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.hardware.spec import GpuSpec
+from frontier.memory.draft import DraftLayers
 from frontier.memory.plan import gib
 from frontier.models.kv import kv_layers
 from frontier.models.program import operator_program
@@ -129,6 +130,8 @@ class SglangPlan:
         request_slots: rows of the request table.
         max_req_input_len: longest prompt.
         chunked_prefill_size, cuda_graph_max_bs: effective.
+        draft_weights_bytes, draft_pool_bytes: of a draft and its own pool of as many tokens, both out of what
+            is kept free.
     """
 
     model: str
@@ -146,6 +149,8 @@ class SglangPlan:
     max_req_input_len: int
     chunked_prefill_size: int
     cuda_graph_max_bs: int
+    draft_weights_bytes: int = 0
+    draft_pool_bytes: int = 0
 
     def explain(self) -> str:
         """Return the computation step by step, each term exact or estimated."""
@@ -159,6 +164,9 @@ class SglangPlan:
             ("bytes per token", f"{self.cell_bytes:,}", "exact: all layers of the rank"),
             ("tokens", f"{self.max_total_num_tokens:,}", "max_total_num_tokens"),
         ]
+        if self.draft_pool_bytes:
+            used = self.draft_weights_bytes + self.draft_pool_bytes
+            rows.append(("draft", gib(-used), "weights and pool, out of what is kept free"))
         if self.swa_tokens is not None:
             rows.append(("sliding tokens", f"{self.swa_tokens:,}", "of the sliding-window pool"))
         rows += [
@@ -180,6 +188,7 @@ def plan_token_pool(
     max_running_requests: int | None = None,
     data_parallel_size: int = 1,
     speculation: Speculation | None = None,
+    draft: DraftLayers | None = None,
     kv_cache_dtype: str = "auto",
     hybrid_swa: bool = False,
     rank_weight_bytes: int | None = None,
@@ -200,6 +209,7 @@ def plan_token_pool(
         data_parallel_size: ranks of data-parallel attention.
         speculation: speculative decoding. EAGLE's pool grows after the division, so the surplus and the
             draft's own pool come out of the share kept free.
+        draft: the draft's layers and weights, which are loaded once the pool stands.
         kv_cache_dtype: as the flag.
         hybrid_swa: two pools for sliding-window and full layers (off for gpt-oss and Gemma).
         rank_weight_bytes: weights of the rank; None computes them for tensor parallelism.
@@ -264,6 +274,9 @@ def plan_token_pool(
         tokens = int(tokens * layers / (_SWA_TO_FULL * sliding + layers - sliding))
         swa = int(tokens * _SWA_TO_FULL) // page_size * page_size
     tokens = tokens // page_size * page_size
+    draft_weights, draft_pool = _draft_bytes(
+        draft, tokens, kept=free - round(free * fraction), share=fraction
+    )
     return SglangPlan(
         model=spec.name,
         gpu=gpu.name,
@@ -280,7 +293,25 @@ def plan_token_pool(
         max_req_input_len=min(length, tokens) - 6,
         chunked_prefill_size=defaults.chunked_prefill_size // data_parallel_size,
         cuda_graph_max_bs=defaults.cuda_graph_max_bs,
+        draft_weights_bytes=draft_weights,
+        draft_pool_bytes=draft_pool,
     )
+
+
+def _draft_bytes(draft: DraftLayers | None, tokens: int, *, kept: int, share: float) -> tuple[int, int]:
+    """Return the bytes of a draft's weights and of its pool of `tokens` tokens.
+
+    Raises:
+        ConfigError: they do not fit into what is kept free.
+    """
+    if draft is None:
+        return 0, 0
+    pool = tokens * sum(cache.count * cache.bytes_per_token for cache in draft.layers)
+    if pool + draft.weight_bytes > kept:
+        needs = f"a draft with {gib(draft.weight_bytes)} of weights needs {gib(pool)} for its pool"
+        message = f"was {share:.3f}, which keeps {gib(kept)} free, but {needs}"
+        raise ConfigError(Issue("mem_fraction_static", share, message))
+    return draft.weight_bytes, pool
 
 
 def _request_slots(given: int | None, tokens: int, length: int, ranks: int) -> int:

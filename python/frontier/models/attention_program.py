@@ -1,7 +1,7 @@
 """Operators of one attention layer on one rank, as vLLM launches them.
 
-Left out because the plan cannot say it: choosing the top keys of sparse attention from its scores, the
-re-expansion of a cached prefix in latent attention, and the quantisation of keys to fp8.
+Left out because the plan cannot say it: choosing the top keys of sparse attention from its scores, and the
+re-expansion of a cached prefix in latent attention.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def _grouped_query_operators(rank: Rank, attention: GroupedQueryAttention, count
         )
     )
     sinks = (rank.vector("sinks", heads),) if attention.sinks else ()
+    operators += _query_quantisation(rank, count, heads * dim)
     operators.append(
         Attention(
             name="attention" if attention.window is None else "attention_sliding",
@@ -64,11 +65,22 @@ def _grouped_query_operators(rank: Rank, attention: GroupedQueryAttention, count
             v_dim=dim,
             kv_bytes_per_token=float(kv_bytes),
             window=attention.window,
-            dtype=rank.plan_dtype,
+            dtype=rank.attention_dtype,
             activation_bytes=float(rank.itemsize),
         )
     )
     return operators
+
+
+def _query_quantisation(rank: Rank, count: int, features: int) -> list[Operator]:
+    """Return the quantisation of queries with a static scale, where attention computes in fp8.
+
+    Keys and values are quantised as the cache is written, in the kernel that writes it (vLLM:
+    `reshape_and_cache`); queries before (`query_quant` in `vllm/model_executor/layers/attention`).
+    """
+    if rank.attention_dtype != "fp8":
+        return []
+    return [rank.elementwise("query_quant", count, "quantisation", features, extra_bytes=features)]
 
 
 def _projections(
@@ -152,8 +164,9 @@ def _latent_projections(
 
 
 def _dequantised(rank: Rank, name: str, rows: int, columns: int) -> tuple[WeightTensor, ...]:
-    """Return the plain copy that vLLM makes of an fp8 `kv_b_proj` for the absorbed form."""
-    return (WeightTensor(name, rows, columns, rank.plain, derived=True),) if rank.is_fp8 else ()
+    """Return the plain copy that vLLM makes of a quantised `kv_b_proj` for the absorbed form."""
+    quantised = rank.quantization_of(_COMPONENT, "kv_b_proj") is not None
+    return (WeightTensor(name, rows, columns, rank.plain, derived=True),) if quantised else ()
 
 
 def _dense_latent_attention(
@@ -185,6 +198,7 @@ def _dense_latent_attention(
             dtype=rank.plan_dtype,
             activation_bytes=float(rank.itemsize),
         ),
+        *_query_quantisation(rank, count, heads * (rank_dim + attention.rope_dim)),
         _latent_attention(rank, attention, count, heads, kv_bytes, phase_decode=True, window=None),
     ]
 
@@ -211,7 +225,7 @@ def _latent_attention(
         v_dim=attention.kv_rank,
         kv_bytes_per_token=float(kv_bytes),
         window=window,
-        dtype=rank.plan_dtype,
+        dtype=rank.attention_dtype,
         activation_bytes=float(rank.itemsize),
         family="attention" if phase_decode else "sparse_attention",
     )
@@ -245,7 +259,8 @@ def _absorbed(rank: Rank, name: str, copy: str, *, count: int, heads: int, k: in
     one.
     """
     rows, columns = (heads * n, k) if up else (heads * k, n)
-    owned = WeightTensor(f"kv_b_proj.{name}.weight", rows, columns, rank.linear_storage)
+    storage = rank.storage_of(rank.quantization_of(_COMPONENT, "kv_b_proj"))
+    owned = WeightTensor(f"kv_b_proj.{name}.weight", rows, columns, storage)
     return Gemm(
         name=name,
         count=count,

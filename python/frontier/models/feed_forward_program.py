@@ -104,10 +104,10 @@ def _dispatch(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -> list
         return []
     if rank.layout.is_deepep:
         return [_exchange(rank, moe, count, phase="dispatch", rows=rows)]
-    hidden, storage = rank.spec.hidden_size, rank.expert_storage
+    hidden, quantization = rank.spec.hidden_size, rank.expert_quantization
     sent = float(rank.hidden_bytes)
-    if storage.kind == "fp8_block":
-        sent = hidden + 4.0 * -(-hidden // storage.block[1])
+    if quantization is not None and rank.experts_take_fp8:
+        sent = hidden + 4.0 * -(-hidden // quantization.block[1])
     return _all_tokens(rank, "all_gather", "dispatch", count, sent + _CHOICE_BYTES * moe.top_k)
 
 
@@ -137,7 +137,7 @@ def _exchange(
 ) -> MoeExchange:
     """Return one direction of DeepEP's exchange: out in fp8 where the experts take it, back in 16 bits."""
     group = rank.layout.expert_group
-    in_fp8 = phase == "dispatch" and rank.expert_storage.kind == "fp8_block"
+    in_fp8 = phase == "dispatch" and rank.experts_take_fp8
     return MoeExchange(
         name=f"moe_{phase}",
         count=count,
@@ -155,11 +155,13 @@ def _exchange(
 
 
 def _routed_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> FusedMoe:
-    """Return the fused operator of the routed experts; mxfp4 weights are multiplied in 16 bits.
+    """Return the fused operator of the routed experts.
 
-    Its input and output are in 16 bits: it quantises to fp8 itself.
+    Its input and output are in 16 bits: it quantises to 8 or 4 bits itself.
     """
-    hidden, storage, layout = rank.spec.hidden_size, rank.expert_storage, rank.layout
+    hidden, quantization, layout = rank.spec.hidden_size, rank.expert_quantization, rank.layout
+    storage = rank.storage_of(quantization)
+    arithmetic = None if quantization is None else quantization.arithmetic
     width = expert_width_per_rank(rank.spec, moe, layout.expert_tensor_parallel_size)
     held = moe.num_experts // layout.expert_parallel_size
     shapes = {"gate_proj": (width, hidden), "up_proj": (width, hidden), "down_proj": (hidden, width)}
@@ -183,7 +185,7 @@ def _routed_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> FusedMoe:
         expert_ranks=layout.expert_parallel_size,
         hidden=hidden,
         intermediate=width,
-        dtype="fp8" if storage.kind == "fp8_block" else rank.plan_dtype,
+        dtype=arithmetic or rank.plan_dtype,
         weight_bytes_per_element=sum(m.bytes for m in matrices) / sum(m.elements for m in matrices),
         activation_bytes=float(rank.itemsize),
         rows="all_tokens" if layout.data_parallel_size > 1 else "tokens",

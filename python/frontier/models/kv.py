@@ -34,13 +34,16 @@ class KvLayer:
 def resolve_kv_cache_dtype(spec: ModelSpec, kv_cache_dtype: str) -> str:
     """Return the type of the cache's elements: `bfloat16`, `float16`, `fp8` or `fp8_ds_mla`.
 
-    `auto` is the model's 16-bit type, also for checkpoints with fp8 weights; 32-bit models are served in
-    bfloat16. With sparse latent attention every fp8 is `fp8_ds_mla` (vLLM 0.32).
+    `auto` is what the checkpoint declares for its cache, else the model's 16-bit type, also for checkpoints
+    with fp8 weights; 32-bit models are served in bfloat16. With sparse latent attention every fp8 is
+    `fp8_ds_mla` (vLLM 0.32).
 
     Raises:
         ConfigError: an unknown type, or `fp8_ds_mla` for a model without sparse latent attention.
     """
     sparse = any(group.attention.kind == "mla_sparse" for group in spec.layers)
+    if kv_cache_dtype == "auto" and spec.quantization is not None and spec.quantization.kv_cache is not None:
+        kv_cache_dtype = spec.quantization.kv_cache
     if kv_cache_dtype == "auto":
         return "float16" if spec.dtype == "float16" else "bfloat16"
     if kv_cache_dtype in _PLAIN_BYTES:

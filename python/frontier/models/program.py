@@ -49,6 +49,7 @@ def operator_program(
     tensor_parallel_size: int | None = None,
     weight_dtype: str = "bfloat16",
     kv_cache_dtype: str = "auto",
+    fp8_attention: bool = False,
 ) -> list[Operator]:
     """List the operators of one forward pass on one rank of a layout without pipeline stages.
 
@@ -60,6 +61,7 @@ def operator_program(
         weight_dtype: type of weights that the checkpoint does not quantise, and of activations; `auto` is the
             model's own (32-bit models are served in bfloat16).
         kv_cache_dtype: as vLLM's flag.
+        fp8_attention: over an fp8 cache, queries are quantised too and attention computes in fp8.
 
     Returns:
         The operators in order, equal ones merged.
@@ -75,12 +77,23 @@ def operator_program(
         layout = Layout.on_one_node(tensor_parallel_size)
     if layout.pipeline_parallel_size > 1:
         raise ValueError("the layout has pipeline stages; pipeline_stages lists the operators of each")
-    (stage,) = pipeline_stages(spec, layout, weight_dtype=weight_dtype, kv_cache_dtype=kv_cache_dtype)
+    (stage,) = pipeline_stages(
+        spec,
+        layout,
+        weight_dtype=weight_dtype,
+        kv_cache_dtype=kv_cache_dtype,
+        fp8_attention=fp8_attention,
+    )
     return stage
 
 
 def pipeline_stages(
-    spec: ModelSpec, layout: Layout, *, weight_dtype: str = "bfloat16", kv_cache_dtype: str = "auto"
+    spec: ModelSpec,
+    layout: Layout,
+    *,
+    weight_dtype: str = "bfloat16",
+    kv_cache_dtype: str = "auto",
+    fp8_attention: bool = False,
 ) -> list[list[Operator]]:
     """List the operators of one forward pass on one rank of each pipeline stage.
 
@@ -93,6 +106,7 @@ def pipeline_stages(
         layout: how it is spread over GPUs.
         weight_dtype: as for `operator_program`.
         kv_cache_dtype: as vLLM's flag.
+        fp8_attention: as for `operator_program`.
 
     Raises:
         ConfigError: the model cannot be spread so, or unknown types.
@@ -100,10 +114,10 @@ def pipeline_stages(
     issues = layout_issues(spec, layout)
     if issues:
         raise ConfigError(issues)
-    dtype = _weight_dtype(spec, weight_dtype)
+    dtype = resolve_weight_dtype(spec, weight_dtype)
     kv_dtype = resolve_kv_cache_dtype(spec, kv_cache_dtype)
-    rank = Rank(spec, layout, dtype, kv_dtype)
-    single = Rank(spec, layout.single(), dtype, kv_dtype)
+    rank = Rank(spec, layout, dtype, kv_dtype, fp8_attention)
+    single = Rank(spec, layout.single(), dtype, kv_dtype, fp8_attention)
     stages, first = [], 0
     for stage, layers in enumerate(pipeline_layers(spec.num_layers, layout.pipeline_parallel_size)):
         operators = _stage(rank, single, stage, range(first, first + layers))
@@ -116,16 +130,16 @@ def _stage(rank: Rank, single: Rank, stage: int, layers: range) -> list[Operator
     layout = rank.layout
     operators: list[Operator] = []
     if stage == 0:
-        operators += _with_model_shares(rank, single, _embedding)
+        operators += with_model_shares(rank, single, embedding_operators)
     else:
         operators += rank.collective("all_gather", "hidden_states", 2, rank.hidden_bytes)
     for (group, sharded), count in _layer_counts(rank, layers).items():
-        layer = partial(_layer, group=group, count=count, sharded=sharded)
-        operators += _with_model_shares(rank, single, layer)
+        layer = partial(layer_operators, group=group, count=count, sharded=sharded)
+        operators += with_model_shares(rank, single, layer)
     if stage == layout.pipeline_parallel_size - 1:
         ends_sharded = rank.sequence_style == "moe_layers" and _has_experts(rank.spec, layers[-1])
-        operators += _with_model_shares(rank, single, partial(_final_norm, sharded=ends_sharded))
-        return operators + _with_model_shares(rank, single, _head)
+        operators += with_model_shares(rank, single, partial(final_norm, sharded=ends_sharded))
+        return operators + with_model_shares(rank, single, _head)
     share = rank.hidden_bytes / layout.tensor_parallel_size
     link = layout.stage_link(stage)
     return operators + rank.collective("send_recv", "hidden_states", 2, share, group=link)
@@ -147,7 +161,7 @@ def _has_experts(spec: ModelSpec, layer: int) -> bool:
     return isinstance(spec.layers[spec.layer_pattern[layer]].feed_forward, MixtureOfExperts)
 
 
-def _with_model_shares(rank: Rank, single: Rank, build: Callable[[Rank], list[Operator]]) -> list[Operator]:
+def with_model_shares(rank: Rank, single: Rank, build: Callable[[Rank], list[Operator]]) -> list[Operator]:
     """Build one rank's operators with the share of their FLOPs that no other rank repeats.
 
     The same part of the forward pass on a single GPU computes nothing twice.
@@ -184,7 +198,7 @@ def required_dtypes(program: list[Operator]) -> list[str]:
     return list(dict.fromkeys(plan["dtype"] for plan in plans if "dtype" in plan))
 
 
-def _weight_dtype(spec: ModelSpec, weight_dtype: str) -> str:
+def resolve_weight_dtype(spec: ModelSpec, weight_dtype: str) -> str:
     if weight_dtype == "auto":
         return "float16" if spec.dtype == "float16" else "bfloat16"
     if weight_dtype not in WEIGHT_DTYPES:
@@ -194,7 +208,7 @@ def _weight_dtype(spec: ModelSpec, weight_dtype: str) -> str:
     return weight_dtype
 
 
-def _embedding(rank: Rank) -> list[Operator]:
+def embedding_operators(rank: Rank) -> list[Operator]:
     spec, hidden = rank.spec, rank.spec.hidden_size
     rows = vocab_per_rank(spec.vocab_size, rank.tensor_parallel_size)
     table = WeightTensor("embed_tokens.weight", rows, hidden, rank.plain)
@@ -204,7 +218,7 @@ def _embedding(rank: Rank) -> list[Operator]:
     return [look_up, *rank.all_reduce("embedding", 1, rank.hidden_bytes)]
 
 
-def _layer(rank: Rank, group: LayerGroup, count: int, *, sharded: bool) -> list[Operator]:
+def layer_operators(rank: Rank, group: LayerGroup, count: int, *, sharded: bool) -> list[Operator]:
     """Return the operators of `count` equal layers; `sharded` ones are handed shares of the tokens.
 
     Attention needs all tokens of the rank, so shares are gathered for it; afterwards they are whole or shared
@@ -218,17 +232,17 @@ def _layer(rank: Rank, group: LayerGroup, count: int, *, sharded: bool) -> list[
     if sharded and not shares_out:
         operators += rank.collective("all_gather", "residual", count, 2 * hidden)
         sharded = False
-    operators.append(_fused_norm(rank, count, _share(sharded)))
+    operators.append(fused_norm(rank, count, _share(sharded)))
     if sharded:
         operators += rank.collective("all_gather", "attention_input", count, hidden)
     operators += attention_operators(rank, group.attention, count)
     operators += rank.collective("reduce_scatter" if shares_out else "all_reduce", "attention", count, hidden)
     if group.norms == 4:
-        operators.append(_norm(rank, count, _share(shares_out)))
-    operators.append(_fused_norm(rank, count, _share(shares_out)))
+        operators.append(plain_norm(rank, count, _share(shares_out)))
+    operators.append(fused_norm(rank, count, _share(shares_out)))
     operators += feed_forward_operators(rank, group.feed_forward, count, sharded=shares_out)
     if group.norms == 4:
-        operators.append(_norm(rank, count, _share(shares_out)))
+        operators.append(plain_norm(rank, count, _share(shares_out)))
     return operators
 
 
@@ -236,30 +250,30 @@ def _share(sharded: bool) -> Rows:
     return "sharded_tokens" if sharded else "tokens"
 
 
-def _fused_norm(rank: Rank, count: int, rows: Rows) -> Operator:
+def fused_norm(rank: Rank, count: int, rows: Rows) -> Operator:
     """Return an RMS norm that also adds to the residual: reads and writes both."""
     hidden = rank.spec.hidden_size
     weight = rank.vector("norm.weight", hidden)
     return rank.elementwise("fused_add_rms_norm", count, "norm", 4 * hidden, weights=(weight,), rows=rows)
 
 
-def _norm(rank: Rank, count: int, rows: Rows) -> Operator:
+def plain_norm(rank: Rank, count: int, rows: Rows) -> Operator:
     hidden = rank.spec.hidden_size
     weight = rank.vector("norm.weight", hidden)
     return rank.elementwise("rms_norm", count, "norm", 2 * hidden, weights=(weight,), rows=rows)
 
 
-def _final_norm(rank: Rank, *, sharded: bool) -> list[Operator]:
+def final_norm(rank: Rank, *, sharded: bool) -> list[Operator]:
     """Return the norm before the LM head, and the gather of shares of tokens where there are any.
 
     vLLM gathers hidden states and residual before the norm, but in models that share out all layers only what
     the norm leaves.
     """
     if rank.sequence_style == "all_layers":
-        norm = _fused_norm(rank, 1, "sharded_tokens")
+        norm = fused_norm(rank, 1, "sharded_tokens")
         return [norm, *rank.collective("all_gather", "final", 1, rank.hidden_bytes)]
     gathered = rank.collective("all_gather", "residual", 1, 2 * rank.hidden_bytes) if sharded else []
-    return [*gathered, _fused_norm(rank, 1, "tokens")]
+    return [*gathered, fused_norm(rank, 1, "tokens")]
 
 
 def _head(rank: Rank) -> list[Operator]:

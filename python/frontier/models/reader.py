@@ -162,6 +162,8 @@ def _read(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
         layer_pattern=pattern,
         quantization=quantization,
         source=config.get("_source") if isinstance(config.get("_source"), str) else where,
+        num_nextn_predict_layers=f.whole("num_nextn_predict_layers", default=0, minimum=0),
+        draft_vocab_size=f.optional_whole("draft_vocab_size"),
     )
     _drop_repeats(f)
     f.finish(where)

@@ -122,7 +122,8 @@ def _refused_keys(config: Mapping[str, Any]) -> Issue | None:
     architectures = config.get("architectures")
     if architectures is not None:
         names = architectures if isinstance(architectures, list) else [architectures]
-        if names and not any(str(name).endswith("ForCausalLM") for name in names):
+        # Heads of EAGLE-3 are "LlamaForCausalLMEagle3".
+        if names and not any("ForCausalLM" in str(name) for name in names):
             message = (
                 f"{show_value(names[0])} is an embedding, pooling or classification model, not a causal LM"
             )

@@ -177,7 +177,7 @@ def _tensor_reasons(spec: ModelSpec, layout: Layout) -> Iterator[str]:
     for group in spec.layers:
         yield from _attention_reasons(group, tp)
         yield from _feed_forward_reasons(group, tp, style)
-        if _is_fp8(spec):
+        if _has_blocks(spec):
             yield from _block_reasons(spec, dict(_partitions(group, tp, style)))
 
 
@@ -193,7 +193,7 @@ def _expert_reasons(spec: ModelSpec, layout: Layout) -> Iterator[str]:
             continue
         if ffn.intermediate_size % ranks and not mxfp4:
             yield f"the experts' intermediate size {ffn.intermediate_size} is not divisible by {ranks}"
-        if _is_fp8(spec):
+        if _has_blocks(spec):
             yield from _block_reasons(spec, {"expert features": expert_width_per_rank(spec, ffn, ranks)})
 
 
@@ -205,8 +205,13 @@ def _whole_expert_reasons(spec: ModelSpec, layout: Layout) -> Iterator[str]:
             yield f"{ffn.num_experts} experts cannot be spread evenly over {ranks} ranks"
 
 
-def _is_fp8(spec: ModelSpec) -> bool:
-    return spec.quantization is not None and spec.quantization.method == "fp8_block"
+_GROUPED_ALONG_INPUT = ("int4_group", "int4_group_zero", "int8_group", "nvfp4", "mxfp8")
+
+
+def _has_blocks(spec: ModelSpec) -> bool:
+    """Return whether ranks must hold whole blocks of weights that share a scale."""
+    found = spec.quantization
+    return found is not None and found.method in ("fp8_block", *_GROUPED_ALONG_INPUT)
 
 
 def _attention_reasons(group: LayerGroup, tp: int) -> Iterator[str]:
@@ -229,14 +234,35 @@ def _feed_forward_reasons(group: LayerGroup, tp: int, style: SequenceStyle | Non
 
 
 def _block_reasons(spec: ModelSpec, parts: Mapping[str, int]) -> Iterator[str]:
-    """Yield vLLM's condition on fp8 in blocks: a rank's part of a matrix is a whole number of blocks."""
-    assert spec.quantization is not None
-    block = spec.quantization.block
+    """Yield vLLM's condition on weights in blocks: a rank's part of a matrix is a whole number of blocks.
+
+    Groups lie along the input, which ranks cut in the products after attention and activation alone
+    (`create_weights`: `input_size_per_partition`).
+    """
+    quantization = spec.quantization
+    assert quantization is not None
+    if quantization.method in _GROUPED_ALONG_INPUT:
+        group = quantization.block[1]
+        for name, size in parts.items():
+            if name in _INPUTS and group and size % group:
+                yield f"{size} {name} per rank are no whole number of groups of {group}"
+        return
+    block = quantization.block
     for name, size in parts.items():
         if size and size % block[0]:
             yield f"{size} {name} per rank are no whole number of fp8 blocks of {block[0]}"
         elif size and size % block[1]:
             yield f"{size} {name} per rank are no whole number of fp8 blocks of {block[1]}"
+
+
+_INPUTS = (
+    "attention output features",
+    "query features",
+    "intermediate features",
+    "shared expert features",
+    "expert features",
+)
+"""Partitions that are the input of a product (of grouped-query attention, those of queries)."""
 
 
 def _partitions(group: LayerGroup, tp: int, style: SequenceStyle | None) -> Iterator[tuple[str, int]]:

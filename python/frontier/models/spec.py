@@ -164,17 +164,69 @@ class LayerGroup:
         return f"{self.attention.kind}+{self.feed_forward.kind}"
 
 
+QuantizationMethod = Literal[
+    "fp8_block",
+    "fp8_tensor",
+    "fp8_channel",
+    "int8_channel",
+    "int8_group",
+    "int4_group",
+    "int4_group_zero",
+    "mxfp4",
+    "mxfp8",
+    "nvfp4",
+]
+Arithmetic = Literal["fp8", "int8", "fp4"]
+
+_ARITHMETIC: dict[str, Arithmetic] = {
+    "fp8_block": "fp8",
+    "fp8_tensor": "fp8",
+    "fp8_channel": "fp8",
+    "mxfp8": "fp8",
+    "int8_channel": "int8",
+    "nvfp4": "fp4",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How a checkpoint stores the weights of its linear layers.
+    """How the weights of linear layers are stored, and in what they are multiplied.
 
-    `fp8_block`: 8-bit floats in blocks of `block` (rows x columns) with one 32-bit scale each, arithmetic in
-    fp8 with activations quantised on the fly. `mxfp4`: routed experts only, 4-bit floats in groups of 32
-    along the input with one 8-bit scale, arithmetic in 16 bits (weight-only kernels, as vLLM has on Hopper).
+    Attributes:
+        method: how weights are stored (`frontier.models.weights.Storage` has the bits).
+        block: rows x columns of weights that share a scale; 0 is the whole extent.
+        weight_only: activations stay in 16 bits, and so does the arithmetic: kernels widen weights as they
+            read them (Marlin). Always so for 4- and 8-bit integers in groups and for mxfp4.
+        static: activation scales come with the checkpoint; otherwise they are found per token (per group of
+            `block[1]` features in `fp8_block`, of 32 in `mxfp8`, of 16 in `nvfp4`).
+        experts_only: routed experts alone are quantised.
+        plain: parts that stay in 16 bits beside those that always do: components (`attention`, `dense_ffn`,
+            `shared_experts`, `routed_experts`) or modules (`o_proj`).
+        kv_cache: the type that the checkpoint declares for the KV cache.
+        name: vLLM's name of the scheme (`--quantization`).
+        online: the engine converts a 16-bit checkpoint as it loads.
     """
 
-    method: Literal["fp8_block", "mxfp4"]
+    method: QuantizationMethod
     block: tuple[int, int]
+    weight_only: bool = False
+    static: bool = False
+    experts_only: bool = False
+    plain: frozenset[str] = frozenset()
+    kv_cache: Literal["fp8"] | None = None
+    name: str = ""
+    online: bool = False
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """Number type of the products; None for that of plain weights."""
+        return None if self.weight_only else _ARITHMETIC.get(self.method)
+
+    def covers(self, component: str, module: str) -> bool:
+        """Return whether a module (its last name, as in `o_proj`) of a component is quantised."""
+        if self.experts_only and component != "routed_experts":
+            return False
+        return component not in self.plain and module not in self.plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +245,10 @@ class ModelSpec:
         layer_pattern: for each layer, the index of its group.
         quantization: how the checkpoint stores its linear layers; None for plain `dtype`.
         source: where the description comes from.
+        num_nextn_predict_layers: multi-token prediction layers that come with the checkpoint, not among
+            `layers`.
+        draft_vocab_size: tokens that a draft head can name, where these are fewer than the vocabulary
+            (EAGLE-3).
     """
 
     name: str
@@ -206,6 +262,8 @@ class ModelSpec:
     layer_pattern: tuple[int, ...]
     quantization: Quantization | None = None
     source: str | None = None
+    num_nextn_predict_layers: int = 0
+    draft_vocab_size: int | None = None
 
     @property
     def num_layers(self) -> int:

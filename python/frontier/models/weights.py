@@ -19,15 +19,48 @@ COMPONENTS = (
 """Names under which parameters are counted."""
 
 
+WeightKind = Literal[
+    "plain",
+    "fp8_block",
+    "fp8_tensor",
+    "fp8_channel",
+    "int8_channel",
+    "int8_group",
+    "int4_group",
+    "int4_group_zero",
+    "mxfp4",
+    "mxfp8",
+    "nvfp4",
+]
+
+_BITS: dict[WeightKind, tuple[int, int, int]] = {
+    # bits of an element, of the scale (and zero point) of a block, of what a whole tensor has beside
+    "fp8_block": (8, 32, 0),
+    "fp8_tensor": (8, 32, 0),
+    "fp8_channel": (8, 32, 0),
+    "int8_channel": (8, 32, 0),
+    "int8_group": (8, 16, 0),
+    "int4_group": (4, 16, 0),
+    "int4_group_zero": (4, 20, 0),
+    "mxfp4": (4, 8, 0),
+    "mxfp8": (8, 8, 0),
+    "nvfp4": (4, 8, 32),
+}
+"""As vLLM keeps them on the GPU (`create_weights` in `vllm/model_executor/layers/quantization`). Scales of
+activations (one number per layer, where they are static) and the permutation of act-order are left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
     """How the elements of a weight are kept.
 
-    `plain` elements take `itemsize` bytes. `fp8_block` elements take one byte, and every block (rows x
-    columns) one 32-bit scale. `mxfp4` elements take half a byte, and every 32 along a row one byte of scale.
+    `plain` elements take `itemsize` bytes. All others take 4 or 8 bits, and every block of them (rows x
+    columns; 0 is the whole extent) has a scale: 32 bits in `fp8_*` and `int8_channel`; 16 in `int8_group` and
+    `int4_group`, with 4 bits of zero point in `int4_group_zero`; 8 bits per 32 along a row in `mxfp4` and
+    `mxfp8`, and per 16 in `nvfp4`, whose tensors have 32 bits of scale beside.
     """
 
-    kind: Literal["plain", "fp8_block", "mxfp4"]
+    kind: WeightKind
     itemsize: int = 2
     block: tuple[int, int] = (1, 1)
 
@@ -35,15 +68,15 @@ class Storage:
         """Return the bytes of a tensor, scales included."""
         if self.kind == "plain":
             return rows * columns * self.itemsize
-        if self.kind == "fp8_block":
-            return rows * columns + 4 * self.scales(rows, columns)
-        return math.ceil(rows * columns / 2) + self.scales(rows, columns)
+        element, scale, beside = _BITS[self.kind]
+        scales = math.ceil(self.scales(rows, columns) * scale / 8)
+        return math.ceil(rows * columns * element / 8) + scales + beside // 8
 
     def scales(self, rows: int, columns: int) -> int:
-        """Return the number of scales of a tensor."""
+        """Return the number of scales of a tensor's blocks."""
         if self.kind == "plain":
             return 0
-        return math.ceil(rows / self.block[0]) * math.ceil(columns / self.block[1])
+        return math.ceil(rows / (self.block[0] or rows)) * math.ceil(columns / (self.block[1] or columns))
 
 
 @dataclass(frozen=True, slots=True)

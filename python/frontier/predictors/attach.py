@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from frontier.errors import ConfigError, Issue
-from frontier.predictors.select import is_transferred
+from frontier.predictors.select import includes_quantisation, is_transferred
 
 if TYPE_CHECKING:
     from frontier import _frontier
@@ -166,7 +166,11 @@ def attach_chosen(stages: Stages, choose: Choose, calibration: Mapping[str, floa
     for stage in stages:
         done = _done_by_attention(stage, choose, used)
         planned.append(
-            [_planned(each, choose, calibration, used) for each in stage if each.family not in done]
+            [
+                _planned(each, choose, calibration, used)
+                for each in _without_quantisation(stage, choose, used)
+                if each.family not in done
+            ]
         )
     issues = [
         _without_effect(family, factor, used)
@@ -202,6 +206,23 @@ def _done_by_attention(stage: Sequence[Operator], choose: Choose, used: _Used) -
     return done
 
 
+def _without_quantisation(stage: Sequence[Operator], choose: Choose, used: _Used) -> Sequence[Operator]:
+    """Return a stage without the quantisation of inputs where that is a part of the products' times.
+
+    All products of a model that quantise their input have one predictor: they differ in their shape alone.
+    """
+    from frontier.models.operators import Gemm  # noqa: PLC0415 - keeps the import of packs light
+
+    apart = [each for each in stage if each.component == "quantisation" and each.name.startswith("quant_")]
+    products = [each for each in stage if isinstance(each, Gemm) and each.dtype in ("fp8", "int8", "fp4")]
+    choices = [choose(each).get("predictor") for each in products]
+    if not apart or not any(choice and includes_quantisation(choice.info) for choice in choices):
+        return stage
+    for name in dict.fromkeys(each.name for each in apart):
+        used.why[f"{name}: a part of products as they were measured, not priced apart"] = None
+    return [each for each in stage if each not in apart]
+
+
 def _included(kernel: Attention, choose: Choose) -> Iterable[frozenset[str]]:
     """Yield, of prefills, decodes and mixed batches of a kernel, what the times of their predictor include.
 
@@ -232,8 +253,20 @@ def _planned(
         detail = choices["decode"].info.detail if "decode" in choices else {}
         per_head = float(detail.get("mixed_per_head", 0.0))
         factor = 1.0 + per_head * (operator.heads / operator.kv_heads - 1.0)
-        operator = replace(operator, mixed_decode_factor=factor)
+        operator = replace(operator, mixed_decode_factor=factor, dtype=_bound_dtype(operator, choices))
     return operator.to_plan(references)
+
+
+def _bound_dtype(operator: Attention, choices: Mapping[str, Choice]) -> str:
+    """Return the arithmetic of the bound that an attention operator's predictors are factors on.
+
+    Kernels over an fp8 cache are measured under the name of either type (`select`); a factor on the bound of
+    one is none on that of the other. Of unlike slots the first counts: prefills, which arithmetic bounds.
+    """
+    known = [choice.info.dtype for slot, choice in choices.items() if slot in ("prefill", "decode", "mixed")]
+    if operator.dtype != "fp8" or not known or known[0] == "fp8":
+        return operator.dtype
+    return known[0]
 
 
 def _without_effect(family: str, factor: float, used: _Used) -> Issue:

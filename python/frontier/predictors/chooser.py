@@ -22,7 +22,7 @@ from frontier.predictors.select import ATTENTION, BACKENDS, GENERIC, Wanted, cho
 if TYPE_CHECKING:
     from frontier.config.step_time import LearnedStepTime
     from frontier.hardware import GpuSpec
-    from frontier.models.operators import Attention, Operator
+    from frontier.models.operators import Attention, FusedMoe, Gemm, Operator
     from frontier.predictors.pack_file import PredictorInfo
 
 _AT = "engine.step_time.learned"
@@ -234,12 +234,15 @@ def _wanted(operator: Operator, family: str, gpu: str, backend: str, version: st
     wanted = Wanted(operator=family, gpu=gpu, backend=backend, version=version)
     if isinstance(operator, Gemm | FusedMoe):
         width = operator.weight_bytes_per_element
+        stored = _stored_as(operator)
         return replace(
             wanted,
             dtype=operator.dtype,
             weight_bytes=width,
-            # Whole bytes hold no scales.
-            block_scaled=operator.dtype == "fp8" and width > 1.0,
+            # Where the weights do not say: whole bytes hold no scales.
+            block_scaled=operator.dtype == "fp8"
+            and (width > 1.0 if stored is None else stored == "fp8_block"),
+            stored_as=stored,
             batched=isinstance(operator, Gemm) and operator.batch > 1,
         )
     if isinstance(operator, Attention):
@@ -260,6 +263,11 @@ def _wanted(operator: Operator, family: str, gpu: str, backend: str, version: st
             all2all=operator.all2all_backend if isinstance(operator, MoeExchange) else None,
         )
     return wanted
+
+
+def _stored_as(operator: Gemm | FusedMoe) -> str | None:
+    """Return how the quantised weights of an operator are kept."""
+    return next((tensor.storage.kind for tensor in operator.weights if tensor.storage.kind != "plain"), None)
 
 
 def _cache_dtype(operator: Attention) -> str:

@@ -30,6 +30,11 @@ _HEAVY = ("gemm", *ATTENTION, "fused_moe", *_EXCHANGES, *_COLLECTIVES)
 """Operators that make most of a step: what stands in for them is worth a warning, for others a note."""
 
 
+_WIDENED_UNMEASURED = ("fp8_block", "fp8_tensor", "fp8_channel", "nvfp4")
+"""Weights that kernels of GPUs without such units widen to 16 bits (Marlin): packs have them only multiplied
+as they are."""
+
+
 class Info(Protocol):
     """The facts of a predictor that decide (`frontier.predictors.PredictorInfo` has them)."""
 
@@ -69,6 +74,8 @@ class Wanted:
         dtype: of the arithmetic, by its name in plans (fp4 for 4-bit floats); None where there is none.
         weight_bytes: bytes of a weight, scales included: they tell weight-only schemes apart.
         block_scaled: 8-bit floats with a scale for each block of weights.
+        stored_as: how quantised weights are kept (`frontier.models.weights.Storage.kind`), None for plain
+            ones or where it is not known.
         kv_cache_dtype: of attention, "bf16" (any 16-bit type) or "fp8".
         qk_dim, v_dim, kv_heads, heads: of attention; 0 elsewhere.
         batched: many independent products in one launch.
@@ -83,6 +90,7 @@ class Wanted:
     dtype: str | None = None
     weight_bytes: float = 2.0
     block_scaled: bool = False
+    stored_as: str | None = None
     kv_cache_dtype: str | None = None
     qk_dim: int = 0
     v_dim: int = 0
@@ -138,6 +146,16 @@ def wants_skew(decode: Info) -> bool:
     return not decode.detail.get("knows_unequal_lengths")
 
 
+def includes_quantisation(info: Info) -> bool:
+    """Return whether the time of a product is that of the whole linear layer, quantising its input included.
+
+    Public tables of products in 8 and 4 bits are (`frontier.training.sources.aiconfigurator_tables`), and so
+    is what was pooled from them; a profile of the user's own device has the product alone.
+    """
+    narrow = info.operator == "gemm" and info.dtype not in ("bf16", "fp16", "fp32", "int4", "mxfp4")
+    return narrow and info.backend in (*BACKENDS, GENERIC)
+
+
 def is_transferred(info: Info) -> bool:
     """Return whether a predictor was learned on other GPUs alone, whichever pack it is in."""
     origins = info.detail.get("transferred_from")
@@ -151,6 +169,12 @@ def pack_dtypes(wanted: Wanted) -> tuple[str, ...]:
         return ()
     if wanted.operator not in ("gemm", "fused_moe"):
         return ("bf16", "fp16") if dtype in ("bf16", "fp16") else (dtype,)
+    sixteen = dtype in ("bf16", "fp16")
+    if wanted.stored_as == "mxfp8" or (sixteen and wanted.stored_as in _WIDENED_UNMEASURED):
+        # No pack has such kernels, and what others take says nothing of them: the bound is left.
+        return (f"{wanted.stored_as} in {dtype}",)
+    if sixteen and wanted.stored_as in ("int4_group", "int4_group_zero"):
+        return ("int4", "mxfp4")
     if dtype == "fp8":
         if width < 0.75:
             return ("mxfp4",)

@@ -97,11 +97,11 @@ pub struct EngineCore {
 }
 
 impl EngineCore {
-    /// Returns an idle engine. `livelock_steps`: steps without progress after which it gives up.
+    /// Returns an idle engine. `shape`: an empty batch of its step timer. `livelock_steps`: steps without progress after which it gives up.
     pub fn new(
         replica: ReplicaId,
         scheduler: &SchedulerSpec,
-        windows: &[u32],
+        shape: BatchShape,
         livelock_steps: Option<u64>,
     ) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl EngineCore {
             prefix_hit_tokens: 0,
             livelock_steps,
             steps_without_progress: 0,
-            shape: BatchShape::new(windows),
+            shape,
             outcome: StepOutcome::default(),
             spare: Vec::new(),
         }

@@ -27,6 +27,7 @@
 //! | [`program`] | the operators of a forward pass |
 //! | [`graphs`] | which CUDA graph a step replays, and to how many rows it is padded |
 //! | [`launches`] | host time of launching kernels and graphs |
+//! | [`draft`] | what speculative decoding computes beside the forward pass |
 //! | [`features`] | features and bounds from columns, for training |
 //! | [`linear`] | the linear clock of the golden logs |
 //! | [`step`] | the step timer |
@@ -37,6 +38,7 @@ pub mod batch;
 pub mod collective;
 pub mod cost;
 pub mod device;
+pub mod draft;
 pub mod elementwise;
 pub mod expert_load;
 pub mod features;

@@ -128,7 +128,7 @@ impl Simulation {
             router: Router::new(plan.cluster.router.clone(), replicas, scheduler.block_size(), &streams),
             engines: (0..replicas)
                 .map(|id| {
-                    EngineCore::new(ReplicaId(id), &scheduler, timer.windows(), plan.limits.livelock_steps)
+                    EngineCore::new(ReplicaId(id), &scheduler, timer.new_batch(), plan.limits.livelock_steps)
                 })
                 .collect(),
             frontend: plan.frontend.clone().map(|spec| Frontend::new(spec, replicas)),

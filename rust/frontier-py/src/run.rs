@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use frontier_core::error::SimError;
-use frontier_core::fidelity::{BatchShape, Provenance, StepTimer};
+use frontier_core::fidelity::{Provenance, StepTimer};
 use frontier_core::metrics::Recorder;
 use frontier_core::plan::Plan;
 use frontier_core::plan::step_time::StepTimeSpec;
@@ -181,9 +181,10 @@ fn collect(receiver: mpsc::Receiver<(usize, Finished)>, done: &Py<PyAny>) -> PyR
 }
 
 /// Returns what each operator of one step costs on data-parallel rank `rank`, from the plan's `step_time` alone.
-/// `batches`: for each rank, (query tokens, context after, is prefill) of its requests.
+/// `batches`: for each rank, (query tokens, context after, is prefill) of its requests; `drafts`: how many of those query tokens are drafts, empty
+/// for none.
 #[pyfunction]
-#[pyo3(signature = (step_time_json, batches, predictors=Vec::new(), rank=0))]
+#[pyo3(signature = (step_time_json, batches, predictors=Vec::new(), rank=0, drafts=Vec::new()))]
 #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
 pub(crate) fn step_breakdown<'py>(
     py: Python<'py>,
@@ -191,6 +192,7 @@ pub(crate) fn step_breakdown<'py>(
     batches: Vec<Vec<(u32, u32, bool)>>,
     predictors: Vec<Bound<'py, Predictor>>,
     rank: usize,
+    drafts: Vec<Vec<u32>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let evaluate = || {
         let spec = StepTimeSpec::from_json(step_time_json)?;
@@ -199,18 +201,20 @@ pub(crate) fn step_breakdown<'py>(
         let seqs = batches.iter().map(Vec::len).max().unwrap_or(0).min(u32::MAX as usize) as u32;
         let mut timer = StepTimer::compile(&spec, most, seqs, &cores(&predictors))?;
         let mut shapes = Vec::with_capacity(batches.len());
-        for batch in &batches {
-            let mut shape = BatchShape::new(timer.windows());
-            for &(query_tokens, context_after, is_prefill) in batch {
-                if query_tokens == 0 || context_after < query_tokens {
+        for (place, batch) in batches.iter().enumerate() {
+            let mut shape = timer.new_batch();
+            for (request, &(query_tokens, context_after, is_prefill)) in batch.iter().enumerate() {
+                let drafts = drafts.get(place).and_then(|of_rank| of_rank.get(request)).copied().unwrap_or(0);
+                if query_tokens == 0 || context_after < query_tokens || drafts >= query_tokens {
                     return Err(SimError::Input {
                         what: "batch".into(),
                         message: format!(
-                            "({query_tokens}, {context_after}): query tokens must be at least 1 and part of the context"
+                            "({query_tokens}, {context_after}, {drafts} drafts): query tokens must be at least 1 and part \
+                             of the context, drafts fewer than query tokens"
                         ),
                     });
                 }
-                shape.add(query_tokens, context_after, is_prefill);
+                shape.add_verifying(query_tokens, context_after, is_prefill, drafts);
             }
             shapes.push(shape);
         }
@@ -226,6 +230,7 @@ pub(crate) fn step_breakdown<'py>(
     facts.set_item("launch_ns", time.launch.0)?;
     facts.set_item("graph", time.graph.name())?;
     facts.set_item("padded_tokens", time.padded_tokens)?;
+    facts.set_item("draft_ns", time.draft.0)?;
     facts.set_item("stages_s", stages_s)?;
     facts.set_item("flops", time.flops)?;
     facts.set_item("bytes", time.bytes)?;

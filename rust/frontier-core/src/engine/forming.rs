@@ -84,7 +84,9 @@ impl EngineCore {
         for entry in &output.scheduled {
             let context_after = entry.computed_before + entry.num_tokens;
             let is_prefill = entry.is_prefill();
-            self.shape.add(entry.num_tokens, context_after, is_prefill);
+            // A chunk limit may cut paddings, which stand for drafts.
+            let drafts = entry.num_drafts.min(entry.num_tokens - 1);
+            self.shape.add_verifying(entry.num_tokens, context_after, is_prefill, drafts);
             row.kv_tokens += u64::from(context_after);
             if is_prefill {
                 row.prefill_tokens += entry.num_tokens;

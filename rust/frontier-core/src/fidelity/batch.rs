@@ -131,6 +131,11 @@ pub struct BatchShape {
     decode: GroupShape,
     prefill_work: Vec<AttentionWork>,
     decode_work: Vec<AttentionWork>,
+    /// Drafts that the step verifies: rows of logits beside one per request.
+    drafts: u64,
+    /// How far a request's context has grown, in tokens, in the mean pass of one token per request that drafts, and the
+    /// batch of that pass.
+    drafted: Option<(u32, Box<Self>)>,
 }
 
 impl BatchShape {
@@ -149,7 +154,17 @@ impl BatchShape {
             decode: GroupShape::default(),
             prefill_work: work.clone(),
             decode_work: work,
+            drafts: 0,
+            drafted: None,
         }
+    }
+
+    /// Returns an empty batch that also keeps the shape of a pass of one token per request, whose context has grown by
+    /// `advance` tokens since the step: what drafting computes.
+    pub fn drafting(windows: &[u32], advance: u32) -> Self {
+        let mut batch = Self::new(windows);
+        batch.drafted = Some((advance, Box::new(Self::new(windows))));
+        batch
     }
 
     /// Empties the batch, keeping its memory.
@@ -159,6 +174,10 @@ impl BatchShape {
         self.decode = GroupShape::default();
         self.prefill_work.fill(AttentionWork::default());
         self.decode_work.fill(AttentionWork::default());
+        self.drafts = 0;
+        if let Some((_, drafted)) = &mut self.drafted {
+            drafted.clear();
+        }
     }
 
     /// Adds a request that computes `query_tokens` (at least 1) and has `context_after` tokens of context after
@@ -189,6 +208,30 @@ impl BatchShape {
                 work.add(query_tokens, context_after, window);
             }
         }
+        if let Some((advance, drafted)) = &mut self.drafted {
+            drafted.add(1, context_after.saturating_add(*advance), false);
+        }
+    }
+
+    /// Adds a request of which `drafts` of its `query_tokens` are drafts to be verified: each has a row of logits, as has
+    /// the last token that is none. A decode of one token and its drafts is no prefill.
+    #[inline]
+    pub fn add_verifying(&mut self, query_tokens: u32, context_after: u32, is_prefill: bool, drafts: u32) {
+        debug_assert!(drafts < query_tokens, "Invariant: one of the new tokens is no draft");
+        self.add(query_tokens, context_after, is_prefill);
+        self.drafts += u64::from(drafts);
+    }
+
+    /// Returns the rows of logits: one per request, and one per draft.
+    #[inline]
+    pub fn num_logits(&self) -> u64 {
+        self.num_seqs() + self.drafts
+    }
+
+    /// Returns the batch of a pass that drafts one token per request, if it is kept.
+    #[inline]
+    pub fn drafted(&self) -> Option<&Self> {
+        self.drafted.as_ref().map(|(_, batch)| &**batch)
     }
 
     /// Returns the sliding windows that the batch keeps areas for.

@@ -29,7 +29,7 @@ use crate::predictor::Operator;
 pub struct RowCounts {
     /// Scheduled tokens of the rank's batch.
     pub tokens: u32,
-    /// Requests of the rank's batch.
+    /// Rows of logits of the rank's batch: requests, and drafts that are verified.
     pub seqs: u32,
     /// Scheduled tokens of all data-parallel ranks.
     pub all_tokens: u32,
@@ -97,14 +97,37 @@ impl Program {
         limits: RowLimits,
         predictors: &Predictors<'_>,
     ) -> Result<Self, SimError> {
-        let windows = windows(&spec.stages);
+        let windows = windows(spec);
         let compiler =
             Compiler { device: Device::new(&spec.gpu), links: spec.links, windows: &windows, predictors };
-        let stage =
-            |(number, operators): (usize, &Vec<OperatorSpec>)| compiler.stage(number, operators, limits);
+        let stage = |(number, operators): (usize, &Vec<OperatorSpec>)| {
+            compiler.stage(&format!("step_time.stages[{number}]"), operators, limits)
+        };
         let stages = spec.stages.iter().enumerate().map(stage).collect::<Result<_, _>>()?;
-        let learned = spec.stages.iter().flatten().any(|operator| operator.predictors().next().is_some());
+        let learned = is_learned(spec.stages.iter().flatten());
         Ok(Self { stages, windows, learned })
+    }
+
+    /// Compiles a pass of `spec` that drafts, called `name` there, as a program of one stage over the same windows;
+    /// `None` if it has no operators.
+    ///
+    /// # Errors
+    /// As [`Program::compile`].
+    pub fn compile_draft(
+        spec: &OperatorsSpec,
+        name: &str,
+        operators: &[OperatorSpec],
+        limits: RowLimits,
+        predictors: &Predictors<'_>,
+    ) -> Result<Option<Self>, SimError> {
+        if operators.is_empty() {
+            return Ok(None);
+        }
+        let windows = windows(spec);
+        let compiler =
+            Compiler { device: Device::new(&spec.gpu), links: spec.links, windows: &windows, predictors };
+        let stage = compiler.stage(&format!("step_time.draft.{name}"), operators, limits)?;
+        Ok(Some(Self { stages: vec![stage], windows, learned: is_learned(operators.iter()) }))
     }
 
     /// Returns whether any operator has a learned predictor.
@@ -249,10 +272,15 @@ fn operator_time(
     }
 }
 
-/// Returns the distinct sliding windows, in order of appearance.
-fn windows(stages: &[Vec<OperatorSpec>]) -> Vec<u32> {
+fn is_learned<'a>(mut operators: impl Iterator<Item = &'a OperatorSpec>) -> bool {
+    operators.any(|operator| operator.predictors().next().is_some())
+}
+
+/// Returns the distinct sliding windows of target and draft, in order of appearance.
+fn windows(spec: &OperatorsSpec) -> Vec<u32> {
+    let drafts = spec.draft.iter().flat_map(|draft| draft.first_pass.iter().chain(&draft.decode_pass));
     let mut windows = Vec::new();
-    for operator in stages.iter().flatten() {
+    for operator in spec.stages.iter().flatten().chain(drafts) {
         if let OperatorSpec::Attention(AttentionSpec { window: Some(window), .. }) = operator
             && !windows.contains(window)
         {
@@ -301,11 +329,11 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn stage(&self, number: usize, operators: &[OperatorSpec], limits: RowLimits) -> Result<Stage, SimError> {
+    fn stage(&self, place: &str, operators: &[OperatorSpec], limits: RowLimits) -> Result<Stage, SimError> {
         let (mut tokens, mut seqs, mut attention) = (vec![], vec![], vec![]);
         let (mut all_tokens, mut sharded_tokens) = (vec![], vec![]);
         for (position, operator) in operators.iter().enumerate() {
-            let path = format!("step_time.stages[{number}][{position}]");
+            let path = format!("{place}[{position}]");
             if let OperatorSpec::Attention(spec) = operator {
                 attention.push(self.attention(spec, position, &path)?);
                 continue;

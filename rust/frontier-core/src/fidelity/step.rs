@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::batch::BatchShape;
 use super::cost::{OperatorTime, TotalCost};
+use super::draft::Draft;
 use super::graphs::{Dispatch, GraphDispatcher, GraphMode};
 use super::launches::LaunchTimes;
 use super::learned::Predictors;
@@ -29,6 +30,8 @@ pub struct StepTime {
     pub graph: GraphMode,
     /// Rows of token operators, padding included, over all data-parallel ranks.
     pub padded_tokens: u32,
+    /// The part of it that drafting takes (speculative decoding): passes on the GPU, and the host's search.
+    pub draft: SimDuration,
     /// Useful FLOPs of all ranks of the replica.
     pub flops: f64,
     /// Useful HBM bytes of all ranks of the replica.
@@ -60,6 +63,7 @@ struct Operators {
     graphs: Option<(GraphDispatcher, LaunchTimes)>,
     /// How each data-parallel rank ran the last step.
     dispatches: Vec<Dispatch>,
+    draft: Option<Draft>,
     /// Time of each stage in the last step, in seconds.
     stages_s: Vec<f64>,
 }
@@ -91,7 +95,7 @@ impl StepTimer {
     pub fn name(&self) -> &'static str {
         match &self.model {
             Model::Linear(_) => "linear",
-            Model::Operators(operators) if operators.program.is_learned() => "learned",
+            Model::Operators(operators) if operators.is_learned() => "learned",
             Model::Operators(_) => "roofline",
         }
     }
@@ -101,6 +105,20 @@ impl StepTimer {
         match &self.model {
             Model::Linear(_) => &[],
             Model::Operators(operators) => operators.program.windows(),
+        }
+    }
+
+    /// Returns an empty batch that keeps what this timer looks at.
+    pub fn new_batch(&self) -> BatchShape {
+        let draft = match &self.model {
+            Model::Linear(_) => None,
+            Model::Operators(operators) => operators.draft.as_ref(),
+        };
+        match draft {
+            Some(draft) if draft.next.is_some() => {
+                BatchShape::drafting(self.windows(), Draft::mean_advance(draft.passes))
+            }
+            _ => BatchShape::new(self.windows()),
         }
     }
 
@@ -139,6 +157,7 @@ impl StepTimer {
                 launch: SimDuration::ZERO,
                 graph: GraphMode::Eager,
                 padded_tokens: batches[0].num_tokens() as u32,
+                draft: SimDuration::ZERO,
                 flops: 0.0,
                 bytes: 0.0,
                 active_s: 0.0,
@@ -149,6 +168,7 @@ impl StepTimer {
 
     /// Returns the time of each pipeline stage in the last step, in seconds, launches that its GPU waits for included:
     /// a pipeline with enough batches in flight finishes one per longest stage.
+    /// Drafting is a part of the last.
     pub fn stages_s(&self) -> &[f64] {
         match &self.model {
             Model::Linear(_) => &[],
@@ -174,6 +194,10 @@ impl StepTimer {
                 let all_rows = operators.all_rows();
                 let rows = operators.row_counts(operators.dispatches[rank].tokens, batch, all_rows);
                 let mut times = operators.program.breakdown(batch, rows);
+                if let Some(draft) = &mut operators.draft {
+                    let (tp, last) = (operators.tensor_parallel_size, operators.stages_s.len() - 1);
+                    times.append(&mut draft.breakdown(batches, rank, tp, last));
+                }
                 let ranks = f64::from(operators.tensor_parallel_size);
                 for time in &mut times {
                     time.flops *= ranks;
@@ -189,7 +213,20 @@ impl StepTimer {
     pub fn trust(&mut self) -> Vec<OperatorTrust> {
         match &mut self.model {
             Model::Linear(_) => Vec::new(),
-            Model::Operators(operators) => operators.program.trust(),
+            Model::Operators(operators) => {
+                let mut trust = operators.program.trust();
+                trust.append(&mut operators.draft.as_mut().map(Draft::trust).unwrap_or_default());
+                trust
+            }
+        }
+    }
+
+    /// Returns whether passes of one token per request draft.
+    #[inline]
+    fn drafts_on(&self) -> bool {
+        match &self.model {
+            Model::Linear(_) => false,
+            Model::Operators(operators) => operators.draft.as_ref().is_some_and(|draft| draft.next.is_some()),
         }
     }
 
@@ -217,6 +254,14 @@ impl StepTimer {
                     self.max_tokens, self.max_seqs
                 ),
             });
+        }
+        if batch.num_logits() > tokens {
+            let what = format!("a row of logits belongs to a token, was {} rows", batch.num_logits());
+            return Err(SimError::Invariant { what });
+        }
+        if self.drafts_on() && batch.drafted().is_none() {
+            let what = "a batch of a timer that drafts comes from new_batch".into();
+            return Err(SimError::Invariant { what });
         }
         // Element by element: `memcmp` over no bytes at a vector's dangling pointer takes some 90 ns on CPUs
         // that check its masked load against the page table.
@@ -249,15 +294,36 @@ impl Operators {
         predictors: &[Arc<Predictor>],
     ) -> Result<Self, SimError> {
         let ranks = spec.layout.data_parallel_size;
+        // With drafts to verify, all passes draft one token each, the first included.
+        let verified = spec.draft.as_ref().map_or(0, |draft| draft.passes.saturating_add(1));
         let limits = RowCounts {
             tokens: max_tokens,
-            seqs: max_seqs,
+            seqs: max_seqs.saturating_mul(verified.saturating_add(1)).min(max_tokens.max(max_seqs)),
             all_tokens: max_tokens.saturating_mul(ranks),
             sharded_tokens: max_tokens.div_ceil(spec.layout.tensor_parallel_size),
         };
         let residuals = spec.residuals.map(|draw| RngStreams::new(draw.seed, draw.replication));
-        let program = Program::compile(spec, limits, &Predictors { all: predictors, residuals })?;
+        let predictors = Predictors { all: predictors, residuals };
+        let program = Program::compile(spec, limits, &predictors)?;
+        let draft = spec.draft.as_ref().map(|draft| {
+            let of_first = RowCounts { seqs: max_seqs, ..limits };
+            let of_next = RowCounts {
+                tokens: max_seqs,
+                seqs: max_seqs,
+                all_tokens: max_seqs.saturating_mul(ranks),
+                sharded_tokens: max_seqs.div_ceil(spec.layout.tensor_parallel_size),
+            };
+            let compile =
+                |name, operators, limits| Program::compile_draft(spec, name, operators, limits, &predictors);
+            Ok::<_, SimError>(Draft {
+                first: compile("first_pass", &draft.first_pass, of_first)?,
+                next: compile("decode_pass", &draft.decode_pass, of_next)?,
+                passes: draft.passes,
+                cpu: draft.cpu,
+            })
+        });
         Ok(Self {
+            draft: draft.transpose()?,
             stages_s: vec![0.0; program.num_stages()],
             program,
             cpu: spec.cpu,
@@ -305,7 +371,12 @@ impl Operators {
         let ranks = self.tensor_parallel_size;
         // The usual case spares a division.
         let sharded_tokens = if ranks == 1 { tokens } else { tokens.div_ceil(ranks) };
-        RowCounts { tokens, seqs: batch.num_seqs() as u32, all_tokens, sharded_tokens }
+        RowCounts { tokens, seqs: batch.num_logits() as u32, all_tokens, sharded_tokens }
+    }
+
+    fn is_learned(&self) -> bool {
+        let drafts = self.draft.iter().flat_map(Draft::programs);
+        std::iter::once(&self.program).chain(drafts).any(Program::is_learned)
     }
 
     #[inline]
@@ -330,7 +401,7 @@ impl Operators {
                 work.plus(&cost.shared);
                 slowest_s = slowest_s.max(cost.own.seconds);
                 shared_s = cost.shared.seconds;
-                most_seqs = most_seqs.max(rows.seqs);
+                most_seqs = most_seqs.max(batch.num_seqs() as u32);
             }
             let busy_s = slowest_s + shared_s;
             let launching_s = match (&self.graphs, graph) {
@@ -344,6 +415,16 @@ impl Operators {
             elapsed_s += stage_s;
             launch_s = launch_s.max(launching_s);
         }
+        let (mut draft_s, mut draft_cpu_s) = (0.0, 0.0);
+        if let Some(draft) = &mut self.draft {
+            draft_s = draft.gpu_s(batches, self.tensor_parallel_size, &mut work);
+            draft_cpu_s = draft.cpu_s(batches);
+            if let Some(last) = self.stages_s.last_mut() {
+                *last += draft_s;
+            }
+            gpu_s += draft_s;
+            elapsed_s += draft_s;
+        }
         // The slowest of several hides times that are not numbers; their sum does not.
         if !work.seconds.is_finite() {
             (gpu_s, elapsed_s) = (work.seconds, work.seconds);
@@ -356,6 +437,8 @@ impl Operators {
         } else {
             elapsed_s + cpu_s
         };
+        // The host drafts once tokens are sampled: nothing hides it.
+        let total_s = total_s + draft_cpu_s;
         let total = SimDuration::from_seconds(total_s)?;
         // total_s is no less than gpu_s and rounding keeps order, so the difference is not negative.
         let cpu_exposed = total - SimDuration::from_seconds(gpu_s)?;
@@ -366,6 +449,7 @@ impl Operators {
             launch: SimDuration::from_seconds(launch_s)?,
             graph: graph.unwrap_or_default(),
             padded_tokens: all_rows,
+            draft: SimDuration::from_seconds(draft_s + draft_cpu_s)?,
             flops: work.flops * ranks,
             bytes: work.bytes * ranks,
             active_s: work.active_s * ranks,

@@ -6,10 +6,12 @@ use serde::de::DeserializeOwned;
 use crate::error::SimError;
 
 mod check;
+mod draft;
 mod launches;
 mod operators;
 
 pub use check::{MAX_BATCH, MAX_DIMENSION};
+pub use draft::{DraftCpuSpec, DraftSpec};
 pub use launches::{GraphsSpec, LaunchesSpec, MAX_CAPTURE_TOKENS, StageLaunches};
 pub use operators::{
     AttentionPhase, AttentionPredictors, AttentionSpec, CollectiveKind, CollectiveSpec, ElementwiseSpec,
@@ -59,6 +61,8 @@ pub struct OperatorsSpec {
     pub layout: LayoutSpec,
     /// Operators of one forward pass on one rank, in order: one list per pipeline stage.
     pub stages: Vec<Vec<OperatorSpec>>,
+    /// What drafting adds to a step; `None` without speculative decoding.
+    pub draft: Option<DraftSpec>,
     /// Draw each predictor's error from its hold-out residuals; `None` for the predictors' best estimates.
     pub residuals: Option<ResidualsSpec>,
 }

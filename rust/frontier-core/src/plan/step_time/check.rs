@@ -1,8 +1,8 @@
 //! Values that the types of the schema cannot rule out, refused with the path of the field.
 
 use super::{
-    AttentionPhase, AttentionSpec, CpuSpec, Dtype, FusedMoeSpec, GemmSpec, GpuSpec, GraphsSpec, LaunchesSpec,
-    LayoutSpec, LinkSpec, MAX_CAPTURE_TOKENS, OperatorSpec, OperatorsSpec, StepTimeSpec,
+    AttentionPhase, AttentionSpec, CpuSpec, DraftSpec, Dtype, FusedMoeSpec, GemmSpec, GpuSpec, GraphsSpec,
+    LaunchesSpec, LayoutSpec, LinkSpec, MAX_CAPTURE_TOKENS, OperatorSpec, OperatorsSpec, StepTimeSpec,
 };
 use crate::error::SimError;
 
@@ -12,6 +12,8 @@ pub const MAX_DIMENSION: u32 = 1 << 24;
 pub const MAX_BATCH: u32 = 1 << 16;
 /// Largest parallel group: keeps the number of GPUs inside 32 bits.
 const MAX_GROUP: u32 = 1 << 10;
+/// Most passes of one step that draft.
+const MAX_DRAFT_PASSES: u32 = 1 << 10;
 
 impl StepTimeSpec {
     /// Checks the values on their own.
@@ -58,6 +60,32 @@ impl OperatorsSpec {
             for (index, operator) in stage.iter().enumerate() {
                 self.check_operator(&format!("{path}[{index}]"), operator)?;
             }
+        }
+        self.draft.as_ref().map_or(Ok(()), |draft| self.check_draft(draft))
+    }
+
+    fn check_draft(&self, draft: &DraftSpec) -> Result<(), SimError> {
+        let path = "step_time.draft";
+        if draft.first_pass.is_empty() && draft.cpu.is_idle() {
+            return refuse(path, "first_pass", "was empty, and the host does nothing either".into());
+        }
+        if (draft.passes == 0) != draft.decode_pass.is_empty() {
+            let message = format!("was {}, with {} operators", draft.passes, draft.decode_pass.len());
+            return refuse(path, "passes", format!("{message} in decode_pass; both or neither are needed"));
+        }
+        within(path, "passes", draft.passes + 1, MAX_DRAFT_PASSES + 1)?;
+        for (name, pass) in [("first_pass", &draft.first_pass), ("decode_pass", &draft.decode_pass)] {
+            for (index, operator) in pass.iter().enumerate() {
+                self.check_operator(&format!("{path}.{name}[{index}]"), operator)?;
+            }
+        }
+        let cpu = &draft.cpu;
+        for (field, value) in [
+            ("per_step_s", cpu.per_step_s),
+            ("per_seq_s", cpu.per_seq_s),
+            ("per_context_token_s", cpu.per_context_token_s),
+        ] {
+            not_negative("step_time.draft.cpu", field, value)?;
         }
         Ok(())
     }

@@ -10,7 +10,8 @@ use super::Dtype;
 pub enum Rows {
     /// Scheduled tokens of the rank's own batch.
     Tokens,
-    /// One row per scheduled request of the rank's own batch (LM head, sampler).
+    /// Rows of logits of the rank's own batch (LM head, sampler): one per scheduled request, and one per draft that the
+    /// step verifies. Passes that draft have one per request.
     Seqs,
     /// Scheduled tokens of all data-parallel ranks together (experts, and what feeds them).
     AllTokens,
