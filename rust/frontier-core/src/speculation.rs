@@ -26,9 +26,15 @@ enum Lengths {
 #[derive(Clone, Debug)]
 enum Acceptance {
     /// Probability that all drafts up to and with each position are accepted, none rising.
-    Marginal { rates: Vec<f64>, key: u64 },
+    Marginal {
+        rates: Vec<f64>,
+        key: u64,
+    },
     Trace(Vec<Vec<u32>>),
-    Replay { accept_permille: u64, draws: ReplayDraws },
+    Replay {
+        accept_permille: u64,
+        draws: ReplayDraws,
+    },
 }
 
 impl Speculation {
@@ -84,7 +90,13 @@ impl Speculation {
 
     /// Returns how many of `planned` drafts exist where a batch is planned before its drafts are known: all or none of a
     /// lookup's.
-    pub fn num_found(&self, request: RequestId, output_tokens: u32, context_tokens: u32, planned: u32) -> u32 {
+    pub fn num_found(
+        &self,
+        request: RequestId,
+        output_tokens: u32,
+        context_tokens: u32,
+        planned: u32,
+    ) -> u32 {
         match &self.lengths {
             Lengths::Match { .. } => self.num_drafts(request, output_tokens, context_tokens).min(planned),
             Lengths::Full | Lengths::Replay(_) => planned,
@@ -103,7 +115,8 @@ impl Speculation {
         match &self.acceptance {
             Acceptance::Marginal { rates, key } => {
                 let drawn = unit(*key, request, output_tokens);
-                let accepted = rates.iter().take(num_drafts as usize).take_while(|&&rate| drawn < rate).count();
+                let accepted =
+                    rates.iter().take(num_drafts as usize).take_while(|&&rate| drawn < rate).count();
                 accepted as u32
             }
             Acceptance::Trace(rows) => {
@@ -163,7 +176,9 @@ mod tests {
 
     #[test]
     fn a_rate_accepts_geometrically() {
-        for (share, expected) in shares(AcceptanceSpec::Rate { rate: 0.7 }).iter().zip([0.7, 0.49, 0.343, 0.2401]) {
+        for (share, expected) in
+            shares(AcceptanceSpec::Rate { rate: 0.7 }).iter().zip([0.7, 0.49, 0.343, 0.2401])
+        {
             assert!((share - expected).abs() < 0.01, "{share} is not {expected}");
         }
     }
@@ -178,8 +193,11 @@ mod tests {
 
     #[test]
     fn certain_acceptance_and_certain_rejection_are_certain() {
-        assert_eq!(shares(AcceptanceSpec::Rate { rate: 1.0 }), [1.0; 4]);
-        assert_eq!(shares(AcceptanceSpec::Rate { rate: 0.0 }), [0.0; 4]);
+        for (rate, expected) in [(1.0, 4), (0.0, 0)] {
+            let speculation = spec(DraftLengthSpec::Full {}, AcceptanceSpec::Rate { rate });
+            let accepted = |position| speculation.num_accepted(RequestId(9), position, 0, 4);
+            assert!((0..10_000).all(|position| accepted(position) == expected));
+        }
     }
 
     #[test]

@@ -280,12 +280,16 @@ impl Operators {
         // The slowest of several hides times that are not numbers; their sum does not.
         let gpu_s = if work.seconds.is_finite() { gpu_s } else { work.seconds };
         let cpu_s = self.cpu.per_step_s + self.cpu.per_seq_s * f64::from(most_seqs);
+        // In a pipeline, the host works while the first stage computes the batch before.
+        let (hiding_s, later_s) =
+            if let [first_s, _, ..] = self.stages_s[..] { (first_s, gpu_s - first_s) } else { (gpu_s, 0.0) };
         // `max` would prefer a number to what is none.
-        let total_s = if self.cpu.overlapped && cpu_s > gpu_s { cpu_s } else { gpu_s };
+        let total_s = if self.cpu.overlapped && cpu_s > hiding_s { cpu_s + later_s } else { gpu_s };
         let total_s = if self.cpu.overlapped { total_s } else { gpu_s + cpu_s };
         let total = SimDuration::from_seconds(total_s)?;
-        // total_s is no less than gpu_s and rounding keeps order, so the difference is not negative.
-        let cpu_exposed = total - SimDuration::from_seconds(gpu_s)?;
+        // total_s is no less than gpu_s, but for a rounding error of the sum over stages.
+        let gpu = SimDuration::from_seconds(gpu_s)?;
+        let cpu_exposed = total.max(gpu) - gpu;
         let ranks = f64::from(self.tensor_parallel_size);
         Ok(StepTime {
             total,

@@ -205,7 +205,10 @@ impl SchedulerConfig {
         }
         if !(Rules::FIRST_MINOR..=Rules::LAST_MINOR).contains(&self.minor_version) {
             let (first, last) = (Rules::FIRST_MINOR, Rules::LAST_MINOR);
-            return refuse("minor_version", format!("was {}, must be in {first} ..= {last}", self.minor_version));
+            return refuse(
+                "minor_version",
+                format!("was {}, must be in {first} ..= {last}", self.minor_version),
+            );
         }
         if self.pipeline_parallel_size > MAX_STAGES {
             let message = format!("was {}, must be at most {MAX_STAGES}", self.pipeline_parallel_size);

@@ -83,7 +83,12 @@ impl VllmScheduler {
 /// Enters the full blocks among the first `num_tokens` tokens into the cache index. A block can be hit from
 /// the moment it is allocated, even while it is being computed.
 #[inline]
-pub(super) fn cache_full_blocks(pool: &mut BlockPool, request: &mut LiveRequest, num_tokens: u32, block_size: u32) {
+pub(super) fn cache_full_blocks(
+    pool: &mut BlockPool,
+    request: &mut LiveRequest,
+    num_tokens: u32,
+    block_size: u32,
+) {
     if !pool.caching() {
         return;
     }

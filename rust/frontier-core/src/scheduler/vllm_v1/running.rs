@@ -59,8 +59,11 @@ impl VllmScheduler {
                 if let Some(at) = scheduled {
                     budget.give_back(out.scheduled.remove(at).num_tokens);
                 }
-                let moves =
-                    if self.rules.victim_moves_scan { victim_position < *position } else { scheduled.is_some() };
+                let moves = if self.rules.victim_moves_scan {
+                    victim_position < *position
+                } else {
+                    scheduled.is_some()
+                };
                 *position -= usize::from(moves);
             }
             self.preempt(victim);
