@@ -193,8 +193,11 @@ mod tests {
 
     #[test]
     fn certain_acceptance_and_certain_rejection_are_certain() {
-        assert_eq!(shares(AcceptanceSpec::Rate { rate: 1.0 }), [1.0; 4]);
-        assert_eq!(shares(AcceptanceSpec::Rate { rate: 0.0 }), [0.0; 4]);
+        for (rate, expected) in [(1.0, 4), (0.0, 0)] {
+            let speculation = spec(DraftLengthSpec::Full {}, AcceptanceSpec::Rate { rate });
+            let accepted = |position| speculation.num_accepted(RequestId(9), position, 0, 4);
+            assert!((0..10_000).all(|position| accepted(position) == expected));
+        }
     }
 
     #[test]

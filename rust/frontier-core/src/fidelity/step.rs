@@ -430,18 +430,24 @@ impl Operators {
             (gpu_s, elapsed_s) = (work.seconds, work.seconds);
         }
         let cpu_s = self.cpu.per_step_s + self.cpu.per_seq_s * f64::from(most_seqs);
+        // In a pipeline, the host works while the first stage computes the batch before.
+        let (hiding_s, later_s) = match self.stages_s[..] {
+            [first_s, _, ..] => (first_s, elapsed_s - first_s),
+            _ => (elapsed_s, 0.0),
+        };
         let total_s = if self.cpu.overlapped {
             // The thread that prepares the next step has launched this one.
             let host_s = cpu_s + launch_s;
-            if host_s > elapsed_s { host_s } else { elapsed_s }
+            if host_s > hiding_s { host_s + later_s } else { elapsed_s }
         } else {
             elapsed_s + cpu_s
         };
         // The host drafts once tokens are sampled: nothing hides it.
         let total_s = total_s + draft_cpu_s;
         let total = SimDuration::from_seconds(total_s)?;
-        // total_s is no less than gpu_s and rounding keeps order, so the difference is not negative.
-        let cpu_exposed = total - SimDuration::from_seconds(gpu_s)?;
+        // total_s is no less than gpu_s, but for a rounding error of the sum over stages.
+        let gpu = SimDuration::from_seconds(gpu_s)?;
+        let cpu_exposed = total.max(gpu) - gpu;
         let ranks = f64::from(self.tensor_parallel_size);
         Ok(StepTime {
             total,

@@ -67,7 +67,8 @@ pub struct RequestRecord {
     /// Those of them that were accepted.
     pub accepted_tokens: u32,
     ledger: Ledger,
-    run: Option<OpenRun>,
+    /// The token run that may go on.
+    run: Option<TokenRun>,
     digest: u64,
 }
 
@@ -95,21 +96,6 @@ pub struct TokenRun {
     pub last_step: u32,
     /// Tokens of each of these steps, at least 1; more with accepted drafts.
     pub tokens_per_step: u32,
-}
-
-/// A token run that may go on.
-#[derive(Clone, Copy, Debug)]
-struct OpenRun {
-    first_step: u32,
-    last_step: u32,
-    tokens_per_step: u32,
-}
-
-impl OpenRun {
-    fn of(self, request: RequestId) -> TokenRun {
-        let Self { first_step, last_step, tokens_per_step } = self;
-        TokenRun { request, first_step, last_step, tokens_per_step }
-    }
 }
 
 /// Steps with drafts and what became of them, over a run.
@@ -304,10 +290,9 @@ impl Recorder {
                 open.last_step = step;
             }
             run => {
-                let new = OpenRun { first_step: step, last_step: step, tokens_per_step: num_tokens };
-                if let Some(ended) = run.replace(new) {
-                    self.runs.push(ended.of(id));
-                }
+                let new =
+                    TokenRun { request: id, first_step: step, last_step: step, tokens_per_step: num_tokens };
+                self.runs.extend(run.replace(new));
             }
         }
         if record.first_token.is_none() {
@@ -374,9 +359,7 @@ impl Recorder {
     }
 
     fn close_run(&mut self, id: RequestId) {
-        if let Some(ended) = self.requests[id.index()].run.take() {
-            self.runs.push(ended.of(id));
-        }
+        self.runs.extend(self.requests[id.index()].run.take());
     }
 
     #[inline]
