@@ -26,9 +26,15 @@ enum Lengths {
 #[derive(Clone, Debug)]
 enum Acceptance {
     /// Probability that all drafts up to and with each position are accepted, none rising.
-    Marginal { rates: Vec<f64>, key: u64 },
+    Marginal {
+        rates: Vec<f64>,
+        key: u64,
+    },
     Trace(Vec<Vec<u32>>),
-    Replay { accept_permille: u64, draws: ReplayDraws },
+    Replay {
+        accept_permille: u64,
+        draws: ReplayDraws,
+    },
 }
 
 impl Speculation {
@@ -94,7 +100,8 @@ impl Speculation {
         match &self.acceptance {
             Acceptance::Marginal { rates, key } => {
                 let drawn = unit(*key, request, output_tokens);
-                let accepted = rates.iter().take(num_drafts as usize).take_while(|&&rate| drawn < rate).count();
+                let accepted =
+                    rates.iter().take(num_drafts as usize).take_while(|&&rate| drawn < rate).count();
                 accepted as u32
             }
             Acceptance::Trace(rows) => {
@@ -154,7 +161,9 @@ mod tests {
 
     #[test]
     fn a_rate_accepts_geometrically() {
-        for (share, expected) in shares(AcceptanceSpec::Rate { rate: 0.7 }).iter().zip([0.7, 0.49, 0.343, 0.2401]) {
+        for (share, expected) in
+            shares(AcceptanceSpec::Rate { rate: 0.7 }).iter().zip([0.7, 0.49, 0.343, 0.2401])
+        {
             assert!((share - expected).abs() < 0.01, "{share} is not {expected}");
         }
     }

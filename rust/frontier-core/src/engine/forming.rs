@@ -8,7 +8,11 @@ use crate::time::SimTime;
 
 impl EngineCore {
     /// Lets the scheduler form a batch, prices it, and records who is in it.
-    pub(super) fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
+    pub(super) fn form_batch(
+        &mut self,
+        now: SimTime,
+        context: &mut EngineContext<'_>,
+    ) -> Result<InFlight, SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(now, &mut batch.output);

@@ -131,9 +131,8 @@ mod tests {
     fn the_slowest_stage_sets_the_pace_and_the_others_wait() {
         let mut pipeline = Pipeline::new(3);
         let stages_s = [1e-9, 5e-9, 2e-9];
-        let ends: Vec<u64> = (0..4)
-            .map(|_| pipeline.pass(SimTime(0), &time(10, 2), &stages_s).unwrap().end.0)
-            .collect();
+        let ends: Vec<u64> =
+            (0..4).map(|_| pipeline.pass(SimTime(0), &time(10, 2), &stages_s).unwrap().end.0).collect();
         // The host's 2 ns come before the first stage: 3 + 5 + 2, then one batch per 5 ns.
         assert_eq!(ends, [10, 15, 20, 25]);
         assert_eq!(pipeline.busy_ns(SimTime(25)), 4 * 10 / 3);

@@ -286,7 +286,9 @@ impl BlockPool {
             let state = &self.blocks[block as usize];
             if state.users != 0
                 || (state.hash.is_none() && !self.appends_all)
-                || state.older != before || listed > self.num_blocks {
+                || state.older != before
+                || listed > self.num_blocks
+            {
                 return broken(format!("block {block} is listed as reusable but is not"));
             }
             listed += 1;

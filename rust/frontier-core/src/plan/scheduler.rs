@@ -85,6 +85,9 @@ pub struct SchedulerConfig {
     pub block_size: u32,
     /// Blocks in total, the null block 0 included: `num_blocks - 1` are usable.
     pub num_blocks: u32,
+    /// Sliding window of each group of layers in tokens, null for whole contexts: vLLM's hybrid KV cache manager.
+    /// Empty for the plain cache, in which all layers keep whole contexts in common blocks.
+    pub kv_group_windows: Vec<Option<u32>>,
     /// Longest prompt + output, in tokens.
     pub max_model_len: u32,
     /// Token budget of one step (also the input budget).
@@ -205,11 +208,17 @@ impl SchedulerConfig {
         }
         if !(Rules::FIRST_MINOR..=Rules::LAST_MINOR).contains(&self.minor_version) {
             let (first, last) = (Rules::FIRST_MINOR, Rules::LAST_MINOR);
-            return refuse("minor_version", format!("was {}, must be in {first} ..= {last}", self.minor_version));
+            return refuse(
+                "minor_version",
+                format!("was {}, must be in {first} ..= {last}", self.minor_version),
+            );
         }
         if self.pipeline_parallel_size > MAX_STAGES {
             let message = format!("was {}, must be at most {MAX_STAGES}", self.pipeline_parallel_size);
             return refuse("pipeline_parallel_size", message);
+        }
+        if self.kv_group_windows.contains(&Some(0)) {
+            return refuse("kv_group_windows", "has a window of 0 tokens, must be at least 1".into());
         }
         if let Some(speculative) = &self.speculative {
             speculative.check()?;
