@@ -157,6 +157,7 @@ def _scheduler(engine: Engine, resolved: Resolved, speculative: dict[str, Any] |
         "minor_version": minor_of(engine.version),
         "block_size": resolved.block_size,
         "num_blocks": resolved.num_blocks,
+        "kv_group_windows": list(resolved.memory.kv_group_windows),
         "max_model_len": resolved.max_model_len,
         "max_num_batched_tokens": resolved.max_num_batched_tokens,
         "max_num_scheduled_tokens": resolved.max_num_scheduled_tokens,

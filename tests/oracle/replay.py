@@ -144,6 +144,7 @@ def plan(config: dict[str, Any], request_numbers: list[int]) -> dict[str, Any]:
     scheduler = {key: config[key] for key in SCHEDULER_KEYS}
     scheduler |= {
         "kind": "vllm_v1",
+        "kv_group_windows": [],
         "minor_version": minor_version(config),
         "speculative": speculative(config["spec"], request_numbers),
     }

@@ -74,15 +74,13 @@ def kv_cache_manager_issues(engine: Engine, spec: ModelSpec, known: Known) -> li
             return []
         message = f"has no effect on {spec.name}, whose layers are all of one kind; remove it"
         return [Issue(path, given, message)]
-    if given:
-        return []
-    was = "was not given" if given is None else "was false"
-    message = (
-        f"{was}: {sliding} of the {len(windows)} layers of {spec.name} have sliding windows, and vLLM's"
-        " hybrid KV cache manager, which is on by default, is not modelled yet; set it to true, which is vLLM"
-        " with --disable-hybrid-kv-cache-manager"
-    )
-    return [Issue(path, given, message, ("true",))]
+    return []
+
+
+def keeps_windows(engine: Engine, spec: ModelSpec) -> bool:
+    """Return whether layers with sliding windows keep no more than the window (vLLM's hybrid manager)."""
+    sliding = any(getattr(group.attention, "window", None) is not None for group in spec.layers)
+    return sliding and not engine.disable_hybrid_kv_cache_manager
 
 
 def cluster_issues(

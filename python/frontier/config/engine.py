@@ -127,8 +127,8 @@ class Engine(Section):
     )
     """KV blocks (the null block included) instead of what fits in memory."""
     disable_hybrid_kv_cache_manager: Flag | None = None
-    """For models that mix sliding windows with full attention, which need it to be true: all layers keep the
-    KV cache of the whole context. vLLM's hybrid manager, its default, is not modelled yet."""
+    """For models that mix sliding windows with full attention: all layers keep the KV cache of the whole
+    context. Left out or false, layers with a window free what it has left behind."""
     max_model_len: (
         Annotated[
             int | Auto,

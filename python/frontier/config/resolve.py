@@ -308,7 +308,11 @@ def _memory(
         return _plan_memory(engine, max_model_len, spec=spec, gpu=gpu, limits=limits)
 
     length = limits.max_model_len
-    memory = plan(None if engine.max_model_len is None else length)
+    try:
+        memory = plan(None if engine.max_model_len is None else length)
+    except ConfigError as error:
+        issues += error.issues
+        return None
     if engine.max_model_len == "auto" and memory.issues:
         length = _longest(lambda tokens: not plan(tokens).issues, most=length)
         memory = plan(length)
@@ -339,6 +343,7 @@ def _plan_memory(
         weight_dtype="auto",
         version=engine.version,
         graphs=_graphs(engine, spec, gpu, limits),
+        hybrid_kv_cache=checks.keeps_windows(engine, spec),
     )
 
 

@@ -39,13 +39,8 @@ def with_findings(plan: MemoryPlan, findings: Findings) -> MemoryPlan:
 def _hybrid_warnings(plan: MemoryPlan, findings: Findings) -> list[str]:
     sliding = sum(layer.count for layer in findings.layers if layer.window is not None)
     total = sum(layer.count for layer in findings.layers)
-    if not sliding:
+    if not sliding or plan.kv_group_windows:
         return []
-    if sliding == total:
-        return [
-            f"all {total} layers have sliding windows: vLLM frees the blocks that a request's window has left"
-            " behind, here a request keeps the blocks of its whole context"
-        ]
     text = (
         f"{sliding} of {total} layers have sliding windows; KV capacity is that of vLLM with"
         f" --disable-hybrid-kv-cache-manager: {plan.num_gpu_blocks:,} blocks"
@@ -72,7 +67,7 @@ def _override_warnings(plan: MemoryPlan, computed: int) -> list[str]:
 
 def _issues(plan: MemoryPlan, findings: Findings) -> list[Issue]:
     """Return vLLM's reasons not to start, with ways to mend them."""
-    needed = math.ceil(plan.max_model_len / plan.block_size)
+    needed = plan.longest_request_blocks
     own = findings.given_length is None
     written = f"the model's own {plan.max_model_len}" if own else f"{plan.max_model_len}"
     override = plan.num_gpu_blocks_override
@@ -80,7 +75,10 @@ def _issues(plan: MemoryPlan, findings: Findings) -> list[Issue]:
         return _override_issues(plan, override, needed, written)
     if plan.num_gpu_blocks >= needed:
         return []
-    longest = plan.num_gpu_blocks * plan.block_size
+    # Groups with windows take little of a long context: what is left goes to the others.
+    whole = max(sum(window is None for window in plan.kv_group_windows), 1)
+    in_windows = needed - whole * math.ceil(plan.max_model_len / plan.block_size)
+    longest = max(plan.num_gpu_blocks - in_windows, 0) // whole * plan.block_size
     remedies = [f"max_model_len {longest} or less"] if longest else []
     ranks = findings.smallest_fitting() if findings.smallest_fitting is not None else None
     if ranks is not None and ranks > plan.tensor_parallel_size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from frontier.errors import DoesNotFitError, Issue
@@ -38,6 +37,9 @@ class MemoryPlan:
         kv_cache_memory_bytes: the size of the cache given instead of all the above, if any.
         pipeline_stage, pipeline_parallel_size: which stage of how many has the fewest blocks.
         data_parallel_size: engines that share experts, each with a plan and a cache of its own.
+        kv_group_windows: sliding window of each group of layers, None for whole contexts; empty where all
+            layers keep whole contexts in common blocks.
+        longest_request_blocks: blocks that a request of `max_model_len` tokens holds at most.
         graphs_outside_bytes: graphs that the version does not subtract: they come out of the share left out.
         warnings: where the plan departs from what vLLM would do.
         issues: why vLLM would refuse to start; empty if it would not.
@@ -67,6 +69,8 @@ class MemoryPlan:
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
     graphs_outside_bytes: int = 0
+    kv_group_windows: tuple[int | None, ...] = ()
+    longest_request_blocks: int = 0
     warnings: tuple[str, ...] = ()
     issues: tuple[Issue, ...] = field(default=())
 
@@ -90,13 +94,13 @@ class MemoryPlan:
 
     @property
     def kv_cache_tokens(self) -> int:
-        """Tokens that the usable blocks hold (all but the null block)."""
-        return max(self.num_gpu_blocks - 1, 0) * self.block_size
+        """Tokens that the usable blocks hold (all but the null block), in all groups of layers."""
+        return max(self.num_gpu_blocks - 1, 0) // max(len(self.kv_group_windows), 1) * self.block_size
 
     @property
     def max_concurrency(self) -> float:
         """Requests of `max_model_len` tokens that fit at once, as vLLM logs it."""
-        return self.num_gpu_blocks / math.ceil(self.max_model_len / self.block_size)
+        return self.num_gpu_blocks / self.longest_request_blocks
 
     def raise_if_not_fitting(self) -> None:
         """Raise the issues, if any.
@@ -148,12 +152,20 @@ class MemoryPlan:
             ("CUDA graphs", gib(-self.graph_bytes), self._graphs_note()),
             ("fragmentation", gib(0), self._fragmentation_note()),
             ("KV cache", gib(self.available_bytes), self._cache_note()),
-            ("bytes per block", f"{self.bytes_per_block:,}", f"exact: {self.block_size} tokens, all layers"),
+            (
+                "bytes per block",
+                f"{self.bytes_per_block:,}",
+                f"exact: {self.block_size} tokens, {self._layers_note()}",
+            ),
             ("blocks", f"{self.num_gpu_blocks:,}", self._blocks_note()),
             ("tokens", f"{self.kv_cache_tokens:,}", ""),
             ("concurrency", f"{self.max_concurrency:.2f}", f"requests of {self.max_model_len:,} tokens"),
         ]
         return rows
+
+    def _layers_note(self) -> str:
+        groups = len(self.kv_group_windows)
+        return f"one of {groups} groups of layers" if groups else "all layers"
 
     def _graphs_note(self) -> str:
         if self.graph_bytes or not self.graphs_outside_bytes:

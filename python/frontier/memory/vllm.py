@@ -26,7 +26,7 @@ from frontier.memory.weights import (
     rotary_bytes,
     stage_weight_bytes,
 )
-from frontier.models.kv import KvLayer, block_bytes, kv_layers, merge_layers
+from frontier.models.kv import KvLayer, block_bytes, kv_groups, kv_layers, merge_layers
 from frontier.models.layout import Layout
 from frontier.models.sharding import valid_tensor_parallel_sizes
 from frontier.models.spec import ModelSpec
@@ -62,6 +62,7 @@ def plan_kv_cache(
     graphs: GraphCapture | None = None,
     custom_all_reduce: bool = True,
     kv_cache_memory_bytes: int | None = None,
+    hybrid_kv_cache: bool = False,
 ) -> MemoryPlan:
     """Plan the memory of one rank. Parameters are vLLM's; a plan that does not fit says so in its `issues`.
 
@@ -89,6 +90,8 @@ def plan_kv_cache(
         custom_all_reduce: False where vLLM's own all-reduce kernels are off, so that their buffers are not
             there.
         kv_cache_memory_bytes: size of the cache, replacing the computation.
+        hybrid_kv_cache: vLLM's hybrid KV cache manager is on: layers with sliding windows keep no more than
+            the window.
 
     Raises:
         ConfigError: a parameter out of range, sizes that cannot be cut over so many ranks, more ranks than a
@@ -138,6 +141,7 @@ def plan_kv_cache(
         graphs=graphs,
         custom_all_reduce=custom_all_reduce,
         cache_bytes=kv_cache_memory_bytes,
+        hybrid=hybrid_kv_cache,
     )
     return request.plan(layout)
 
@@ -164,6 +168,7 @@ class _Request:
     graphs: GraphCapture | None
     custom_all_reduce: bool
     cache_bytes: int | None
+    hybrid: bool
 
     @property
     def max_model_len(self) -> int:
@@ -203,7 +208,13 @@ class _Request:
         layers = kv_layers(stage.spec, tensor_parallel_size=tp, kv_cache_dtype=self.kv_cache_dtype)
         if draft is not None:
             layers = merge_layers(layers, draft.layers)
+        windows: tuple[int | None, ...] = ()
         per_block = block_bytes(layers, self.block_size)
+        if self.hybrid:
+            groups = kv_groups(layers, hybrid_ratio=self.rules.hybrid_ratio)
+            if groups is None:
+                raise _unequal_pages(self.spec)
+            windows, per_block = groups.windows, groups.bytes_per_token * self.block_size
         graphs = self._graph_bytes(stage, tp)
         plan = MemoryPlan(
             model=self.spec.name,
@@ -229,10 +240,20 @@ class _Request:
             pipeline_parallel_size=stage.count,
             data_parallel_size=layout.data_parallel_size,
             graphs_outside_bytes=0 if self.rules.graphs_subtracted else graphs,
+            kv_group_windows=windows,
+            longest_request_blocks=sum(self._longest_in(window) for window in windows or (None,)),
         )
         left = plan.requested_bytes - plan.needed_bytes
         available = left if self.cache_bytes is None else self.cache_bytes
         return replace(plan, available_bytes=available, num_gpu_blocks=max(available, 0) // per_block), layers
+
+    def _longest_in(self, window: int | None) -> int:
+        """Return the blocks that the longest request holds in a group: a window and a batch under way."""
+        whole = math.ceil(self.max_model_len / self.block_size)
+        if window is None:
+            return whole
+        kept = min(window - 1 + self.max_num_batched_tokens, self.max_model_len)
+        return min(math.ceil(kept / self.block_size) + 1, whole)
 
     def _activation_bytes(self, stage: Stage, layout: Layout) -> int:
         batch = Batch(self.max_num_batched_tokens, self.max_num_seqs, self.max_model_len, self.block_size)
@@ -275,6 +296,14 @@ class _Request:
             if tp <= self.gpu.gpus_per_node and self.plan(Layout.on_one_node(tp), advise=False).fits:
                 return tp
         return None
+
+
+def _unequal_pages(spec: ModelSpec) -> ConfigError:
+    message = (
+        f"was not given: the caches of {spec.name}'s layers differ in ways that vLLM's hybrid KV cache manager"
+        " packs by rules that are not modelled"
+    )
+    return ConfigError(Issue("engine.disable_hybrid_kv_cache_manager", None, message, ("true",)))
 
 
 def _check_stages(spec: ModelSpec, stages: int, weights: Sequence[int] | None) -> None:

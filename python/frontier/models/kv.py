@@ -94,26 +94,46 @@ def block_bytes(layers: Iterable[KvLayer], block_size: int) -> int:
     return block_size * sum(layer.count * layer.bytes_per_token for layer in layers)
 
 
-def hybrid_num_blocks(
-    layers: list[KvLayer], *, available_bytes: int, block_size: int, hybrid_ratio: float = 1.5
-) -> int | None:
-    """Return the blocks that vLLM's hybrid KV cache manager makes (vllm/v1/core/kv_cache_utils.py).
+@dataclass(frozen=True, slots=True)
+class KvGroups:
+    """Groups of layers that share one pool of blocks.
 
-    Layers that all attend to the whole context are one group, whose page is the sum. Otherwise pages are
-    unified: a layer with a smaller page gets larger blocks, if the ratio is whole (else None: the layouts
-    of later versions that pack unequal pages are not modelled). The layers of each kind are then cut into
-    groups of g, g being the smallest kind's count, or the largest's if that is less than `hybrid_ratio`
-    times as many (1.5; 1.25 before vLLM 0.18); all groups share one pool of blocks of g pages.
+    Attributes:
+        windows: sliding window of each group in tokens, None for whole contexts; empty for one group of all
+            layers, all of which keep whole contexts.
+        bytes_per_token: of one block, per token: the pages of the layers of one group.
     """
-    room = max(available_bytes, 0)
+
+    windows: tuple[int | None, ...]
+    bytes_per_token: int
+
+
+def kv_groups(layers: list[KvLayer], *, hybrid_ratio: float = 1.5) -> KvGroups | None:
+    """Return the groups that vLLM's hybrid KV cache manager makes (vllm/v1/core/kv_cache_utils.py).
+
+    Layers that all attend to the whole context are one group, whose page is the sum. Otherwise the layers of
+    each kind are cut into groups of g, g being the smallest kind's count, or the largest's if that is less
+    than `hybrid_ratio` times as many (1.5; 1.25 before vLLM 0.18); all groups share one pool of blocks of g
+    pages. A layer with a smaller page gets larger blocks, if the ratio is whole (else None: the layouts of
+    later versions that pack unequal pages are not modelled).
+    """
     if all(layer.window is None for layer in layers):
-        return room // block_bytes(layers, block_size)
-    pages = {layer.bytes_per_token * block_size for layer in layers}
-    if any(max(pages) % page for page in pages):
+        return KvGroups((), block_bytes(layers, 1))
+    page = max(layer.bytes_per_token for layer in layers)
+    if any(page % layer.bytes_per_token for layer in layers):
         return None
     counts = [layer.count for layer in layers]
     group = max(counts) if max(counts) < hybrid_ratio * min(counts) else min(counts)
-    return room // (max(pages) * group)
+    windows = [layer.window for layer in layers for _ in range(-(-layer.count // group))]
+    return KvGroups(tuple(windows), page * group)
+
+
+def hybrid_num_blocks(
+    layers: list[KvLayer], *, available_bytes: int, block_size: int, hybrid_ratio: float = 1.5
+) -> int | None:
+    """Return the blocks of the groups of `kv_groups` in a cache of so many bytes, None as there."""
+    groups = kv_groups(layers, hybrid_ratio=hybrid_ratio)
+    return None if groups is None else max(available_bytes, 0) // (groups.bytes_per_token * block_size)
 
 
 def attention_kv_bytes(attention: GroupedQueryAttention, tensor_parallel_size: int, dtype: str) -> int:

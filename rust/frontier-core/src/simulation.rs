@@ -486,7 +486,7 @@ fn vllm_refusal(config: &SchedulerConfig, spec: &RequestSpec) -> RejectReason {
     if total > u64::from(config.max_model_len) {
         RejectReason::ExceedsMaxModelLen
     // The KV of the last token is never written.
-    } else if config.blocks_for(total as u32 - 1) > config.num_blocks - 1 {
+    } else if config.blocks_of_request(total as u32 - 1) > u64::from(config.num_blocks - 1) {
         RejectReason::ExceedsKvCache
     } else if !config.enable_chunked_prefill && spec.prompt_tokens > config.token_budget() {
         RejectReason::ExceedsTokenBudget

@@ -10,6 +10,14 @@ use crate::workload::Segment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockHash(NonZeroU64);
 
+impl BlockHash {
+    /// Returns the identity of the same content in one group of layers.
+    pub(crate) fn in_group(self, group: usize) -> Self {
+        let bits = mix(self.0.get() ^ mix(group as u64 + 1));
+        Self(NonZeroU64::new(bits).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
 #[cfg(test)]
 impl BlockHash {
     pub(crate) fn for_test(value: NonZeroU64) -> Self {

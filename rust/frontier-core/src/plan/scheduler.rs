@@ -85,6 +85,9 @@ pub struct SchedulerConfig {
     pub block_size: u32,
     /// Blocks in total, the null block 0 included: `num_blocks - 1` are usable.
     pub num_blocks: u32,
+    /// Sliding window of each group of layers in tokens, null for whole contexts: vLLM's hybrid KV cache manager.
+    /// Empty for the plain cache, in which all layers keep whole contexts in common blocks.
+    pub kv_group_windows: Vec<Option<u32>>,
     /// Longest prompt + output, in tokens.
     pub max_model_len: u32,
     /// Token budget of one step (also the input budget).
@@ -124,6 +127,24 @@ impl SchedulerConfig {
     #[inline]
     pub fn blocks_for(&self, tokens: u32) -> u32 {
         tokens.min(self.max_model_len).div_ceil(self.block_size)
+    }
+
+    /// Returns the most blocks that one request holds at a time in a group of layers with this window: beside the
+    /// window, the tokens of the batch under way, whose ends share blocks with others.
+    pub fn blocks_in_window(&self, window: Option<u32>) -> u32 {
+        window.map_or(u32::MAX, |window| {
+            self.blocks_for((window - 1).saturating_add(self.max_num_batched_tokens)) + 1
+        })
+    }
+
+    /// Returns the most blocks that a request of `tokens` tokens holds at a time, over all groups of layers.
+    pub fn blocks_of_request(&self, tokens: u32) -> u64 {
+        let whole = self.blocks_for(tokens);
+        if self.kv_group_windows.is_empty() {
+            return u64::from(whole);
+        }
+        let held = |&window: &Option<u32>| u64::from(whole.min(self.blocks_in_window(window)));
+        self.kv_group_windows.iter().map(held).sum()
     }
 
     /// Returns the rules of the release.
@@ -213,6 +234,9 @@ impl SchedulerConfig {
         if self.pipeline_parallel_size > MAX_STAGES {
             let message = format!("was {}, must be at most {MAX_STAGES}", self.pipeline_parallel_size);
             return refuse("pipeline_parallel_size", message);
+        }
+        if self.kv_group_windows.contains(&Some(0)) {
+            return refuse("kv_group_windows", "has a window of 0 tokens, must be at least 1".into());
         }
         if let Some(speculative) = &self.speculative {
             speculative.check()?;

@@ -1,5 +1,6 @@
 //! A request inside an engine: its tokens, its blocks, and where it stands.
 
+use super::vllm_v1::GroupTable;
 use crate::ids::{BlockId, RequestId};
 use crate::kvcache::{FormerTables, PrefixHasher};
 use crate::time::SimTime;
@@ -79,6 +80,8 @@ pub struct LiveRequest {
     /// Number of the last `schedule()` call that put it in a batch.
     pub(crate) last_scheduled: u64,
     pub(crate) blocks: Vec<BlockId>,
+    /// Block tables of a cache with groups of layers; `blocks` is empty then.
+    pub(crate) tables: Vec<GroupTable>,
     pub(crate) hasher: PrefixHasher,
     /// Private blocks of the lives before preemptions.
     pub(crate) former: FormerTables,
@@ -113,6 +116,7 @@ impl LiveRequest {
             private_from: u32::MAX,
             last_scheduled: 0,
             blocks: Vec::new(),
+            tables: Vec::new(),
             hasher: PrefixHasher::default(),
             former: FormerTables::default(),
             segments: Vec::new(),
@@ -123,6 +127,7 @@ impl LiveRequest {
     /// Becomes the submitted request, reusing the memory of the one before.
     pub(crate) fn reset(&mut self, submission: &Submission<'_>, block_size: u32) {
         let mut blocks = std::mem::take(&mut self.blocks);
+        let tables = std::mem::take(&mut self.tables);
         let mut hasher = std::mem::take(&mut self.hasher);
         let mut segments = std::mem::take(&mut self.segments);
         let mut former = std::mem::take(&mut self.former);
@@ -143,6 +148,7 @@ impl LiveRequest {
             num_tokens: submission.prompt_tokens,
             private_from: first_private_block(submission.segments, block_size),
             blocks,
+            tables,
             hasher,
             former,
             segments,

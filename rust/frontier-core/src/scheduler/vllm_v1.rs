@@ -8,10 +8,13 @@
 mod admission;
 mod budget;
 mod caching;
+mod kv_groups;
 mod output;
 mod running;
 
 use budget::Budget;
+pub(super) use kv_groups::GroupTable;
+use kv_groups::KvGroups;
 
 use super::live::{LiveRequest, Status, Submission};
 use super::queue::WaitingQueue;
@@ -63,6 +66,8 @@ pub struct VllmScheduler {
     progressed: bool,
     /// Scratch: the cached blocks of the request under consideration.
     hits: Vec<BlockId>,
+    /// Groups of layers that keep different parts of the context, if any.
+    groups: Option<KvGroups>,
 }
 
 impl VllmScheduler {
@@ -97,6 +102,7 @@ impl VllmScheduler {
             newly_finished: false,
             progressed: false,
             hits: Vec::new(),
+            groups: KvGroups::of(&config),
             config,
         }
     }
@@ -198,7 +204,11 @@ impl BatchScheduler for VllmScheduler {
     }
 
     fn cached_prefix(&self, _segments: &[Segment], hashes: &[BlockHash]) -> u32 {
-        self.pool.cached_prefix(hashes) as u32 * self.config.block_size
+        let blocks = match &self.groups {
+            None => self.pool.cached_prefix(hashes),
+            Some(groups) => groups.cached_prefix(hashes, &self.pool, self.config.block_size),
+        };
+        blocks as u32 * self.config.block_size
     }
 
     fn visit_left_out(&self, visit: &mut dyn FnMut(RequestId, bool)) {
@@ -234,7 +244,8 @@ impl BatchScheduler for VllmScheduler {
     /// # Errors
     /// [`SimError::Invariant`] naming the first law that does not hold.
     fn check_integrity(&self) -> Result<(), SimError> {
-        let held = self.requests.iter().map(|request| request.blocks.len() as u64).sum();
+        let in_groups = |request: &LiveRequest| request.tables.iter().map(GroupTable::num_held).sum::<u64>();
+        let held = self.requests.iter().map(|request| request.blocks.len() as u64 + in_groups(request)).sum();
         self.pool.check_integrity(held)?;
         let wrong =
             |slot: &Slot, expected: &[Status]| !expected.contains(&self.requests[slot.index()].status);

@@ -16,7 +16,7 @@ pub(crate) fn plan(workload: &Value) -> Value {
         "schema_version": 1, "seed": 1, "replication": 0,
         "cluster": {"replicas": 1, "router": {"policy": "round_robin"}},
         "scheduler": {
-            "kind": "vllm_v1", "block_size": 16, "num_blocks": 100, "max_model_len": 1024,
+            "kind": "vllm_v1", "block_size": 16, "num_blocks": 100, "kv_group_windows": [], "max_model_len": 1024,
             "max_num_batched_tokens": 256, "max_num_scheduled_tokens": null,
             "max_num_seqs": 16, "max_num_active_seqs": null,
             "long_prefill_token_threshold": 0, "long_prefill_token_threshold_adaptive": false,

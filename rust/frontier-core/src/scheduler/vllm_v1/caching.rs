@@ -1,6 +1,7 @@
 //! Blocks of requests: prefix hits, allocation, and entering full blocks into the cache.
 
 use super::VllmScheduler;
+use super::kv_groups::{cache_full_group_blocks, release_groups};
 use crate::ids::Slot;
 use crate::kvcache::BlockPool;
 use crate::scheduler::live::LiveRequest;
@@ -9,6 +10,9 @@ impl VllmScheduler {
     /// Finds the longest cached prefix (left in `self.hits`) and returns its length in tokens. At least one
     /// token is always computed.
     pub(super) fn find_hits(&mut self, slot: Slot) -> u32 {
+        if self.groups.is_some() {
+            return self.find_group_hits(slot);
+        }
         self.hits.clear();
         if !self.pool.caching() {
             return 0;
@@ -33,6 +37,9 @@ impl VllmScheduler {
 
     /// Allocates blocks for `num_tokens` more tokens of a running request, and lookahead; false if there are too few.
     pub(super) fn allocate_running(&mut self, slot: Slot, num_tokens: u32) -> bool {
+        if self.groups.is_some() {
+            return self.allocate_running_in_groups(slot, num_tokens);
+        }
         let request = &mut self.requests[slot.index()];
         let total = request.num_computed.min(self.config.max_model_len) + num_tokens;
         let wanted = self.config.blocks_for(total.saturating_add(self.lookahead_tokens));
@@ -50,6 +57,9 @@ impl VllmScheduler {
     /// Allocates blocks for an admission: the hits in `self.hits` and `num_tokens` more. All present tokens
     /// must fit if `scheduler_reserve_full_isl` is set, and the watermark is kept beside running requests.
     pub(super) fn allocate_admitted(&mut self, slot: Slot, computed: u32, num_tokens: u32) -> bool {
+        if self.groups.is_some() {
+            return self.allocate_admitted_in_groups(slot, computed, num_tokens);
+        }
         let config = &self.config;
         let request = &mut self.requests[slot.index()];
         let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
@@ -92,6 +102,10 @@ pub(super) fn cache_full_blocks(
     if !pool.caching() {
         return;
     }
+    if !request.tables.is_empty() {
+        cache_full_group_blocks(pool, request, num_tokens, block_size);
+        return;
+    }
     // A prompt beyond `max_model_len` (only replays admit one) has fewer blocks than tokens would fill.
     let full = (num_tokens / block_size).min(request.blocks.len() as u32);
     while request.num_cached_blocks < full {
@@ -104,4 +118,11 @@ pub(super) fn cache_full_blocks(
         }
         request.num_cached_blocks += 1;
     }
+}
+
+/// Frees all blocks of a request.
+pub(super) fn release_blocks(pool: &mut BlockPool, request: &mut LiveRequest) {
+    pool.release(&request.blocks);
+    request.blocks.clear();
+    release_groups(pool, request);
 }

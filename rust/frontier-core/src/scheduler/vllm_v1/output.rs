@@ -1,7 +1,7 @@
 //! What a batch changes: counters when it is formed, tokens when its output arrives.
 
 use super::VllmScheduler;
-use super::caching::cache_full_blocks;
+use super::caching::{cache_full_blocks, release_blocks};
 use crate::ids::Slot;
 use crate::scheduler::live::Status;
 use crate::scheduler::{Admission, Emission, Scheduled, SchedulerOutput, StepOutcome};
@@ -151,8 +151,7 @@ impl VllmScheduler {
     fn finish(&mut self, slot: Slot, outcome: &mut StepOutcome) {
         let request = &mut self.requests[slot.index()];
         request.status = Status::Finished;
-        self.pool.release(&request.blocks);
-        request.blocks.clear();
+        release_blocks(&mut self.pool, request);
         self.newly_finished = true;
         outcome.finished.push(request.id);
         if request.num_in_flight == 0 {

@@ -1,6 +1,7 @@
 //! Phase 1 of a step: running requests, in order of admission.
 
 use super::budget::Budget;
+use super::caching::release_blocks;
 use super::{VllmScheduler, entry};
 use crate::ids::Slot;
 use crate::plan::Policy;
@@ -95,13 +96,13 @@ impl VllmScheduler {
     /// flight becomes stale.
     fn preempt(&mut self, slot: Slot) {
         let request = &mut self.requests[slot.index()];
+        // Groups of layers keep private content in the index, like any other.
         let inserted = request.num_hit_blocks.max(request.private_from)..request.num_cached_blocks;
         if !inserted.is_empty() {
             let blocks = &request.blocks[inserted.start as usize..inserted.end as usize];
             request.former.push(inserted.start as usize, blocks, request.hasher.hashes(), &self.pool);
         }
-        self.pool.release(&request.blocks);
-        request.blocks.clear();
+        release_blocks(&mut self.pool, request);
         request.num_cached_blocks = 0;
         request.status = Status::Preempted;
         request.num_computed = 0;
