@@ -248,7 +248,7 @@ class _Request:
         return replace(plan, available_bytes=available, num_gpu_blocks=max(available, 0) // per_block), layers
 
     def _longest_in(self, window: int | None) -> int:
-        """Return the blocks that the longest request holds in a group: a window and a batch under way."""
+        """Return the blocks that the longest request holds in a group: its window, the batch under way."""
         whole = math.ceil(self.max_model_len / self.block_size)
         if window is None:
             return whole
@@ -300,8 +300,8 @@ class _Request:
 
 def _unequal_pages(spec: ModelSpec) -> ConfigError:
     message = (
-        f"was not given: the caches of {spec.name}'s layers differ in ways that vLLM's hybrid KV cache manager"
-        " packs by rules that are not modelled"
+        f"was not given: the caches of {spec.name}'s layers differ in ways that vLLM's hybrid KV cache"
+        " manager packs by rules that are not modelled"
     )
     return ConfigError(Issue("engine.disable_hybrid_kv_cache_manager", None, message, ("true",)))
 
