@@ -4,7 +4,9 @@
 
 mod colocated;
 mod hangs;
+mod pipelines;
 mod private_content;
 mod routing;
 mod scheduler_laws;
+mod speculation;
 mod support;
