@@ -5,7 +5,9 @@
 mod colocated;
 mod hangs;
 mod kv_groups;
+mod pipelines;
 mod private_content;
 mod routing;
 mod scheduler_laws;
+mod speculation;
 mod support;
