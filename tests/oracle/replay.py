@@ -116,6 +116,11 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
     scheduler |= {"kind": "vllm_v1", "num_lookahead_tokens": 0}
     for limit in ("max_num_scheduled_tokens", "max_num_active_seqs"):  # 0 means unset, as in the engine
         scheduler[limit] = scheduler[limit] or None
+    return whole_plan(config, scheduler, block_ids=config["log_block_ids"])
+
+
+def whole_plan(config: dict[str, Any], scheduler: dict[str, Any], *, block_ids: bool) -> dict[str, Any]:
+    """Return the plan of one replica with this scheduler, with the clock and the step limit of a configuration."""
     clock = {"e": 0} | config["clock"]
     check_keys(clock, CLOCK_KEYS, "`clock`")
     if missing := [key for key in CLOCK_KEYS if key not in clock]:
@@ -131,7 +136,7 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
         "output": {
             "steps": False,
             "timeline_interval_ns": NEVER_SAMPLE_NS,
-            "decision_log": {"block_ids": config["log_block_ids"]},
+            "decision_log": {"block_ids": block_ids},
         },
         "limits": {"max_steps": config["max_steps"], "refuse_oversized": False, "livelock_steps": None},
     }
@@ -259,6 +264,14 @@ def replay(config: dict[str, Any], trace_lines: Iterable[str]) -> list[str]:
         frontier.errors.FrontierError: the simulation refused the plan or failed.
 
     """
+    if "max_total_tokens" in config:
+        sys.modules.setdefault("replay", sys.modules[__name__])  # the errors are the same ones when run as a script
+        import replay_sglang
+
+        outcome = replay_sglang.replayed(config, trace_lines)
+        if outcome.failure is not None:
+            print(f"replay.py: {outcome.failure}", file=sys.stderr)
+        return outcome.lines
     document = json.dumps(plan(config))
     requests = read_trace(trace_lines)
     order = sorted(

@@ -5,6 +5,8 @@
 //! forms the next one at the same instant. The asynchronous engine keeps two batches in flight: it forms the
 //! next one while the queue is not full, otherwise it waits for the oldest.
 
+mod sglang_loop;
+
 use std::collections::VecDeque;
 
 use crate::error::SimError;
@@ -12,12 +14,13 @@ use crate::fidelity::{BatchShape, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{Activity, HostMeter, Recorder, ReplicaSample, StepFacts, StepRow};
-use crate::plan::SchedulerSpec;
+use crate::plan::{LimitSpec, SchedulerSpec};
 use crate::scheduler::{
     Admission, BatchScheduler, Scheduled, Scheduler, SchedulerOutput, StepOutcome, Submission,
 };
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Segment;
+use sglang_loop::SglangLoop;
 
 /// Batches that an asynchronous engine keeps in flight.
 const ASYNC_DEPTH: usize = 2;
@@ -95,24 +98,23 @@ pub struct EngineCore {
     prefix_hit_tokens: u64,
     livelock_steps: Option<u64>,
     steps_without_progress: u64,
+    /// SGLang's loop in place of vLLM's.
+    sglang: Option<SglangLoop>,
+    /// What the real engine does wrong without stopping is an error.
+    refuses_failures: bool,
     shape: BatchShape,
     outcome: StepOutcome,
     spare: Vec<InFlight>,
 }
 
 impl EngineCore {
-    /// Returns an idle engine. `livelock_steps`: steps without progress after which it gives up.
-    pub fn new(
-        replica: ReplicaId,
-        scheduler: &SchedulerSpec,
-        windows: &[u32],
-        livelock_steps: Option<u64>,
-    ) -> Self {
+    /// Returns an idle engine.
+    pub fn new(replica: ReplicaId, scheduler: &SchedulerSpec, windows: &[u32], limits: &LimitSpec) -> Self {
         Self {
             replica,
             depth: match scheduler {
                 SchedulerSpec::VllmV1(config) if config.async_scheduling => ASYNC_DEPTH,
-                SchedulerSpec::VllmV1(_) => 1,
+                SchedulerSpec::VllmV1(_) | SchedulerSpec::Sglang(_) => 1,
             },
             scheduler: Scheduler::new(scheduler),
             queue: VecDeque::new(),
@@ -128,8 +130,10 @@ impl EngineCore {
             num_empty_steps: 0,
             prefix_lookup_tokens: 0,
             prefix_hit_tokens: 0,
-            livelock_steps,
+            livelock_steps: limits.livelock_steps,
             steps_without_progress: 0,
+            sglang: SglangLoop::new(scheduler, limits),
+            refuses_failures: limits.refuse_oversized,
             shape: BatchShape::new(windows),
             outcome: StepOutcome::default(),
             spare: Vec::new(),
@@ -192,26 +196,33 @@ impl EngineCore {
     /// Processes the output of the awaited batch, which ends `now`.
     ///
     /// # Errors
-    /// [`SimError::Livelock`], or [`SimError::Invariant`] if no batch is awaited.
+    /// [`SimError::Livelock`], [`SimError::EngineFailure`], or [`SimError::Invariant`] if no batch is awaited.
     pub fn complete(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<(), SimError> {
         let Some(batch) = self.awaited.take() else {
             return Err(SimError::Invariant {
                 what: format!("replica {} completed a batch it did not await", self.replica.0),
             });
         };
+        if self.sglang.is_some() {
+            return self.process(batch, now, context).map(drop);
+        }
         self.process_and_judge(batch, now, context)
     }
 
     /// Forms batches until the engine has to wait.
     ///
     /// # Errors
-    /// [`SimError::ClockOverflow`], [`SimError::InvalidDuration`] from the step timer, [`SimError::Livelock`].
+    /// [`SimError::ClockOverflow`], [`SimError::InvalidDuration`] from the step timer, [`SimError::Livelock`],
+    /// [`SimError::EngineFailure`].
     pub fn run_until_blocked(
         &mut self,
         now: SimTime,
         context: &mut EngineContext<'_>,
     ) -> Result<Wake, SimError> {
         debug_assert!(self.awaited.is_none(), "Invariant: an engine that waits is not run");
+        if let Some(turns) = self.sglang {
+            return self.take_turns(turns, now, context);
+        }
         while !self.stalled {
             let next = if self.depth <= 1 {
                 if !self.scheduler.has_requests() {
@@ -286,6 +297,7 @@ impl EngineCore {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(now, &mut batch.output);
+        self.report_failure(now)?;
         *context.work += batch.output.scheduled.len() as u64;
         // Blocks are taken here and only here, so no moment in between has more.
         self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());
@@ -312,7 +324,9 @@ impl EngineCore {
         self.counters.busy_ns += duration.0;
         if batch.changed() {
             self.record_activities(&batch.output, start, before, context.recorder);
-            if let Some(log) = &mut context.recorder.decision_log {
+            // A turn of SGLang that only preempted leaves no record.
+            let log = context.recorder.decision_log.as_mut();
+            if let Some(log) = log.filter(|_| !empty || self.sglang.is_none()) {
                 let facts = StepFacts {
                     step: self.num_steps,
                     replica: self.replica,
@@ -347,9 +361,13 @@ impl EngineCore {
             ..StepRow::default()
         };
         self.shape.clear();
-        for entry in &output.scheduled {
+        self.shape.take_back(output.num_given_back);
+        for (position, entry) in output.scheduled.iter().enumerate() {
             let context_after = entry.computed_before + entry.num_tokens;
-            let is_prefill = entry.computed_before < entry.prompt_tokens || entry.num_tokens > 1;
+            let is_prefill = match output.num_prefills {
+                Some(count) => position < count as usize,
+                None => entry.computed_before < entry.prompt_tokens || entry.num_tokens > 1,
+            };
             self.shape.add(entry.num_tokens, context_after, is_prefill);
             row.kv_tokens += u64::from(context_after);
             if is_prefill {
@@ -401,6 +419,7 @@ impl EngineCore {
     ) -> Result<bool, SimError> {
         self.count_blocks(now);
         self.scheduler.update(now, &batch.output, &mut self.outcome);
+        self.report_failure(now)?;
         self.counters.output_tokens +=
             self.outcome.emitted.iter().map(|emission| u64::from(emission.num_tokens)).sum::<u64>();
         self.counters.finished += self.outcome.finished.len() as u64;
@@ -448,9 +467,18 @@ impl EngineCore {
             time_ns: now.0,
             detail: format!(
                 "{} steps in a row only recomputed what preemptions had dropped; preempted requests: {}; the real \
-                 engine does the same: set scheduler_reserve_full_isl, enlarge the KV cache or lower max_num_seqs",
+                 engine does the same: {}",
                 self.steps_without_progress,
-                requests.join(", ")
+                requests.join(", "),
+                match self.scheduler {
+                    Scheduler::Vllm(_) => {
+                        "set scheduler_reserve_full_isl, enlarge the KV cache or lower max_num_seqs"
+                    }
+                    Scheduler::Sglang(_) => {
+                        "raise priority_scheduling_preemption_threshold, enlarge the KV pool or lower \
+                         max_running_requests"
+                    }
+                }
             ),
         })
     }

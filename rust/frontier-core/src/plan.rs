@@ -9,10 +9,12 @@ use serde::Deserialize;
 use crate::error::SimError;
 
 pub mod scheduler;
+pub mod sglang;
 pub mod step_time;
 pub mod workload;
 
 pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
+pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
 pub use step_time::StepTimeSpec;
 pub use workload::WorkloadSpec;
 

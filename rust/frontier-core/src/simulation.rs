@@ -10,7 +10,7 @@ use crate::fidelity::{OperatorTrust, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason};
-use crate::plan::{LimitSpec, Plan, SchedulerConfig, SchedulerSpec};
+use crate::plan::{LimitSpec, Plan, SchedulerConfig, SchedulerSpec, SglangConfig};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
 use crate::scheduler::{BatchScheduler, Gauges, Submission};
@@ -60,6 +60,8 @@ pub struct Totals {
     pub num_blocks: u32,
     /// How step times were made.
     pub step_time: &'static str,
+    /// How the real engine fails here; only in runs for which that is an outcome (`limits.refuse_oversized` off).
+    pub failure: Option<String>,
     /// What step times rest on, operator by operator, over all replicas.
     pub trust: Vec<OperatorTrust>,
 }
@@ -88,6 +90,8 @@ pub struct Simulation {
     /// Work done: events, and requests handled in batches.
     work: u64,
     stopped: bool,
+    /// How the real engine fails here, where that is an outcome.
+    failure: Option<SimError>,
     /// Scratch.
     segments: Vec<Segment>,
     ended: Vec<RequestId>,
@@ -115,7 +119,7 @@ impl Simulation {
             router: Router::new(plan.cluster.router.clone(), replicas, scheduler.block_size(), &streams),
             engines: (0..replicas)
                 .map(|id| {
-                    EngineCore::new(ReplicaId(id), &scheduler, timer.windows(), plan.limits.livelock_steps)
+                    EngineCore::new(ReplicaId(id), &scheduler, timer.windows(), &plan.limits)
                 })
                 .collect(),
             schedule_pending: vec![false; replicas as usize],
@@ -127,6 +131,7 @@ impl Simulation {
             followers: (SimTime::ZERO, 0),
             work: 0,
             stopped: false,
+            failure: None,
             segments: Vec::new(),
             ended: Vec::new(),
             scheduler,
@@ -145,11 +150,18 @@ impl Simulation {
         let enough = self.work.saturating_add(max_work);
         while !self.stopped && self.work < enough {
             self.work += 1;
-            if let Some((now, event)) = self.queue.pop() {
-                self.handle(now, event)?;
+            let handled = if let Some((now, event)) = self.queue.pop() {
+                self.handle(now, event)
             } else {
                 self.stopped = true;
-                self.check_nothing_is_stuck()?;
+                self.check_nothing_is_stuck()
+            };
+            match handled {
+                Err(failure @ SimError::EngineFailure { .. }) if !self.limits.refuse_oversized => {
+                    self.failure = Some(failure);
+                    self.stopped = true;
+                }
+                handled => handled?,
             }
         }
         Ok(self.stopped)
@@ -195,6 +207,7 @@ impl Simulation {
             prefix_hit_tokens: 0,
             num_blocks: self.scheduler.num_blocks(),
             step_time: self.timer.name(),
+            failure: self.failure.map(|failure| failure.to_string()),
             trust: self.timer.trust(),
         };
         for engine in &self.engines {
@@ -262,13 +275,14 @@ impl Simulation {
         let replica = self.router.route(spec, &self.segments, &self.engines);
         self.recorder.route(spec.id, replica, now);
         self.outstanding += 1;
+        let max_tokens = self.granted_output(spec);
         self.engines[replica.index()].submit(&Submission {
             id: spec.id,
             arrival: spec.arrival,
             priority: spec.priority,
             tie_rank: spec.tie_rank,
             prompt_tokens: spec.prompt_tokens,
-            max_tokens: spec.output_tokens,
+            max_tokens,
             segments: &self.segments,
             output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
         });
@@ -282,6 +296,17 @@ impl Simulation {
         }
         match &self.scheduler {
             SchedulerSpec::VllmV1(config) => vllm_refusal(config, spec),
+            SchedulerSpec::Sglang(config) => sglang_refusal(config, spec),
+        }
+    }
+
+    /// Returns the output that the engine lets a request have: SGLang's server cuts it to the room that is left.
+    fn granted_output(&self, spec: &RequestSpec) -> u32 {
+        match &self.scheduler {
+            SchedulerSpec::Sglang(config) if self.limits.refuse_oversized => {
+                spec.output_tokens.min(config.longest_request().saturating_sub(2 + spec.prompt_tokens))
+            }
+            _ => spec.output_tokens,
         }
     }
 
@@ -301,6 +326,10 @@ impl Simulation {
         };
         self.engines[replica.index()].complete(now, &mut context)?;
         self.settle_ended(now)?;
+        if self.has_reached_its_steps(replica) {
+            self.stopped = true;
+            return Ok(());
+        }
         if self.queue.is_alone_in_time() && !self.schedule_pending[replica.index()] {
             // Nothing can come between, so the detour through the queue is saved.
             return self.on_schedule(now, replica);
@@ -318,7 +347,7 @@ impl Simulation {
             work: &mut self.work,
         };
         let wake = engine.run_until_blocked(now, &mut context)?;
-        if self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) {
+        if self.has_reached_its_steps(replica) {
             self.stopped = true;
         }
         self.settle_ended(now)?;
@@ -326,6 +355,13 @@ impl Simulation {
             Wake::At(time) => self.push(time, Event::StepEnd(replica)),
             Wake::OnArrival => Ok(()),
         }
+    }
+
+    /// Tells whether a replica has made all its steps; SGLang's loop ends with the results of its last turn.
+    fn has_reached_its_steps(&self, replica: ReplicaId) -> bool {
+        let engine = &self.engines[replica.index()];
+        let in_turn = matches!(self.scheduler, SchedulerSpec::Sglang(_)) && engine.is_waiting();
+        self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) && !in_turn
     }
 
     /// Frees the router's slots of requests that ended, and lets closed-loop clients go on.
@@ -388,6 +424,9 @@ impl Simulation {
     }
 
     fn check_nothing_is_stuck(&self) -> Result<(), SimError> {
+        if matches!(self.scheduler, SchedulerSpec::Sglang(_)) {
+            return self.check_no_engine_hangs();
+        }
         if self.outstanding == 0 || !self.limits.refuse_oversized {
             return Ok(());
         }
@@ -408,6 +447,43 @@ impl Simulation {
             unfinished: self.outstanding,
             waiting_for: stuck.join("; "),
         })
+    }
+
+    /// Reports an SGLang engine whose queue nothing will ever move: it waits forever.
+    fn check_no_engine_hangs(&self) -> Result<(), SimError> {
+        for (replica, engine) in self.engines.iter().enumerate() {
+            let scheduler = engine.scheduler();
+            if !scheduler.has_requests() {
+                continue;
+            }
+            let Gauges { num_free, num_usable, .. } = scheduler.gauges();
+            let mut waiting = Vec::new();
+            scheduler.visit_waiting(&mut |id| waiting.push(id.0));
+            let first = waiting.first().map_or_else(|| "none".to_owned(), u32::to_string);
+            return Err(SimError::EngineFailure {
+                name: "hang",
+                replica: replica as u32,
+                time_ns: self.last_fact.0,
+                detail: format!(
+                    "{} requests wait and nothing will ever happen ({num_free} of {num_usable} KV slots are free); the \
+                     first is request {first}, which is never admitted; enlarge the pool or shorten the output",
+                    waiting.len()
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Tells why SGLang would refuse a prompt, if so: it leaves at least six tokens beside it.
+fn sglang_refusal(config: &SglangConfig, spec: &RequestSpec) -> RejectReason {
+    let refused = |limit: u32| u64::from(spec.prompt_tokens) + 6 >= u64::from(limit);
+    if refused(config.context_length) {
+        RejectReason::ExceedsMaxModelLen
+    } else if refused(config.max_total_tokens) {
+        RejectReason::ExceedsKvCache
+    } else {
+        RejectReason::None
     }
 }
 

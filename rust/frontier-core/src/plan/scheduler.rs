@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::sglang::SglangConfig;
 use crate::error::SimError;
 
 /// Order of the waiting queue and choice of preemption victims.
@@ -20,20 +21,26 @@ pub enum Policy {
 pub enum SchedulerSpec {
     /// vLLM V1.
     VllmV1(SchedulerConfig),
+    /// SGLang 0.5.3.
+    Sglang(SglangConfig),
 }
 
 impl SchedulerSpec {
-    /// Returns the tokens per block; 1 for schedulers that count KV slots.
+    /// Returns the tokens per block by whose hashes prefixes are known; no prompt fills one where they are known
+    /// otherwise.
     pub fn block_size(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.block_size,
+            Self::Sglang(_) => u32::MAX,
         }
     }
 
-    /// Returns the blocks in total, as the engine counts them.
+    /// Returns the blocks (or KV slots) in total, as the engine counts them: one of them is no request's.
     pub fn num_blocks(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.num_blocks,
+            // Slot 0 takes what padding writes, and is no request's.
+            Self::Sglang(config) => config.max_total_tokens.saturating_add(1),
         }
     }
 
@@ -41,6 +48,7 @@ impl SchedulerSpec {
     pub fn batch_limits(&self) -> (u32, u32) {
         match self {
             Self::VllmV1(config) => (config.max_num_batched_tokens, config.max_batch_seqs()),
+            Self::Sglang(config) => config.batch_limits(),
         }
     }
 
@@ -51,6 +59,7 @@ impl SchedulerSpec {
     pub fn check(&self) -> Result<(), SimError> {
         match self {
             Self::VllmV1(config) => config.check(),
+            Self::Sglang(config) => config.check(),
         }
     }
 }
