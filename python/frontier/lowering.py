@@ -15,6 +15,7 @@ from frontier.config import Resolved, Scenario
 from frontier.config.arrivals import Arrivals
 from frontier.config.engine import DEFAULT_CPU_PER_SEQ_NS, DEFAULT_CPU_PER_STEP_NS, Engine
 from frontier.config.lengths import Length
+from frontier.config.resolve_sglang import sglang_scheduler
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.workload import Synthetic, Workload
 from frontier.errors import ConfigError, Issue
@@ -145,6 +146,8 @@ def _router(router: Router) -> dict[str, Any]:
 
 
 def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
+    if engine.name == "sglang":
+        return sglang_scheduler(engine, resolved)
     return {
         "kind": "vllm_v1",
         "block_size": resolved.block_size,
@@ -191,7 +194,7 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
         "cpu": {
             "per_step_s": per_step_ns / 1e9,
             "per_seq_s": per_seq_ns / 1e9,
-            "overlapped": engine.async_scheduling,
+            "overlapped": engine.hides_host_time,
         },
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,

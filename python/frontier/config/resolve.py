@@ -13,6 +13,7 @@ from frontier.config import checks
 from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
+from frontier.config.resolve_sglang import examine_sglang
 from frontier.config.sections import Cluster, Hardware, Objectives
 from frontier.config.workload import Workload
 from frontier.errors import ConfigError, Issue, show_value
@@ -20,6 +21,7 @@ from frontier.errors import ConfigError, Issue, show_value
 if TYPE_CHECKING:
     from frontier.hardware import GpuSpec
     from frontier.memory import MemoryPlan
+    from frontier.memory.sglang import SglangPlan
     from frontier.models import Layout, ModelSpec, Operator
 
 
@@ -50,7 +52,7 @@ class Resolved:
     max_num_seqs: int
     block_size: int
     num_blocks: int
-    memory: MemoryPlan
+    memory: MemoryPlan | SglangPlan
     layout: Layout
     gpus_total: int
     price_per_hour: float | None
@@ -124,7 +126,7 @@ def examine(parts: Parts) -> Examined:
     engine = parts.engine
     if engine is not None:
         issues += checks.engine_issues(engine, parts.known)
-        if spec is not None:
+        if spec is not None and engine.name == "vllm":
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
     if parts.cluster is not None:
         issues += checks.cluster_issues(parts.cluster, engine, parts.workload, parts.known)
@@ -134,6 +136,9 @@ def examine(parts: Parts) -> Examined:
         issues += checks.objective_issues(parts.objectives, parts.known)
     if engine is None:
         return Examined(issues)
+    if engine.name == "sglang":
+        program = _program(parts, engine, spec, gpu, issues)
+        return examine_sglang(parts, engine, spec=spec, gpu=gpu, program=program, issues=issues)
     limits = _limits(parts, engine, spec, gpu)
     issues += limit_issues(
         engine,

@@ -174,6 +174,9 @@ impl EngineCore {
     /// Adds a request to the waiting queue.
     pub fn submit(&mut self, submission: &Submission<'_>) {
         self.stalled = false;
+        if let Some(turns) = &mut self.sglang {
+            turns.arrived = true;
+        }
         self.scheduler.add_request(submission);
     }
 

@@ -11,7 +11,7 @@ mod vllm_v1;
 
 pub use any::Scheduler;
 pub use live::{LiveRequest, Status, Submission};
-pub use sglang::{EngineFailure, Mode, SglangScheduler};
+pub use sglang::{EngineFailure, InFlightBatch, SglangScheduler};
 pub use vllm_v1::VllmScheduler;
 
 use crate::error::SimError;

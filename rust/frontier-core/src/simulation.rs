@@ -118,9 +118,7 @@ impl Simulation {
             queue: EventQueue::new(),
             router: Router::new(plan.cluster.router.clone(), replicas, scheduler.block_size(), &streams),
             engines: (0..replicas)
-                .map(|id| {
-                    EngineCore::new(ReplicaId(id), &scheduler, timer.windows(), &plan.limits)
-                })
+                .map(|id| EngineCore::new(ReplicaId(id), &scheduler, timer.windows(), &plan.limits))
                 .collect(),
             schedule_pending: vec![false; replicas as usize],
             recorder: Recorder::new(replicas, &plan.output),

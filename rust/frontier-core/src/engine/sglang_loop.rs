@@ -19,6 +19,10 @@ pub(super) struct SglangLoop {
     /// Turns in a row that launched nothing.
     empty_turns: u8,
     started: bool,
+    /// A turn that launched nothing waits for the results of the batch before it.
+    closing: bool,
+    /// A request arrived since the last turn began.
+    pub(super) arrived: bool,
     /// No turn begins once so many batches were launched.
     max_steps: Option<u64>,
 }
@@ -31,6 +35,8 @@ impl SglangLoop {
             overlap: !config.disable_overlap_schedule,
             empty_turns: 0,
             started: false,
+            closing: false,
+            arrived: false,
             max_steps: limits.max_steps,
         })
     }
@@ -62,7 +68,11 @@ impl EngineCore {
         now: SimTime,
         context: &mut EngineContext<'_>,
     ) -> Result<Wake, SimError> {
+        if std::mem::take(&mut turns.closing) && !turns.arrived && !self.goes_on(turns) {
+            return Ok(Wake::OnArrival);
+        }
         while turns.max_steps.is_none_or(|limit| self.num_steps < limit) {
+            turns.arrived = false;
             let batch = self.form_batch(now, context)?;
             let launched = batch.step.is_some();
             turns.empty_turns = if launched { 0 } else { turns.empty_turns.saturating_add(1) };
@@ -81,13 +91,19 @@ impl EngineCore {
             if let Some(awaited) = awaited {
                 let end = awaited.end;
                 self.awaited = Some(awaited);
+                turns.closing = !launched;
                 return Ok(Wake::At(end));
             }
-            if !launched && (turns.empty_turns >= FRUITLESS_TURNS || !self.scheduler.has_requests()) {
+            if !launched && !self.goes_on(turns) {
                 break;
             }
         }
         Ok(Wake::OnArrival)
+    }
+
+    /// Tells whether another turn may find what the last one did not.
+    fn goes_on(&self, turns: &SglangLoop) -> bool {
+        turns.empty_turns < FRUITLESS_TURNS && self.scheduler.has_requests()
     }
 
     /// Reports how the real engine fails in what was just done: at once in simulations, and in replays, whose failures

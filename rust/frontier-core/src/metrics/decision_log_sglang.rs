@@ -18,7 +18,7 @@ pub(super) fn begin(facts: &StepFacts, scheduler: &SglangScheduler, batch: &Sche
         facts.scheduled_at.0,
         facts.start.0,
         facts.end.0,
-        formed.mode().name()
+        formed.mode()
     );
     list(&mut record, batch.scheduled.iter().enumerate(), |out, (position, entry)| {
         let (kind, (before, num_tokens)) = match extends.get(position) {

@@ -1,7 +1,8 @@
 //! The closed set of schedulers.
 
 use super::{
-    BatchScheduler, EngineFailure, Gauges, SchedulerOutput, SglangScheduler, StepOutcome, Submission, VllmScheduler,
+    BatchScheduler, EngineFailure, Gauges, SchedulerOutput, SglangScheduler, StepOutcome, Submission,
+    VllmScheduler,
 };
 use crate::error::SimError;
 use crate::ids::{RequestId, Slot};

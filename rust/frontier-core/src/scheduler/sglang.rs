@@ -17,7 +17,8 @@ mod results;
 
 use std::collections::VecDeque;
 
-pub use batch::{InFlightBatch, Mode};
+pub use batch::InFlightBatch;
+use batch::Mode;
 pub use failure::EngineFailure;
 
 use super::{BatchScheduler, Gauges, SchedulerOutput, StepOutcome, Submission};

@@ -41,11 +41,8 @@ impl Budget {
         let config = &scheduler.config;
         let mixed = if scheduler.mixes { scheduler.running.len() as i64 } else { 0 };
         // In the engine's order of additions: floating-point sums depend on it.
-        let expected = scheduler
-            .running
-            .requests
-            .iter()
-            .fold(0.0, |sum, &slot| sum + scheduler.expected_rest(slot));
+        let expected =
+            scheduler.running.requests.iter().fold(0.0, |sum, &slot| sum + scheduler.expected_rest(slot));
         Self {
             added: Vec::new(),
             preempted: Vec::new(),
@@ -104,12 +101,7 @@ impl Budget {
     }
 
     /// Adds a waiting request whose longest cached prefix ends at `node`, or a first chunk of it, or refuses it.
-    pub(super) fn try_add(
-        &mut self,
-        scheduler: &mut SglangScheduler,
-        slot: Slot,
-        node: NodeId,
-    ) -> Verdict {
+    pub(super) fn try_add(&mut self, scheduler: &mut SglangScheduler, slot: Slot, node: NodeId) -> Verdict {
         let radix = scheduler.radix();
         let request = &scheduler.requests[slot.index()];
         let (extend, reserve) = (request.extend, request.reserve());

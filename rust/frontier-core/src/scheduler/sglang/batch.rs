@@ -66,7 +66,7 @@ pub(super) struct ExtendBatch {
 
 /// What a batch computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
+pub(super) enum Mode {
     /// Prompts, or parts of them.
     Extend,
     /// One token for each request.
@@ -74,17 +74,6 @@ pub enum Mode {
     Decode,
     /// Prompts, and after them one token for each running request.
     Mixed,
-}
-
-impl Mode {
-    /// Returns the name in the golden logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Extend => "extend",
-            Self::Decode => "decode",
-            Self::Mixed => "mixed",
-        }
-    }
 }
 
 /// A batch as it was launched: the requests may move on before its results are processed.
@@ -100,9 +89,13 @@ pub struct InFlightBatch {
 }
 
 impl InFlightBatch {
-    /// Returns what it computes.
-    pub fn mode(&self) -> Mode {
-        self.mode
+    /// Returns what it computes, as the golden logs name it: `extend`, `decode` or `mixed`.
+    pub fn mode(&self) -> &'static str {
+        match self.mode {
+            Mode::Extend => "extend",
+            Mode::Decode => "decode",
+            Mode::Mixed => "mixed",
+        }
     }
 
     /// Returns the tokens before and in the step for each prefill; the second is below zero in a chunk with which the

@@ -35,7 +35,6 @@ impl EngineFailure {
     pub(super) fn double_free() -> Self {
         Self::stop("double free", "memory of a request was released twice".into())
     }
-
 }
 
 impl SglangScheduler {

@@ -105,7 +105,8 @@ impl SglangScheduler {
             }
         }
         // Siblings stand together, in the order in which they are visited.
-        let mut siblings: Vec<usize> = (0..branches.len()).filter(|&at| branches[at].node != NodeId::ROOT).collect();
+        let mut siblings: Vec<usize> =
+            (0..branches.len()).filter(|&at| branches[at].node != NodeId::ROOT).collect();
         siblings.sort_by_key(|&at| {
             let branch = &branches[at];
             (self.tree.parent(branch.node), Reverse(branch.weight), self.tree.place(branch.node))

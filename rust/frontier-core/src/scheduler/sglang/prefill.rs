@@ -78,7 +78,8 @@ impl SglangScheduler {
         let mut formed = self.spare.pop().unwrap_or_default();
         formed.reset(Mode::Extend, 0);
         if added.len() as i64 > self.rows {
-            let detail = format!("{} rows of the request table are wanted, {} are free", added.len(), self.rows);
+            let detail =
+                format!("{} rows of the request table are wanted, {} are free", added.len(), self.rows);
             return Err(EngineFailure::stop("out of request rows", detail));
         }
         self.rows -= added.len() as i64;

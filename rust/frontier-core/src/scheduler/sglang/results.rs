@@ -1,8 +1,8 @@
 //! What the results of a batch change.
 
+use super::request::slice_len;
 use super::{EngineFailure, InFlightBatch, MIN_RETIRING, Mode, SglangScheduler};
 use crate::ids::Slot;
-use super::request::slice_len;
 use crate::scheduler::{Emission, StepOutcome};
 
 impl SglangScheduler {
