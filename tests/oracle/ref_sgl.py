@@ -1,26 +1,55 @@
-#!/usr/bin/env python3
-"""Independent, dependency-free re-statement of SGLang 0.5.3's batch formation (page size 1, one engine, no speculation).
-It is the executable form of sglang-scheduler.md and reproduces every log of sglang_sched_oracle.py byte for byte:
+"""A slow, dependency-free restatement of SGLang 0.5.3's batch formation: the differential tests' oracle.
 
-    ref_sgl.py --check DIR                                     # re-simulates every case, compares all records with the *.jsonl
-    ref_sgl.py --config c.json --trace t.csv --out log.jsonl
+It restates what the real `Scheduler`, `PrefillAdder`, `SchedulePolicy` and `RadixCache` were seen to do when
+driven with a mock model on an integer clock (page size 1, one engine, no speculation), and reproduces every
+log of `tests/golden/sglang_scheduler.tar.xz` byte for byte.
 
-Where the engine fails (an assertion, a pool that runs out), Refused is raised; --check then expects a log without summary.
-Slots are only counted: which slot a token gets never matters to the scheduler.
+    ref_sgl.py --check DIR                                   compare with DIR/NAME.{json,csv,jsonl}
+    ref_sgl.py --config C.json --trace T.csv --out L.jsonl   write a log
+
+Where the engine fails (an assertion, a pool that runs out), `Refused` is raised; --check then expects a log
+without summary. Slots are only counted: which slot a token gets never matters to the scheduler. Names are
+short because the rules are long: `s` is the object itself, `q` a request, `b` a batch, `a` the budgets, `n` a
+number of tokens.
 """
-import argparse, glob, heapq, json, os, sys, time
+
+# ruff: noqa: C408, E731, N805, N818, PLR0915, C413, RUF005, RUF023, SIM115
+
+import argparse
+import glob
+import heapq
+import json
+import os
+import sys
+import time
 from collections import defaultdict
-from ref_sched import load_trace
+
+from ref_sched import load_trace, parse_trace
+
+__all__ = ["DEFAULTS", "Refused", "dump", "load_trace", "parse_trace", "run"]
 
 DEFAULTS = dict(
-    max_total_tokens=4000, max_running_requests=64, context_len=8192, chunked_prefill_size=2048, max_prefill_tokens=16384,
-    policy="fcfs", disable_radix_cache=False, eviction_policy="lru", mixed_chunk=False, overlap=False, schedule_conservativeness=1.0,
-    enable_priority=False, priority_preemption_threshold=10, low_values_first=False, max_steps=20000,
-    clock=dict(a=5_000_000, b=50_000, c=100_000, d=100, e=50_000))
-CLIP = 4096                     # longest output that admission reserves memory for
+    max_total_tokens=4000,
+    max_running_requests=64,
+    context_len=8192,
+    chunked_prefill_size=2048,
+    max_prefill_tokens=16384,
+    policy="fcfs",
+    disable_radix_cache=False,
+    eviction_policy="lru",
+    mixed_chunk=False,
+    overlap=False,
+    schedule_conservativeness=1.0,
+    enable_priority=False,
+    priority_preemption_threshold=10,
+    low_values_first=False,
+    max_steps=20000,
+    clock=dict(a=5_000_000, b=50_000, c=100_000, d=100, e=50_000),
+)
+CLIP = 4096  # longest output that admission reserves memory for
 INIT_RATIO, MIN_FACTOR, DECAY_STEPS = 0.7, 0.14, 600.0
-RETRACT_STEPS = 20              # decode steps that a retraction makes room for
-CHECK_BELOW, DEPRIORITIZE_FROM = 32, 32      # lpm: prefixes shared inside the queue
+RETRACT_STEPS = 20  # decode steps that a retraction makes room for
+CHECK_BELOW, DEPRIORITIZE_FROM = 32, 32  # lpm: prefixes shared inside the queue
 LPM_MAX_QUEUE = 128
 
 
@@ -28,12 +57,18 @@ class Refused(Exception):
     """The real engine would stop here with an exception."""
 
 
-# ---- radix cache ---------------------------------------------------------------------------------------------------
+# ---- radix cache ----------------------------------------
 class Node:
     __slots__ = ("key", "kids", "parent", "lock", "t")
 
     def __init__(s, key, parent, t):
-        s.key, s.kids, s.parent, s.lock, s.t = key, {}, parent, 0, t        # kids: first token -> node, in order of insertion
+        s.key, s.kids, s.parent, s.lock, s.t = (
+            key,
+            {},
+            parent,
+            0,
+            t,
+        )  # kids: first token -> node, in order of insertion
 
 
 class Tree:
@@ -42,20 +77,21 @@ class Tree:
     def __init__(s):
         s.tick = 0
         s.root = Node([], None, 0)
-        s.evictable = 0                 # tokens in nodes without a lock
+        s.evictable = 0  # tokens in nodes without a lock
 
     def now(s):
         s.tick += 1
         return s.tick
 
     def walk(s, toks, n):
-        """Follow toks[:n] as far as the tree has them; a node that matches in part is split. -> (last node, matched)"""
+        """Follow toks[:n] as far as the tree has them; a node that matches in part is split. -> (last
+        node, matched)"""
         node, i = s.root, 0
         while i < n and toks[i] in node.kids:
             kid = node.kids[toks[i]]
             kid.t = s.now()
             m = len(kid.key)
-            if i + m > n or kid.key != toks[i:i + m]:
+            if i + m > n or kid.key != toks[i : i + m]:
                 stop, m = min(m, n - i), 1
                 while m < stop and kid.key[m] == toks[i + m]:
                     m += 1
@@ -66,10 +102,12 @@ class Tree:
         return node, i
 
     def split(s, kid, m):
-        head = Node(kid.key[:m], kid.parent, s.now())       # newer than the tail, which keeps the old node (and its children)
+        head = Node(
+            kid.key[:m], kid.parent, s.now()
+        )  # newer than the tail, which keeps the old node (and its children)
         head.lock = kid.lock
         head.kids[kid.key[m]] = kid
-        head.parent.kids[kid.key[0]] = head                 # same place in the order of the siblings
+        head.parent.kids[kid.key[0]] = head  # same place in the order of the siblings
         kid.key, kid.parent = kid.key[m:], head
         return head
 
@@ -98,7 +136,8 @@ class Tree:
             node = node.parent
 
     def evict(s, n):
-        """Remove unlocked leaves, oldest access first, until n tokens are gone. A locked leaf protects its parents. -> tokens freed"""
+        """Remove unlocked leaves, oldest access first, until n tokens are gone. A locked leaf protects
+        its parents. -> tokens freed"""
         heap, stack, freed = [], [s.root], 0
         while stack:
             x = stack.pop()
@@ -120,16 +159,23 @@ class Tree:
         return freed
 
 
-# ---- requests and batches ------------------------------------------------------------------------------------------
+# ---- requests and batches ----------------------------------------
 class Req:
     def __init__(q, r, prio):
-        q.id, q.tok, q.P, q.max_new, q.obase, q.prio = r["id"], list(r["prompt"]), len(r["prompt"]), r["out"], r["obase"], prio
-        q.nout = 0                      # generated tokens; q.tok = prompt + generated
-        q.prefix = 0                    # tokens at the start of q.tok whose slots are shared with (or given to) the tree
-        q.fill = 0                      # tokens that are computed once the current extend has run
-        q.ext = 0                       # tokens of the current extend
-        q.node = None                   # the tree node that is locked for it
-        q.chunks = 0                    # chunks whose result is still to come
+        q.id, q.tok, q.P, q.max_new, q.obase, q.prio = (
+            r["id"],
+            list(r["prompt"]),
+            len(r["prompt"]),
+            r["out"],
+            r["obase"],
+            prio,
+        )
+        q.nout = 0  # generated tokens; q.tok = prompt + generated
+        q.prefix = 0  # tokens at the start of q.tok whose slots are shared with (or given to) the tree
+        q.fill = 0  # tokens that are computed once the current extend has run
+        q.ext = 0  # tokens of the current extend
+        q.node = None  # the tree node that is locked for it
+        q.chunks = 0  # chunks whose result is still to come
         q.done = q.retracted = False
         q.entered = 0
 
@@ -138,7 +184,11 @@ class Req:
 
 class Batch:
     def __init__(b, reqs=(), full=False):
-        b.reqs, b.lens, b.full = list(reqs), [], full       # lens: tokens in the KV cache per request, including the running step
+        b.reqs, b.lens, b.full = (
+            list(reqs),
+            [],
+            full,
+        )  # lens: tokens in the KV cache per request, including the running step
         b.mode = b.chunked = b.decoding = None
         b.pre, b.ext, b.slots = [], [], 0
 
@@ -154,23 +204,26 @@ class Batch:
         b.lens = b.lens + other.lens
 
 
-# ---- the scheduler -------------------------------------------------------------------------------------------------
+# ---- the scheduler ----------------------------------------
 class Sched:
     def __init__(s, c):
         s.c = c
         s.radix = not c["disable_radix_cache"]
-        s.tree = Tree()                 # stays empty without the radix cache
+        s.tree = Tree()  # stays empty without the radix cache
         s.avail, s.rows = c["max_total_tokens"], c["max_running_requests"]
         s.policy = c["policy"] if s.radix or c["policy"] not in ("lpm", "dfs-weight") else "fcfs"
         s.chunk = c["chunked_prefill_size"]
         s.mixed = c["mixed_chunk"] and s.chunk is not None
-        s.prio, s.sign = c["enable_priority"], 1 if c["low_values_first"] else -1        # smaller sign * priority is served first
+        s.prio, s.sign = (
+            c["enable_priority"],
+            1 if c["low_values_first"] else -1,
+        )  # smaller sign * priority is served first
         s.waiting, s.running, s.last, s.chunked = [], Batch(), None, None
         s.ratio0 = min(INIT_RATIO * c["schedule_conservativeness"], 1.0)
         s.ratio_min = min(s.ratio0 * MIN_FACTOR, 1.0)
         s.decay = (s.ratio0 - s.ratio_min) / DECAY_STEPS
         s.ratio = s.ratio0
-        s.returned = []                 # requests put back in this turn (for the log)
+        s.returned = []  # requests put back in this turn (for the log)
         s.entries = 0
 
     # -- memory --
@@ -190,7 +243,8 @@ class Sched:
         q.node, q.prefix = s.tree.walk(q.tok, max(q.fill - 1, 0)) if s.radix else (None, 0)
 
     def cache_partial(s, q):
-        """Give the computed tokens to the tree; what others gave before is freed. The request stays locked to the end of it."""
+        """Give the computed tokens to the tree; what others gave before is freed. The request stays
+        locked to the end of it."""
         if not s.radix:
             q.prefix = q.fill
             return
@@ -202,7 +256,7 @@ class Sched:
         q.node, q.prefix = node, n
 
     def cache_finished(s, q):
-        n = len(q.tok) - 1              # the last token was never run
+        n = len(q.tok) - 1  # the last token was never run
         s.rows += 1
         if not s.radix:
             s.avail += n
@@ -212,7 +266,8 @@ class Sched:
         s.tree.unlock(q.node)
 
     def release(s, b, i, rest):
-        """Take request i of the batch b off the device; rest: requests that remain (room is made for their next steps)."""
+        """Take request i of the batch b off the device; rest: requests that remain (room is made for
+        their next steps)."""
         q = b.reqs[i]
         s.avail += max(b.lens[i] - q.prefix, 0) if s.radix else b.lens[i]
         s.rows += 1
@@ -259,7 +314,7 @@ class Sched:
         for q in w:
             at[q.node].append(q)
         weight, order = {}, [s.tree.root]
-        for x in order:                                     # parents before children
+        for x in order:  # parents before children
             order.extend(x.kids.values())
         for x in reversed(order):
             weight[x] = len(at[x]) + sum(weight[k] for k in x.kids.values())
@@ -267,7 +322,7 @@ class Sched:
         while stack:
             x, below_done = stack.pop()
             if below_done:
-                out.extend(at[x])                           # a node's own requests after those of its children
+                out.extend(at[x])  # a node's own requests after those of its children
             else:
                 stack.append((x, True))
                 stack.extend((k, False) for k in reversed(sorted(x.kids.values(), key=lambda k: -weight[k])))
@@ -290,7 +345,7 @@ class Sched:
                 s.running.full = False
             if last.reqs:
                 if not s.running.reqs:
-                    s.running = last                        # with its own full flag (False)
+                    s.running = last  # with its own full flag (False)
                 else:
                     s.running.merge(last)
         b = s.prefill_batch()
@@ -335,8 +390,10 @@ class Sched:
             i = order.pop()
             gone.append(b.reqs[i])
             s.release(b, i, len(order))
-        b.keep(order)                                       # the survivors stay in this order
-        s.ratio = min(1.0, (sum(q.nout for q in b.reqs) + RETRACT_STEPS * len(b.reqs)) / sum(q.max_new for q in b.reqs))
+        b.keep(order)  # the survivors stay in this order
+        s.ratio = min(
+            1.0, (sum(q.nout for q in b.reqs) + RETRACT_STEPS * len(b.reqs)) / sum(q.max_new for q in b.reqs)
+        )
         for q in gone:
             s.enter(q, back=True)
 
@@ -365,7 +422,7 @@ class Sched:
                     s.running.full = True
                 break
         if not add.reqs:
-            return None                                     # preempted requests, if any, are lost here
+            return None  # preempted requests, if any, are lost here
         s.waiting = [q for q in s.waiting if q not in add.reqs]
         for q in add.preempted:
             s.enter(q)
@@ -404,7 +461,8 @@ class Sched:
 
     # -- results --
     def process(s, b, overlap):
-        """Results of a batch (with overlap: while the next one already runs). -> requests that got a token, that finished"""
+        """Results of a batch (with overlap: while the next one already runs). -> requests that got a
+        token, that finished"""
         got, fin, freed = [], [], 0
         decoding = set(b.decoding or ())
         for i, q in enumerate(b.reqs):
@@ -412,12 +470,12 @@ class Sched:
                 continue
             if b.mode == "decode":
                 if overlap and q.done:
-                    freed += 1                              # the step it rode along for nothing
+                    freed += 1  # the step it rode along for nothing
                     continue
             else:
                 if s.mixed and overlap and q.done:
                     j = b.slots - len(b.reqs) + i
-                    s.avail += len(range(b.slots)[j:j + 1])
+                    s.avail += len(range(b.slots)[j : j + 1])
                     continue
                 if q.chunks > 0:
                     q.chunks -= 1
@@ -431,7 +489,7 @@ class Sched:
             if q.done:
                 s.cache_finished(q)
             elif b.mode != "decode" and q not in decoding:
-                s.cache_partial(q)                          # from now on others can match it
+                s.cache_partial(q)  # from now on others can match it
         s.avail += freed
         return got, fin
 
@@ -472,7 +530,7 @@ class Adder:
         """-> the request while it is unfinished"""
         q.fill = len(q.tok)
         q.ext = q.fill - q.prefix
-        room = min(a.rem_chunk, int(a.rem_total))           # may be 0 or negative
+        room = min(a.rem_chunk, int(a.rem_total))  # may be 0 or negative
         cut = q.ext > room
         a.cut_to(q, min(q.ext, room))
         a.charge(q, q.ext, 0 if cut else q.reserve)
@@ -481,7 +539,7 @@ class Adder:
     @staticmethod
     def cut_to(q, n):
         q.ext = n
-        q.fill = len(range(q.fill)[:q.prefix + n])
+        q.fill = len(range(q.fill)[: q.prefix + n])
 
     def try_add(a, q):
         if not a.s.radix:
@@ -494,7 +552,7 @@ class Adder:
                 return "no_token"
             if q.ext >= a.rem_input and a.reqs:
                 return "other"
-            tree.lock(q.node)                               # its tokens are no longer evictable: ask again
+            tree.lock(q.node)  # its tokens are no longer evictable: ask again
             if need >= a.rem_total:
                 tree.unlock(q.node)
                 return "no_token"
@@ -510,15 +568,20 @@ class Adder:
         return a.state()
 
     def fits_ignore_eos(a, q):
-        """Radix cache off: does everybody's known rest fit, if memory returns as requests finish in the order of tokens left?"""
+        """Radix cache off: does everybody's known rest fit, if memory returns as requests finish in the
+        order of tokens left?"""
         if q.ext > min(a.rem_cur, a.rem_total):
             return "no_token"
         left = lambda r: (r.max_new - r.nout, len(r.tok))
         if a.states is None:
-            a.states = sorted((left(r) for r in [q] + a.s.running.reqs + a.reqs if r.max_new > r.nout), key=lambda x: x[0])
+            a.states = sorted(
+                (left(r) for r in [q] + a.s.running.reqs + a.reqs if r.max_new > r.nout), key=lambda x: x[0]
+            )
         elif q.max_new > q.nout:
             x = left(q)
-            i = next((i for i, y in enumerate(a.states) if x[0] <= y[0]), max(len(a.states) - 1, 0))     # largest: before the last, not after
+            i = next(
+                (i for i, y in enumerate(a.states) if x[0] <= y[0]), max(len(a.states) - 1, 0)
+            )  # largest: before the last, not after
             a.states.insert(i, x)
         cur, freed = a.rem_cur - q.ext, 0
         for i, (n, held) in enumerate(a.states):
@@ -529,11 +592,15 @@ class Adder:
         return "more"
 
     def preempt_for(a, q):
-        """Priority preemption: all running requests that are worse by more than the threshold go, if that is enough."""
+        """Priority preemption: all running requests that are worse by more than the threshold go, if that
+        is enough."""
         s = a.s
-        missing = q.ext + q.reserve - a.rem_total           # q.ext: of an earlier attempt, else 0
-        worse = [r for r in sorted(s.running.reqs, key=lambda r: (-s.sign * r.prio, -r.entered))
-                 if r not in a.preempted and s.sign * (r.prio - q.prio) > s.c["priority_preemption_threshold"]]
+        missing = q.ext + q.reserve - a.rem_total  # q.ext: of an earlier attempt, else 0
+        worse = [
+            r
+            for r in sorted(s.running.reqs, key=lambda r: (-s.sign * r.prio, -r.entered))
+            if r not in a.preempted and s.sign * (r.prio - q.prio) > s.c["priority_preemption_threshold"]
+        ]
         for r in worse:
             missing -= a.expected(r)
         if not worse or missing > 0:
@@ -542,7 +609,7 @@ class Adder:
         victims = [r for r in b.reqs if r in worse]
         for i, r in enumerate(b.reqs):
             if r in worse:
-                a.total_used -= a.expected(q)               # q's, not r's
+                a.total_used -= a.expected(q)  # q's, not r's
                 n += 1
                 s.release(b, i, len(b.reqs) - n)
             else:
@@ -552,7 +619,7 @@ class Adder:
         return True
 
 
-# ---- virtual clock -------------------------------------------------------------------------------------------------
+# ---- virtual clock ----------------------------------------
 def run(cfg, reqs, sink):
     c = {**DEFAULTS, **cfg}
     s, k, overlap = Sched(c), c["clock"], c["overlap"]
@@ -590,9 +657,24 @@ def run(cfg, reqs, sink):
                     sched.append([q.id, "chunk" if q.chunks > 0 else "prefill", b.pre[i], b.ext[i]])
             start = max(now, gpu_free)
             gpu_free = start + k["a"] + k["b"] * pf + k["c"] * len(b.reqs) + k["d"] * kv + k.get("e", 0) * dc
-            rec = dict(step=step, ts=now, start=start, end=gpu_free, mode=b.mode, sched=sched, wait=[q.id for q in s.waiting],
-                       run=[q.id for q in s.running.reqs], chunked=s.chunked.id if s.chunked else None, full=s.running.full,
-                       ratio=round(s.ratio, 9), avail=s.avail, evictable=s.tree.evictable, pf=pf, dc=dc, kv=kv)
+            rec = dict(
+                step=step,
+                ts=now,
+                start=start,
+                end=gpu_free,
+                mode=b.mode,
+                sched=sched,
+                wait=[q.id for q in s.waiting],
+                run=[q.id for q in s.running.reqs],
+                chunked=s.chunked.id if s.chunked else None,
+                full=s.running.full,
+                ratio=round(s.ratio, 9),
+                avail=s.avail,
+                evictable=s.tree.evictable,
+                pf=pf,
+                dc=dc,
+                kv=kv,
+            )
             if s.returned:
                 rec["retract"] = s.returned
             step += 1
@@ -602,7 +684,7 @@ def run(cfg, reqs, sink):
         else:
             cur = None
             if b is not None:
-                snap = Batch(b.reqs)                        # the batch itself may change before its results are here
+                snap = Batch(b.reqs)  # the batch itself may change before its results are here
                 snap.mode, snap.decoding, snap.slots = b.mode, b.decoding, b.slots
                 cur = (snap, rec)
             idle, done, prev = prev is None, prev, cur
@@ -623,8 +705,18 @@ def run(cfg, reqs, sink):
             raise Refused(f"stuck: {len(s.waiting)} waiting, {len(s.running.reqs)} running")
         if step >= c["max_steps"]:
             break
-    return dict(requests={r["id"]: dict(arrive=r["t"], first=(times[r["id"]] or [None])[0], fin=fin_t.get(r["id"]), ntok=len(times[r["id"]]))
-                          for r in reqs}, steps=step)
+    return dict(
+        requests={
+            r["id"]: dict(
+                arrive=r["t"],
+                first=(times[r["id"]] or [None])[0],
+                fin=fin_t.get(r["id"]),
+                ntok=len(times[r["id"]]),
+            )
+            for r in reqs
+        },
+        steps=step,
+    )
 
 
 dump = lambda x: json.dumps(x, separators=(",", ":"))
@@ -634,15 +726,21 @@ def check(stem):
     lines, summ, err = [], None, ""
     t0 = time.time()
     try:
-        summ = run(json.load(open(stem + ".json")), load_trace(stem + ".csv"), lambda r: lines.append(dump(r)))
+        summ = run(
+            json.load(open(stem + ".json")), load_trace(stem + ".csv"), lambda r: lines.append(dump(r))
+        )
     except Refused as ex:
         err = f"{type(ex).__name__}: {ex}"
     dt = time.time() - t0
     gold = open(stem + ".jsonl").read().splitlines()
     want = json.loads(gold.pop())["summary"] if gold and gold[-1].startswith('{"summary"') else None
-    n = next((i for i, (x, y) in enumerate(zip(lines, gold)) if x != y), None)
+    n = next((i for i, (x, y) in enumerate(zip(lines, gold, strict=False)) if x != y), None)
     same = n is None and len(lines) == len(gold) and want == summ
-    print(f"{os.path.basename(stem):32s} {'OK  ' if same else 'DIFF'} {len(lines):5d}/{len(gold):5d} records {dt:6.2f}s {err}", flush=True)
+    print(
+        f"{os.path.basename(stem):32s} {'OK  ' if same else 'DIFF'} {len(lines):5d}/{len(gold):5d} "
+        f"records {dt:6.2f}s {err}",
+        flush=True,
+    )
     if not same and n is not None:
         print("   ref :", lines[n][:900]), print("   gold:", gold[n][:900])
     return same

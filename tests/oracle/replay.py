@@ -120,7 +120,7 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole_plan(config: dict[str, Any], scheduler: dict[str, Any], *, block_ids: bool) -> dict[str, Any]:
-    """Return the plan of one replica with this scheduler, with the clock and the step limit of a configuration."""
+    """Return the plan of one replica with this scheduler, and a configuration's clock and step limit."""
     clock = {"e": 0} | config["clock"]
     check_keys(clock, CLOCK_KEYS, "`clock`")
     if missing := [key for key in CLOCK_KEYS if key not in clock]:
@@ -265,7 +265,9 @@ def replay(config: dict[str, Any], trace_lines: Iterable[str]) -> list[str]:
 
     """
     if "max_total_tokens" in config:
-        sys.modules.setdefault("replay", sys.modules[__name__])  # the errors are the same ones when run as a script
+        sys.modules.setdefault(
+            "replay", sys.modules[__name__]
+        )  # the errors are the same ones when run as a script
         import replay_sglang
 
         outcome = replay_sglang.replayed(config, trace_lines)

@@ -1,7 +1,7 @@
 """Replay a log of SGLang's scheduler: the part of `replay.py` for configurations with `max_total_tokens`.
 
-Where the real engine stops with an exception or hangs, its log ends without a summary. So does ours; `Replayed`
-has the name of the failure and what it is about.
+Where the real engine stops with an exception or hangs, its log ends without a summary. So does ours;
+`Replayed` has the name of the failure and what it is about.
 """
 
 import json

@@ -73,7 +73,9 @@ class Engine(Section):
     name: Literal["vllm", "sglang"] = "vllm"
     """Which engine's rules. Settings of SGLang's own are in `sglang`; those not shared with it are vLLM's."""
     version: Annotated[
-        str, BeforeValidator(parse_version), WithJsonSchema({"enum": [*ENGINE_VERSIONS, 0.32, *SGLANG_VERSIONS]})
+        str,
+        BeforeValidator(parse_version),
+        WithJsonSchema({"enum": [*ENGINE_VERSIONS, 0.32, *SGLANG_VERSIONS]}),
     ] = ENGINE_VERSIONS[-1]
     """Its version; left out, the latest that is modelled."""
     tensor_parallel_size: Positive = 1

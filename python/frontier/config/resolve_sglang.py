@@ -1,4 +1,4 @@
-"""What follows from a scenario with an SGLang engine: its limits, its KV pool, and the settings of its scheduler."""
+"""What follows from a scenario with an SGLang engine: limits, KV pool, settings of the scheduler."""
 
 from __future__ import annotations
 

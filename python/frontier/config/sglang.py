@@ -12,7 +12,7 @@ from frontier.config.fields import U32_MAX, Flag, Number, Positive, Tokens, pars
 from frontier.errors import show_value
 
 SGLANG_VERSIONS: Final = ("0.5.3",)
-"""Versions of SGLang whose rules are modelled. Rules change with patch numbers, so there is no nearest one."""
+"""Versions of SGLang whose rules are modelled. Rules change with patch numbers: there is no nearest one."""
 
 NO_CHUNKS: Final = -1
 """The `chunked_prefill_size` that computes every prompt in one step."""

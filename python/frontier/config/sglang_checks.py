@@ -68,12 +68,15 @@ def sglang_model_issues(spec: ModelSpec, gpu: GpuSpec) -> list[Issue]:
     mixed = None in windows and any(window is not None for window in windows)
     if mixed and not spec.model_type.startswith(_ONE_POOL):
         message = (
-            f"was {show_value(spec.name)}, mixes sliding windows with full attention: SGLang keeps a pool of KV slots"
-            " for each, which is not modelled"
+            f"was {show_value(spec.name)}, mixes sliding windows with full attention: SGLang keeps a pool of"
+            " KV slots for each, which is not modelled"
         )
         return [Issue("model", spec.name, message)]
     if any(getattr(attention, "indexer", None) is not None for attention in attentions):
-        message = f"was {show_value(spec.name)}, has sparse attention: SGLang runs it with page_size 64 (modelled: 1)"
+        message = (
+            f"was {show_value(spec.name)}, has sparse attention, which SGLang runs with page_size 64"
+            " (modelled: 1)"
+        )
         return [Issue("model", spec.name, message)]
     blackwell = gpu.compute_capability is not None and gpu.compute_capability.startswith("10.")
     if blackwell and spec.model_type.startswith(_PAGED_ON_BLACKWELL):
@@ -88,7 +91,9 @@ def sglang_warnings(sglang: Sglang) -> list[str]:
     """Return what SGLang does otherwise than its settings say."""
     warnings = []
     if sglang.radix_eviction_policy == "lfu":
-        warnings.append("engine.sglang.radix_eviction_policy: SGLang 0.5.3 never counts hits, so lfu equals lru")
+        warnings.append(
+            "engine.sglang.radix_eviction_policy: SGLang 0.5.3 never counts hits, so lfu equals lru"
+        )
     if sglang.disable_radix_cache and sglang.schedule_policy in ("lpm", "dfs-weight"):
         policy = sglang.schedule_policy
         warnings.append(f"engine.sglang.schedule_policy: without the radix cache {policy} becomes fcfs")
@@ -112,7 +117,9 @@ def _without_effect(sglang: Sglang) -> list[Issue]:
         if sglang.schedule_low_priority_values_first:
             report("schedule_low_priority_values_first", "needs enable_priority_scheduling; remove it")
     if sglang.mem_fraction_static is not None and sglang.cuda_graph_max_bs is not None:
-        report("cuda_graph_max_bs", "has no effect with mem_fraction_static, which it is a part of; remove it")
+        report(
+            "cuda_graph_max_bs", "has no effect with mem_fraction_static, which it is a part of; remove it"
+        )
     return issues
 
 

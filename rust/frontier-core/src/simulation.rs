@@ -110,7 +110,11 @@ impl Simulation {
         let streams = RngStreams::new(plan.seed, plan.replication);
         let replicas = plan.cluster.replicas;
         let scheduler = plan.scheduler.clone();
-        let (max_tokens, max_seqs) = scheduler.batch_limits();
+        let (max_tokens, max_seqs) = match &scheduler {
+            // A replay goes on with an engine that has handed out the same memory twice.
+            SchedulerSpec::Sglang(_) if !plan.limits.refuse_oversized => (u32::MAX, u32::MAX),
+            scheduler => scheduler.batch_limits(),
+        };
         let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs, predictors)?;
         let mut simulation = Self {
             limits: plan.limits.clone(),

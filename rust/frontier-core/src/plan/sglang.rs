@@ -72,12 +72,10 @@ impl SglangConfig {
         self.context_length.min(self.max_total_tokens)
     }
 
-    /// Returns a bound on the tokens and on the requests of one batch.
+    /// Returns a bound on the tokens and on the requests of one batch, as long as the engine's books are right.
     pub fn batch_limits(&self) -> (u32, u32) {
-        // Requests that an engine preempted after their end (`scheduler::sglang`) can be in a batch twice over.
-        let requests = self.max_running_requests.saturating_mul(2);
         let prompts = self.chunked_prefill_size.unwrap_or(u32::MAX).min(self.max_total_tokens);
-        (prompts.saturating_add(requests), requests)
+        (prompts.saturating_add(self.max_running_requests), self.max_running_requests)
     }
 
     /// Checks the settings on their own.

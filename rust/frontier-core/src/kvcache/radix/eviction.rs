@@ -15,6 +15,11 @@ impl Leaves {
     pub(super) fn clear(&mut self) {
         self.heap.clear();
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
 }
 
 impl RadixTree {
