@@ -79,8 +79,8 @@ def test_failures_of_the_engine_are_named(case):
 
 
 def test_more_running_requests_than_a_chunk_has_tokens_crash_without_a_radix_cache():
-    config = {"max_total_tokens": 4000, "chunked_prefill_size": 4, "mixed_chunk": True}
-    trace = fuzz_sgl.lines([[k * 20_000_000, f"u{k}:3", 60, 0] for k in range(12)])
+    config = {"max_total_tokens": 296, "chunked_prefill_size": 4, "mixed_chunk": True}
+    trace = fuzz_sgl.lines([[0, "u0:36", 43, 0], [1, "u1:231", 63, 0], [2, "u2:33", 1, 0]])
     assert difference(config, trace) is None
     assert replay_sglang.replayed(config, trace).failure is None
     config["disable_radix_cache"] = True
