@@ -123,7 +123,7 @@ def test_wrong_settings_are_refused(
 
 
 def test_models_with_another_pool_are_refused(problems: Problems) -> None:
-    assert "not modelled" in str(problems(model="deepseek-v3.2", engine={"name": "sglang"})["model"])
+    assert "page_size 64" in str(problems(model="deepseek-v3.2", engine={"name": "sglang"})["model"])
     scenario = {"model": "gpt-oss-20b", "hardware": "h100", "engine": {"name": "sglang"}}
     assert Scenario.from_dict({**scenario, "workload": SHORT}).resolve().model.name == "gpt-oss-20b"
 

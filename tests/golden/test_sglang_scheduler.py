@@ -78,9 +78,9 @@ def test_failures_of_the_engine_are_named(case):
     assert f"the engine fails ({FAILURES[case]})" in replay_sglang.replayed(config, trace).failure
 
 
-def test_more_running_requests_than_a_chunk_has_tokens_crash_without_a_radix_cache():
-    config = {"max_total_tokens": 296, "chunked_prefill_size": 4, "mixed_chunk": True}
-    trace = fuzz_sgl.lines([[0, "u0:36", 43, 0], [1, "u1:231", 63, 0], [2, "u2:33", 1, 0]])
+def test_a_chunk_of_negative_length_crashes_the_engine_without_a_radix_cache():
+    config = {"max_total_tokens": 98, "chunked_prefill_size": 5, "mixed_chunk": True}
+    trace = fuzz_sgl.lines([[0, "u0:37", 40, 0], [6_560_000, "u1:31", 13, 0]])
     assert difference(config, trace) is None
     assert replay_sglang.replayed(config, trace).failure is None
     config["disable_radix_cache"] = True
@@ -99,7 +99,7 @@ PREEMPTING = {
 
 def test_victims_of_a_refused_candidate_are_lost():
     config = {"max_total_tokens": 100, **PREEMPTING}
-    trace = fuzz_sgl.lines([[0, "u0:20", 20, 5], [2500, "u1:85", 10, 0]])
+    trace = fuzz_sgl.lines([[0, "u0:20", 20, 5], [2500, "u1:87", 10, 0]])
     assert difference(config, trace) is None
     requests = json.loads(replay_sglang.replayed(config, trace).lines[-1])["summary"]["requests"]
     assert [row["fin"] is None for row in requests.values()] == [True, False]

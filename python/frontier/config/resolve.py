@@ -15,6 +15,7 @@ from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
 from frontier.config.resolve_sglang import examine_sglang
 from frontier.config.sections import Cluster, Hardware, Objectives
+from frontier.config.sglang import SGLANG_VERSIONS
 from frontier.config.workload import Workload
 from frontier.errors import ConfigError, Issue, show_value
 
@@ -139,6 +140,8 @@ def examine(parts: Parts) -> Examined:
     if engine.name == "sglang":
         program = _program(parts, engine, spec, gpu, issues)
         return examine_sglang(parts, engine, spec=spec, gpu=gpu, program=program, issues=issues)
+    if engine.version in SGLANG_VERSIONS:
+        return Examined(issues)
     limits = _limits(parts, engine, spec, gpu)
     issues += limit_issues(
         engine,

@@ -88,8 +88,8 @@ impl SglangScheduler {
             let request = &mut self.requests[slot.index()];
             if request.fill - request.prefix != request.extend {
                 let detail = format!(
-                    "request {} is to compute {} tokens: more requests run than chunked_prefill_size has tokens, with \
-                     enable_mixed_chunk and disable_radix_cache; raise chunked_prefill_size or lower \
+                    "request {} is to compute {} tokens: memory is short for its next chunk, or more requests run than \
+                     chunked_prefill_size has tokens; enlarge the KV pool, raise chunked_prefill_size or lower \
                      max_running_requests",
                     request.id.0, request.extend
                 );
