@@ -14,6 +14,7 @@ const FRUITLESS_TURNS: u8 = 3;
 
 /// Where SGLang's loop stands.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub(super) struct SglangLoop {
     overlap: bool,
     /// Turns in a row that launched nothing.

@@ -13,11 +13,15 @@ use crate::workload::Segment;
 
 /// The scheduler of an engine.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per engine, and the usual one is spared a pointer"
+)]
 pub enum Scheduler {
     /// vLLM V1.
     Vllm(VllmScheduler),
     /// SGLang 0.5.3.
-    Sglang(SglangScheduler),
+    Sglang(Box<SglangScheduler>),
 }
 
 /// Evaluates an expression on the scheduler, whichever it is.
@@ -35,7 +39,7 @@ impl Scheduler {
     pub fn new(spec: &SchedulerSpec) -> Self {
         match spec {
             SchedulerSpec::VllmV1(config) => Self::Vllm(VllmScheduler::new(config.clone())),
-            SchedulerSpec::Sglang(config) => Self::Sglang(SglangScheduler::new(config.clone())),
+            SchedulerSpec::Sglang(config) => Self::Sglang(Box::new(SglangScheduler::new(config.clone()))),
         }
     }
 }

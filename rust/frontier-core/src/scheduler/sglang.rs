@@ -5,6 +5,8 @@
 //! (overlap) is scheduled behind without its results. Where that engine fails (it hands the same memory back twice,
 //! drops requests, runs out of slots), so does this one, and says so by name: [`EngineFailure`].
 
+#![expect(clippy::cast_possible_wrap, reason = "lengths of batches and queues are far below 2^63")]
+
 mod admission;
 mod batch;
 mod decode;
@@ -384,9 +386,6 @@ impl BatchScheduler for SglangScheduler {
             return Ok(());
         }
         self.tree.check_integrity()?;
-        if !self.in_flight.is_empty() {
-            return Ok(());
-        }
         let unmerged = self.last.as_ref().map(|last| &last.batch);
         let mut own = 0;
         for batch in [Some(&self.running), unmerged].into_iter().flatten() {
@@ -395,6 +394,11 @@ impl BatchScheduler for SglangScheduler {
                 let shared = if self.radix() { request.prefix } else { 0 };
                 own += if request.finished { 0 } else { length - shared };
             }
+        }
+        for batch in &self.in_flight {
+            // Who finished rides along in the step behind, for nothing.
+            let decodes = batch.requests.iter().skip(batch.extends.len());
+            own += decodes.filter(|slot| self.requests[slot.index()].finished).count() as i64;
         }
         let found = self.available + self.tree.num_tokens() + own;
         if found != i64::from(self.config.max_total_tokens) {

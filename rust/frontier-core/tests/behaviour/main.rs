@@ -7,4 +7,5 @@ mod hangs;
 mod private_content;
 mod routing;
 mod scheduler_laws;
+mod sglang_laws;
 mod support;

@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_wrap, reason = "a few tokens")]
+
 use proptest::prelude::*;
 
 use super::*;

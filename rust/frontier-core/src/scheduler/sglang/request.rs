@@ -9,6 +9,7 @@ use crate::workload::Segment;
 /// State of a request (`Req` in `schedule_batch.py`). Lengths are signed: the engine computes with negative ones when
 /// memory is short.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "these are the engine's own marks")]
 pub(super) struct Request {
     pub(super) id: RequestId,
     pub(super) prompt_tokens: u32,
