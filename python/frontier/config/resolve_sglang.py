@@ -48,8 +48,13 @@ def examine_sglang(
     except ConfigError as error:
         return Examined([*issues, *(_placed(issue) for issue in error.issues)])
     if memory.max_req_input_len < 1:
-        message = f"the KV pool of {memory.max_total_num_tokens} tokens is too small for any prompt"
-        issues.append(Issue("engine.sglang.max_total_tokens", sglang.max_total_tokens, message))
+        pool = memory.max_total_num_tokens
+        if memory.context_length <= pool:
+            message = f"a context of {memory.context_length} tokens leaves no room for a prompt"
+            issues.append(Issue("engine.sglang.context_length", given, message))
+        else:
+            message = f"the KV pool of {pool} tokens is too small for any prompt"
+            issues.append(Issue("engine.sglang.max_total_tokens", sglang.max_total_tokens, message))
     if issues or parts.broken:
         return Examined(issues)
     return Examined([], _facts(parts, engine, sglang, spec=spec, gpu=gpu, program=program, memory=memory))

@@ -107,8 +107,9 @@ pub struct DecisionLogSpec {
 pub struct LimitSpec {
     /// Stop once a replica has made this many non-empty steps (for replays: what is in flight then stays so).
     pub max_steps: Option<u64>,
-    /// Refuse requests that can never fit, and report a deadlock when nothing more can happen to those admitted
-    /// (true for simulations; false for replays of real engines' logs, whose hangs are an outcome).
+    /// Refuse requests that can never fit, and report a deadlock when nothing more can happen to those admitted, or
+    /// what the real engine does wrong (true for simulations; false for replays of real engines' logs, whose hangs
+    /// and failures are an outcome).
     pub refuse_oversized: bool,
     /// Report a livelock after this many steps of a replica without progress; `None` never does.
     pub livelock_steps: Option<u64>,
