@@ -165,6 +165,13 @@ class LivelockError(SimulationError):
     """Steps go on without any request making progress."""
 
 
+class EngineFailureError(SimulationError):
+    """The real engine fails with these requests and settings: it hangs, loses requests, or stops.
+
+    The message names the failure, the requests involved and what would mend it.
+    """
+
+
 class InvariantError(SimulationError):
     """A conservation check of the simulator failed: a defect of frontier, to be reported."""
 

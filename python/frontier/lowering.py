@@ -15,6 +15,7 @@ from frontier.config import Resolved, Scenario
 from frontier.config.arrivals import Arrivals
 from frontier.config.engine import CpuOverhead, Engine
 from frontier.config.lengths import Length
+from frontier.config.resolve_sglang import sglang_scheduler
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.speculative import speculative_plan
 from frontier.config.versions import minor_of, uses_v2_runner
@@ -152,12 +153,18 @@ def _router(router: Router) -> dict[str, Any]:
 
 
 def _scheduler(engine: Engine, resolved: Resolved, speculative: dict[str, Any] | None) -> dict[str, Any]:
+    if engine.name == "sglang":
+        return sglang_scheduler(engine, resolved)
+    from frontier.memory import MemoryPlan  # noqa: PLC0415 - keeps `import frontier` light
+
+    memory = resolved.memory
+    assert isinstance(memory, MemoryPlan)
     return {
         "kind": "vllm_v1",
         "minor_version": minor_of(engine.version),
         "block_size": resolved.block_size,
         "num_blocks": resolved.num_blocks,
-        "kv_group_windows": list(resolved.memory.kv_group_windows),
+        "kv_group_windows": list(memory.kv_group_windows),
         "max_model_len": resolved.max_model_len,
         "max_num_batched_tokens": resolved.max_num_batched_tokens,
         "max_num_scheduled_tokens": resolved.max_num_scheduled_tokens,
@@ -204,7 +211,7 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
         "cpu": {
             "per_step_s": overhead.per_step / 1e9,
             "per_seq_s": overhead.per_seq / 1e9,
-            "overlapped": engine.schedules_asynchronously,
+            "overlapped": engine.hides_host_time,
         },
         "launches": _launches(overhead, resolved, attached),
         "layout": resolved.layout.to_plan(),

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import frontier
-from frontier.errors import DeadlockError, InvariantError, LivelockError
+from frontier.errors import DeadlockError, EngineFailureError, InvariantError, LivelockError
 
 
 def joined(text):
@@ -210,7 +210,7 @@ def test_what_does_not_fit_has_its_own_code(cli, small):
     assert also_wrong.exit_code == 3
 
 
-@pytest.mark.parametrize("error", [DeadlockError, LivelockError, InvariantError])
+@pytest.mark.parametrize("error", [DeadlockError, EngineFailureError, LivelockError, InvariantError])
 def test_a_run_that_cannot_end_has_code_1(cli, small, monkeypatch, error):
     def fail(*_args, **_kwargs):
         raise error("request 3 waits for ever")

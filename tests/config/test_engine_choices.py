@@ -24,18 +24,29 @@ A100: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("model", ["gpt-oss-120b", "gpt-oss-20b", "gemma-3-27b"])
-def test_mixed_layers_need_the_manager_off(base: Scenario, problems: Problems, model: str) -> None:
-    given = {"model": model, "hardware": "h200"}
-    left_out = problems(**given)[MANAGER]
-    assert "was not given" in left_out.message
-    assert "set it to true" in left_out.message
-    refused = problems(**given, engine={"disable_hybrid_kv_cache_manager": False})[MANAGER]
-    assert refused.message.startswith("was false: ")
-    assert (refused.value, refused.allowed) == (False, ("true",))
-    resolved = base.with_({"model": model, "hardware": "h200", MANAGER: True}).resolve()
-    [warning] = resolved.warnings
-    assert f"--disable-hybrid-kv-cache-manager: {resolved.num_blocks:,} blocks" in warning
-    assert "with the manager on it would be" in warning
+def test_mixed_layers_keep_windows_unless_the_manager_is_off(base: Scenario, model: str) -> None:
+    scenario = base.with_({"model": model, "hardware": "h200"})
+    shared = scenario.resolve()
+    assert None in shared.memory.kv_group_windows
+    assert any(window is not None for window in shared.memory.kv_group_windows)
+    assert shared.warnings == ()
+    assert scenario.with_({MANAGER: False}).resolve().num_blocks == shared.num_blocks
+    whole = scenario.with_({MANAGER: True}).resolve()
+    [warning] = whole.warnings
+    assert f"--disable-hybrid-kv-cache-manager: {whole.num_blocks:,} blocks" in warning
+    assert f"with the manager on it would be {shared.num_blocks:,} blocks" in warning
+    assert whole.memory.kv_group_windows == ()
+
+
+def test_groups_of_layers_as_vllm_cuts_them(base: Scenario) -> None:
+    """engine-defaults: gpt-oss has 2 groups of 18 layers, Gemma 3 27B 6 + 1 groups of 10."""
+    windows = {
+        model: base.with_({"model": model, "hardware": "h200"}).resolve().memory.kv_group_windows
+        for model in ("gpt-oss-120b", "gemma-3-27b", "mistral-7b-v0.1")
+    }
+    assert sorted(windows["gpt-oss-120b"], key=str) == [128, None]
+    assert sorted(windows["gemma-3-27b"], key=str) == [1024] * 6 + [None]
+    assert windows["mistral-7b-v0.1"] == (4096,)
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -43,11 +54,6 @@ def test_mixed_layers_need_the_manager_off(base: Scenario, problems: Problems, m
 def test_the_manager_of_equal_layers_is_refused(problems: Problems, model: str, value: bool) -> None:
     found = problems(model=model, engine={"disable_hybrid_kv_cache_manager": value})
     assert "has no effect" in found[MANAGER].message
-
-
-def test_windows_in_all_layers_are_told(base: Scenario) -> None:
-    [warning] = base.with_({"model": "mistral-7b-v0.1"}).resolve().warnings
-    assert "all 32 layers have sliding windows" in warning
 
 
 @pytest.mark.parametrize(

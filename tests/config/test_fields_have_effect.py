@@ -36,6 +36,8 @@ ALL_BUT_ACCEPTANCE = {
     "engine.speculative.num_speculative_tokens": 2,
 }
 AZURE = {"workload": {"trace": {"path": "azure-2023-conv", "num_requests": 200}}}
+SGLANG = {"engine.name": "sglang", "engine.version": "0.5.3"}
+PRIORITY = {"engine.sglang.enable_priority_scheduling": True}
 SEGMENTS = [{"duration": "1s", "rate": 1}]
 
 Change = tuple[dict[str, Any], Any, Any]
@@ -76,6 +78,7 @@ EFFECTS: dict[str, Change] = {
     "engine.enable_prefix_caching": ({}, True, False),
     "engine.scheduling_policy": ({}, "fcfs", "priority"),
     "engine.scheduler_reserve_full_isl": ({}, True, False),
+    "engine.disable_hybrid_kv_cache_manager": ({"model": "gpt-oss-20b"}, True, False),
     "engine.watermark": ({}, 0.0, 0.01),
     "engine.async_scheduling": ({}, True, False),
     "engine.cpu_overhead.per_step": ({}, "1ms", "2ms"),
@@ -105,6 +108,27 @@ EFFECTS: dict[str, Change] = {
     "engine.step_time.linear.per_decode_token": (LINEAR, "1us", "2us"),
     "engine.step_time.linear.per_seq": (LINEAR, "1us", "2us"),
     "engine.step_time.linear.per_kv_token": (LINEAR, "1ns", "2ns"),
+    **{
+        f"engine.sglang.{name}": (SGLANG | context, *values)
+        for name, (context, *values) in {
+            "context_length": ({}, 4096, 8192),
+            "mem_fraction_static": ({}, 0.8, 0.9),
+            "max_total_tokens": ({}, 10_000, 20_000),
+            "max_running_requests": ({}, 64, 128),
+            "chunked_prefill_size": ({}, 2048, -1),
+            "max_prefill_tokens": ({}, 16384, 8192),
+            "cuda_graph_max_bs": ({}, 256, 1024),
+            "schedule_policy": ({}, "fcfs", "lpm"),
+            "schedule_conservativeness": ({}, 1.0, 0.5),
+            "disable_radix_cache": ({}, False, True),
+            "radix_eviction_policy": ({}, None, "lfu"),
+            "enable_mixed_chunk": ({}, False, True),
+            "disable_overlap_schedule": ({}, False, True),
+            "enable_priority_scheduling": ({}, False, True),
+            "priority_scheduling_preemption_threshold": (PRIORITY, None, 3),
+            "schedule_low_priority_values_first": (PRIORITY, False, True),
+        }.items()
+    },
     "cluster.replicas": ({}, 1, 2),
     "cluster.router.policy": ({}, "round_robin", "random"),
     "cluster.router.max_imbalance": ({"cluster.router.policy": "prefix_aware"}, 1, 2),
@@ -184,8 +208,6 @@ EFFECTS |= {
     "workload.trace.block_size": (HASHED, 16, 15),
 }
 
-SLIDING = {"model": "gpt-oss-20b", "engine.disable_hybrid_kv_cache_manager": True}
-
 DRAFT_MODEL = {
     "model": "qwen3-8b",
     "engine.speculative": {
@@ -198,7 +220,7 @@ DRAFT_MODEL = {
 
 STARTS: dict[str, Change] = {
     "engine.speculative.model": (DRAFT_MODEL, "qwen3-1.7b", "llama-3.1-8b"),
-    "engine.disable_hybrid_kv_cache_manager": (SLIDING, True, False),
+    "engine.name": (SGLANG, "sglang", "vllm"),
     "workload.trace.format": (plain(), "plain", "azure"),
     "workload.trace.on_bad_row": (plain(columns={**COLUMNS, "output_tokens": "level"}), "skip", "error"),
     "workload.trace.on_unsorted": (plain(), "sort", "error"),
@@ -206,7 +228,7 @@ STARTS: dict[str, Change] = {
 """Fields of which one value makes a run and the other, with the same rest, is an error."""
 
 ONE_VALUE = {
-    "engine.name": "sglang",
+    "engine.sglang.page_size": 16,
 }
 """Fields that accept one value so far; another is refused."""
 

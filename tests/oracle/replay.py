@@ -150,6 +150,11 @@ def plan(config: dict[str, Any], request_numbers: list[int]) -> dict[str, Any]:
     }
     for limit in ("max_num_scheduled_tokens", "max_num_active_seqs"):  # 0 means unset, as in the engine
         scheduler[limit] = scheduler[limit] or None
+    return whole_plan(config, scheduler, block_ids=config["log_block_ids"])
+
+
+def whole_plan(config: dict[str, Any], scheduler: dict[str, Any], *, block_ids: bool) -> dict[str, Any]:
+    """Return the plan of one replica with this scheduler, and a configuration's clock and step limit."""
     clock = {"e": 0} | config["clock"]
     check_keys(clock, CLOCK_KEYS, "`clock`")
     if missing := [key for key in CLOCK_KEYS if key not in clock]:
@@ -165,7 +170,7 @@ def plan(config: dict[str, Any], request_numbers: list[int]) -> dict[str, Any]:
         "output": {
             "steps": False,
             "timeline_interval_ns": NEVER_SAMPLE_NS,
-            "decision_log": {"block_ids": config["log_block_ids"]},
+            "decision_log": {"block_ids": block_ids},
         },
         "limits": {"max_steps": config["max_steps"], "refuse_oversized": False, "livelock_steps": None},
     }
@@ -315,7 +320,21 @@ def replay_vllm(config: dict[str, Any], trace_lines: Iterable[str]) -> list[str]
     return [json.dumps(record, separators=(",", ":")) for record in records]
 
 
-ENGINE_OF_KEY: dict[str, Callable[[dict[str, Any], Iterable[str]], list[str]]] = {}
+def replay_sglang(config: dict[str, Any], trace_lines: Iterable[str]) -> list[str]:
+    """Return the lines of frontier's log as SGLang; where the real engine fails, say how."""
+    # Run as a script, this module has another name, yet its errors are the same ones.
+    sys.modules.setdefault("replay", sys.modules[__name__])
+    import replay_sglang as sglang
+
+    outcome = sglang.replayed(config, trace_lines)
+    if outcome.failure is not None:
+        print(f"replay.py: {outcome.failure}", file=sys.stderr)
+    return outcome.lines
+
+
+ENGINE_OF_KEY: dict[str, Callable[[dict[str, Any], Iterable[str]], list[str]]] = {
+    "max_total_tokens": replay_sglang
+}
 """Keys that only another engine's configurations have, and how it is replayed."""
 
 

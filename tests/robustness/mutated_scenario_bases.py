@@ -124,6 +124,37 @@ BASES: Final[dict[str, dict[str, Any]]] = {
             }
         },
     },
+    "sglang": {
+        "model": "llama-3.1-8b",
+        "hardware": "h100",
+        "engine": {
+            "name": "sglang",
+            "version": "0.5.3",
+            "step_time": _LINEAR,
+            "sglang": {
+                "context_length": 2000,
+                "max_total_tokens": 1500,
+                "max_running_requests": 8,
+                "chunked_prefill_size": 128,
+                "max_prefill_tokens": 400,
+                "schedule_policy": "lpm",
+                "schedule_conservativeness": 0.9,
+                "disable_radix_cache": False,
+                "enable_mixed_chunk": True,
+                "disable_overlap_schedule": False,
+            },
+        },
+        "cluster": {"replicas": 2, "router": {"policy": "prefix_aware", "max_imbalance": 8}},
+        "workload": {
+            "synthetic": {
+                "arrivals": {"poisson": {"rate": "40/s"}},
+                "num_requests": 24,
+                "prompt_tokens": {"uniform": {"min": 10, "max": 200}},
+                "output_tokens": 12,
+                "shared_prefix": {"count": 3, "tokens": 48, "zipf_exponent": 1.1, "share": 0.75},
+            }
+        },
+    },
     "gamma": {
         "model": _TINY_MODEL,
         "hardware": {"gpu": _TINY_GPU},

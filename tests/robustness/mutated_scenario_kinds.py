@@ -68,6 +68,8 @@ WRONG: Final[dict[str, list[Any]]] = {
         {},
         {"fixed": -5},
     ],
+    "chunk": [0, -2, 2**32, 10**18, "8q", 2.5, "5ms", *_NO_NUMBER],
+    "factor": [-1, -0.5, "1", "5ms", *_NO_NUMBER],
     "context": [0, 1, -2, 2.5, 10**9, 10**18, "8q", "5ms", "automatic", *_NO_NUMBER],
     "number": [-1, -0.5, "1", 1e308, 10**18, "5ms", *_NO_NUMBER],
     "price": [-1, -0.5, "1", "$2", *_NO_NUMBER],
@@ -134,16 +136,19 @@ _KINDS: Final[dict[str, str]] = {
     "edges": "list", "weights": "list", "segments": "list", "sample": "share over 0",
     "rate_scale": "number", "num_sms": "count", "memory": "bytes", "gpus_per_node": "count",
     "bf16": "flops", "fp32": "flops", "compute_efficiency": "share over 0",
+    "context_length": "context", "max_total_tokens": "tokens", "max_running_requests": "positive",
+    "chunked_prefill_size": "chunk", "max_prefill_tokens": "tokens", "schedule_conservativeness": "factor",
     "num_key_value_heads": "model size or none", "head_dim": "model size or none",
     "tie_word_embeddings": "model flag", "torch_dtype": "model word", "model_type": "model word",
 }  # fmt: skip
 _FLAGS: Final = (
     "enable_chunked_prefill", "enable_prefix_caching", "scheduler_reserve_full_isl", "async_scheduling",
-    "long_prefill_token_threshold_adaptive", "repeat", "steps",
+    "long_prefill_token_threshold_adaptive", "repeat", "steps", "disable_radix_cache", "enable_mixed_chunk",
+    "disable_overlap_schedule",
 )  # fmt: skip
 _WORDS: Final = (
-    "dtype", "kv_cache_dtype", "scheduling_policy", "policy", "format", "time_unit", "on_bad_row",
-    "on_unsorted", "version",
+    "dtype", "kv_cache_dtype", "scheduling_policy", "schedule_policy", "policy", "format", "time_unit",
+    "on_bad_row", "on_unsorted", "version",
 )  # fmt: skip
 _SIZES: Final = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",

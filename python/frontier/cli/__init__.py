@@ -8,7 +8,7 @@ standard error; with `--json` errors are documents too:
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | the simulation ended with an error (deadlock, livelock, invariant), or its result could not be written |
+| 1 | the simulation ended with an error (deadlock, livelock, engine failure ...) or could not be written |
 | 2 | usage: an unknown command or option, or a value that the option does not take |
 | 3 | the scenario, trace, model, GPU or pack is not valid; all problems are listed |
 | 4 | the configuration is valid but does not fit in the GPU's memory (`run` and `check`) |

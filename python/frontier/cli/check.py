@@ -13,9 +13,10 @@ from frontier.cli.options import json_option, scenario_argument, set_option
 from frontier.errors import DoesNotFitError
 
 if TYPE_CHECKING:
-    from frontier.config import Scenario
+    from frontier.config import Resolved, Scenario
     from frontier.lowering import Lowered
     from frontier.memory import MemoryPlan
+    from frontier.memory.sglang import SglangPlan
 
 
 @click.command(short_help="Validate a scenario and explain its memory.")
@@ -79,8 +80,8 @@ def document(scenario: Scenario, lowered: Lowered) -> dict[str, Any]:
     }
 
 
-def memory_facts(plan: MemoryPlan) -> dict[str, Any]:
-    """Return a memory plan as plain values, under the names of `MemoryPlan`."""
+def memory_facts(plan: MemoryPlan | SglangPlan) -> dict[str, Any]:
+    """Return a memory plan as plain values, under the names of `MemoryPlan` or `SglangPlan`."""
     names = [each.name for each in fields(plan) if each.name != "issues"]
     facts = {name: getattr(plan, name) for name in names}
     return {
@@ -104,12 +105,19 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
         ("model", resolved.model.name),
         ("cluster", cluster),
         ("engine", f"{engine.name} {engine.version}"),
-        ("max_model_len", f"{resolved.max_model_len:,}"),
-        ("max_num_batched_tokens", f"{resolved.max_num_batched_tokens:,}"),
-        ("max_num_seqs", f"{resolved.max_num_seqs:,}"),
+        *_limits(engine.name, resolved),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),
         ("step time", lowered.step_time),
     ]
+
+
+def _limits(engine: str, resolved: Resolved) -> list[tuple[str, str]]:
+    """Return the effective limits under the engine's own names."""
+    names = ("max_model_len", "max_num_batched_tokens", "max_num_seqs")
+    if engine == "sglang":
+        names = ("longest request", "prefill tokens of a step", "max_running_requests")
+    values = (resolved.max_model_len, resolved.max_num_batched_tokens, resolved.max_num_seqs)
+    return [(name, f"{value:,}") for name, value in zip(names, values, strict=True)]
 
 
 def _num_requests(scenario: Scenario, lowered: Lowered) -> int | None:
@@ -123,7 +131,7 @@ def _num_requests(scenario: Scenario, lowered: Lowered) -> int | None:
     return len(lowered.columns)
 
 
-def _print_memory(plan: MemoryPlan) -> None:
+def _print_memory(plan: MemoryPlan | SglangPlan) -> None:
     output.print_text(f"memory of one GPU (tensor_parallel_size {plan.tensor_parallel_size}):")
     output.print_text(plan.explain())
 

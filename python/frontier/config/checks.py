@@ -11,6 +11,7 @@ from frontier.config.engine import Engine
 from frontier.config.frontend import frontend_issues
 from frontier.config.locate import is_path
 from frontier.config.sections import Cluster, Objectives
+from frontier.config.sglang_checks import named_engine_issues
 from frontier.config.workload import Workload
 from frontier.errors import Issue, nearest_name, show_value
 
@@ -23,7 +24,7 @@ Known = Callable[..., bool]
 
 def engine_issues(engine: Engine, known: Known) -> list[Issue]:
     """Return the problems within the engine section that need neither model nor GPU."""
-    issues: list[Issue] = []
+    issues = named_engine_issues(engine, known)
     if known("engine.cuda_graph", "engine.enforce_eager"):
         issues += cuda_graph_issues(engine)
     if known("engine.frontend"):
@@ -94,9 +95,13 @@ def cluster_issues(
     if router.max_imbalance is not None and router.policy != "prefix_aware":
         message = f"has no effect with policy {router.policy}, only with prefix_aware; remove it"
         issues.append(Issue("cluster.router.max_imbalance", router.max_imbalance, message))
-    cached = engine is None or engine.enable_prefix_caching or not known("engine.enable_prefix_caching")
+    switch = "engine.enable_prefix_caching"
+    if engine is not None and engine.name == "sglang":
+        switch = "engine.sglang.disable_radix_cache"
+    cached = engine is None or engine.caches_prefixes or not known(switch)
     if router.policy == "prefix_aware" and not cached:
-        message = "was 'prefix_aware', needs engine.enable_prefix_caching: without it no prefix is cached"
+        need = "to be false" if switch.startswith("engine.sglang") else "to be true"
+        message = f"was 'prefix_aware', needs {switch} {need}: else no prefix is cached"
         issues.append(Issue("cluster.router.policy", router.policy, message))
     synthetic = workload.synthetic if workload is not None else None
     sessions_known = known("workload.synthetic.sessions", "workload.synthetic")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from frontier import units
 from frontier.config.async_scheduling import async_by_default
@@ -22,6 +22,7 @@ from frontier.config.fields import (
     parse_whole,
 )
 from frontier.config.frontend import Frontend
+from frontier.config.sglang import SGLANG_VERSIONS, Sglang
 from frontier.config.speculative import Speculative
 from frontier.config.step_time import LearnedStepTime, StepTime
 from frontier.config.versions import ENGINE_VERSIONS, minor_of
@@ -51,11 +52,13 @@ _VERSION_SCHEMA: Final[dict[str, Any]] = {
 def parse_version(value: object) -> str:
     """Read an engine version; a patch number is dropped, because rules change with minor versions."""
     text = repr(value) if isinstance(value, float) else value
+    if isinstance(text, str) and text.removeprefix("v") in SGLANG_VERSIONS:
+        return text.removeprefix("v")
     if not isinstance(text, str):
         raise ValueError(f"was {show_value(value)}, must be a version such as '{ENGINE_VERSIONS[-1]}'")
     minor = ".".join(text.removeprefix("v").split(".")[:2])
     if minor not in ENGINE_VERSIONS:
-        allowed = f"{ENGINE_VERSIONS[0]} to {ENGINE_VERSIONS[-1]}"
+        allowed = f"{ENGINE_VERSIONS[0]} to {ENGINE_VERSIONS[-1]}, {', '.join(SGLANG_VERSIONS)} of sglang"
         # YAML and JSON read 0.30 as the number 0.3.
         hint = (
             f"; write '{minor}0' in quotes"
@@ -96,14 +99,14 @@ class CpuOverhead(Section):
 
 
 class Engine(Section):
-    """One inference engine. Fields left out follow `vllm serve` of the version named."""
+    """One inference engine. Fields left out follow `vllm serve`, or SGLang's server, of the version named."""
 
-    name: Literal["vllm"] = "vllm"
-    """Which engine's rules."""
+    name: Literal["vllm", "sglang"] = "vllm"
+    """Which engine's rules. Settings of SGLang's own are in `sglang`; those not shared with it are vLLM's."""
     version: Annotated[str, BeforeValidator(parse_version), WithJsonSchema(_VERSION_SCHEMA)] = (
         ENGINE_VERSIONS[-1]
     )
-    """Its version."""
+    """Its version; left out, the latest that is modelled."""
     tensor_parallel_size: Positive = 1
     """GPUs that share every layer; also the GPUs of one replica."""
     dtype: Literal["auto", "bfloat16", "float16", "half"] = "auto"
@@ -176,6 +179,29 @@ class Engine(Section):
     """API servers before and behind the engine; left out, they take no time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())
     """How long a step takes."""
+    sglang: Sglang | None = None
+    """SGLang's own settings; only with `name: sglang`."""
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether what requests share is kept for others."""
+        if self.name == "sglang":
+            return not (self.sglang or Sglang()).disable_radix_cache
+        return self.enable_prefix_caching
+
+    @property
+    def hides_host_time(self) -> bool:
+        """Whether a step is scheduled while the one before runs."""
+        if self.name == "sglang":
+            return not (self.sglang or Sglang()).disable_overlap_schedule
+        return self.schedules_asynchronously
+
+    @model_validator(mode="before")
+    @classmethod
+    def _version_of_the_engine(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("name") == "sglang" and value.get("version") is None:
+            return {**value, "version": SGLANG_VERSIONS[-1]}
+        return value
 
     @property
     def schedules_asynchronously(self) -> bool:
@@ -187,13 +213,7 @@ class Engine(Section):
 
     @field_validator("name", mode="before")
     @classmethod
-    def _only_vllm(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.lower() in (
-            "sglang",
-            "trtllm",
-            "tensorrt-llm",
-            "orca",
-            "sarathi",
-        ):
-            raise ValueError(f"was {show_value(value)}, this engine is not modelled (allowed: vllm)")
+    def _only_modelled(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.lower() in ("trtllm", "tensorrt-llm", "orca", "sarathi"):
+            raise ValueError(f"was {show_value(value)}, this engine is not modelled (allowed: vllm, sglang)")
         return value

@@ -15,7 +15,9 @@ from frontier.config.cuda_graph import capture_size_issues, graph_capture
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
 from frontier.config.quantization import attends_in_fp8, quantized_model
+from frontier.config.resolve_sglang import examine_sglang
 from frontier.config.sections import Cluster, Hardware, Objectives
+from frontier.config.sglang import SGLANG_VERSIONS
 from frontier.config.speculative import draft_model_issues, speculative_issues, speculative_warnings
 from frontier.config.versions import version_issues
 from frontier.config.workload import Workload
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from frontier.hardware import GpuSpec
     from frontier.memory import MemoryPlan
     from frontier.memory.graphs import GraphCapture
+    from frontier.memory.sglang import SglangPlan
     from frontier.models import Layout, ModelSpec, Operator
 
 
@@ -58,7 +61,7 @@ class Resolved:
     max_num_scheduled_tokens: int | None
     block_size: int
     num_blocks: int
-    memory: MemoryPlan
+    memory: MemoryPlan | SglangPlan
     graphs: GraphCapture
     layout: Layout
     gpus_total: int
@@ -134,9 +137,10 @@ def examine(parts: Parts) -> Examined:
     spec = _quantized(parts, spec, gpu, issues)
     if engine is not None:
         issues += checks.engine_issues(engine, parts.known)
-        issues += version_issues(engine, parts.known)
-        issues += speculative_issues(engine, parts.known)
-        if spec is not None:
+        if engine.name == "vllm":
+            issues += version_issues(engine, parts.known)
+            issues += speculative_issues(engine, parts.known)
+        if spec is not None and engine.name == "vllm":
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
             issues += draft_model_issues(engine, spec, parts.known)
     if parts.cluster is not None:
@@ -146,6 +150,11 @@ def examine(parts: Parts) -> Examined:
     if parts.objectives is not None:
         issues += checks.objective_issues(parts.objectives, parts.known)
     if engine is None:
+        return Examined(issues)
+    if engine.name == "sglang":
+        program = _program(parts, engine, spec, gpu, issues)
+        return examine_sglang(parts, engine, spec=spec, gpu=gpu, program=program, issues=issues)
+    if engine.version in SGLANG_VERSIONS:
         return Examined(issues)
     limits = _limits(parts, engine, spec, gpu)
     issues += limit_issues(

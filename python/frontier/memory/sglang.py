@@ -129,9 +129,12 @@ class SglangPlan:
         max_running_requests: per data-parallel rank.
         request_slots: rows of the request table.
         max_req_input_len: longest prompt.
-        chunked_prefill_size, cuda_graph_max_bs: effective.
+        chunked_prefill_size, cuda_graph_max_bs: effective; a chunk of -1 is none.
+        context_length: longest prompt + output that the engine takes.
+        tensor_parallel_size: ranks of the replica.
         draft_weights_bytes, draft_pool_bytes: of a draft and its own pool of as many tokens, both out of what
             is kept free.
+        warnings: what a reader of the results should know.
     """
 
     model: str
@@ -149,8 +152,21 @@ class SglangPlan:
     max_req_input_len: int
     chunked_prefill_size: int
     cuda_graph_max_bs: int
+    context_length: int
+    tensor_parallel_size: int
     draft_weights_bytes: int = 0
     draft_pool_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def kv_cache_tokens(self) -> int:
+        """Tokens that requests may have in the KV cache."""
+        return self.max_total_num_tokens
+
+    @property
+    def max_concurrency(self) -> float:
+        """Requests of the longest length that fit at once."""
+        return self.max_total_num_tokens / min(self.context_length, self.max_total_num_tokens)
 
     def explain(self) -> str:
         """Return the computation step by step, each term exact or estimated."""
@@ -193,6 +209,9 @@ def plan_token_pool(
     hybrid_swa: bool = False,
     rank_weight_bytes: int | None = None,
     runtime_bytes: int | None = None,
+    chunked_prefill_size: int | None = None,
+    cuda_graph_max_bs: int | None = None,
+    max_total_tokens: int | None = None,
 ) -> SglangPlan:
     """Compute SGLang 0.5.3's token pool and request limits.
 
@@ -214,6 +233,9 @@ def plan_token_pool(
         hybrid_swa: two pools for sliding-window and full layers (off for gpt-oss and Gemma).
         rank_weight_bytes: weights of the rank; None computes them for tensor parallelism.
         runtime_bytes: memory gone before weights load; None estimates it.
+        chunked_prefill_size: the user's value, -1 for no chunks; None is SGLang's default.
+        cuda_graph_max_bs: the user's value.
+        max_total_tokens: the user's bound on the pool.
 
     Raises:
         ConfigError: a parameter out of range, or no memory left for the pool.
@@ -236,6 +258,9 @@ def plan_token_pool(
             tensor_parallel_size=tp,
             attention_data_parallel_size=data_parallel_size,
             speculative=None if speculation is None else speculation.algorithm,
+            # The reserve counts at least 2,048 tokens, also where prompts are not split.
+            chunked_prefill_size=None if chunked_prefill_size is None else max(chunked_prefill_size, 1),
+            cuda_graph_max_bs=cuda_graph_max_bs,
         )
     if not 0 < fraction < 1:
         message = f"was {show_value(fraction)}; a share between 0 and 1 is needed"
@@ -262,6 +287,8 @@ def plan_token_pool(
         free_text = f"{gib(weights)} of weights, {gib(free)} are free before"
         message = f"{gpu.name} leaves no memory for the token pool: {free_text}"
         raise ConfigError(Issue("hardware.gpu", gpu.name, message))
+    if max_total_tokens is not None:
+        tokens = min(tokens, max_total_tokens)
     slots = _request_slots(max_running_requests, tokens, length, data_parallel_size)
     running = _running_requests(max_running_requests, tokens, slots, data_parallel_size, speculation)
     if speculation is not None and speculation.algorithm == "EAGLE":
@@ -291,11 +318,19 @@ def plan_token_pool(
         max_running_requests=running,
         request_slots=slots,
         max_req_input_len=min(length, tokens) - 6,
-        chunked_prefill_size=defaults.chunked_prefill_size // data_parallel_size,
-        cuda_graph_max_bs=defaults.cuda_graph_max_bs,
+        chunked_prefill_size=_chunk(chunked_prefill_size, defaults, data_parallel_size),
+        cuda_graph_max_bs=defaults.cuda_graph_max_bs if cuda_graph_max_bs is None else cuda_graph_max_bs,
+        context_length=length,
+        tensor_parallel_size=tp,
         draft_weights_bytes=draft_weights,
         draft_pool_bytes=draft_pool,
     )
+
+
+def _chunk(given: int | None, defaults: SglangDefaults, ranks: int) -> int:
+    """Return the tokens of a chunk on one data-parallel rank, -1 for no chunks."""
+    chunk = defaults.chunked_prefill_size if given is None else given
+    return chunk if chunk < 0 else chunk // ranks
 
 
 def _draft_bytes(draft: DraftLayers | None, tokens: int, *, kept: int, share: float) -> tuple[int, int]:

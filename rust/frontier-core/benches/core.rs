@@ -78,7 +78,9 @@ fn scheduler_step(criterion: &mut Criterion) {
 
 /// Returns a scheduler with `count` requests past their prompts.
 fn decoding(count: u32, asynchronous: bool) -> (VllmScheduler, SchedulerOutput, StepOutcome) {
-    let SchedulerSpec::VllmV1(config) = plan("linear_clock", 1).scheduler;
+    let SchedulerSpec::VllmV1(config) = plan("linear_clock", 1).scheduler else {
+        unreachable!("the benchmark's plan is vLLM's")
+    };
     let mut scheduler = VllmScheduler::new(SchedulerConfig { async_scheduling: asynchronous, ..config });
     for id in 0..count {
         scheduler.add_request(&Submission {

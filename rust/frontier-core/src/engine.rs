@@ -3,6 +3,8 @@
 //! `core_loop` says when batches are formed, `forming` prices and records them, `completion` takes their output,
 //! and `pipeline` holds the stages that they pass.
 
+mod sglang_loop;
+
 use std::collections::VecDeque;
 
 mod completion;
@@ -17,10 +19,11 @@ use crate::frontend::Output;
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{HostMeter, Recorder, ReplicaSample};
-use crate::plan::SchedulerSpec;
+use crate::plan::{LimitSpec, SchedulerSpec};
 use crate::scheduler::{BatchScheduler, Scheduler, SchedulerOutput, StepOutcome, Submission};
 use crate::time::SimTime;
 use crate::workload::Segment;
+use sglang_loop::SglangLoop;
 
 /// When an engine wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,19 +94,18 @@ pub struct EngineCore {
     prefix_hit_tokens: u64,
     livelock_steps: Option<u64>,
     steps_without_progress: u64,
+    /// SGLang's loop in place of vLLM's.
+    sglang: Option<SglangLoop>,
+    /// What the real engine does wrong without stopping is an error.
+    refuses_failures: bool,
     shape: BatchShape,
     outcome: StepOutcome,
     spare: Vec<InFlight>,
 }
 
 impl EngineCore {
-    /// Returns an idle engine. `shape`: an empty batch of its step timer. `livelock_steps`: steps without progress after which it gives up.
-    pub fn new(
-        replica: ReplicaId,
-        scheduler: &SchedulerSpec,
-        shape: BatchShape,
-        livelock_steps: Option<u64>,
-    ) -> Self {
+    /// Returns an idle engine; `shape` is an empty batch of its step timer.
+    pub fn new(replica: ReplicaId, scheduler: &SchedulerSpec, shape: BatchShape, limits: &LimitSpec) -> Self {
         Self {
             replica,
             depth: scheduler.queue_depth(),
@@ -121,8 +123,10 @@ impl EngineCore {
             num_empty_steps: 0,
             prefix_lookup_tokens: 0,
             prefix_hit_tokens: 0,
-            livelock_steps,
+            livelock_steps: limits.livelock_steps,
             steps_without_progress: 0,
+            sglang: SglangLoop::new(scheduler, limits),
+            refuses_failures: limits.refuse_oversized,
             shape,
             outcome: StepOutcome::default(),
             spare: Vec::new(),
@@ -163,6 +167,9 @@ impl EngineCore {
     /// Adds a request to the waiting queue.
     pub fn submit(&mut self, submission: &Submission<'_>) {
         self.stalled = false;
+        if let Some(turns) = &mut self.sglang {
+            turns.arrived = true;
+        }
         self.scheduler.add_request(submission);
     }
 

@@ -78,6 +78,18 @@ pub enum SimError {
         /// Requests involved and what would mend it.
         detail: String,
     },
+    /// The real engine fails with these requests and settings.
+    #[error("the engine fails ({name}) on replica {replica} at {time_ns} ns: {detail}")]
+    EngineFailure {
+        /// Name of the failure.
+        name: &'static str,
+        /// The replica.
+        replica: u32,
+        /// Simulated time.
+        time_ns: u64,
+        /// Requests involved and what would mend it.
+        detail: String,
+    },
     /// A bug of the simulator: an invariant does not hold.
     #[error("broken invariant: {what} (please report this: it is a bug of the simulator)")]
     Invariant {

@@ -1,12 +1,14 @@
 //! The KV cache of one replica: physical blocks, their reuse order, and prefix identity.
 //!
 //! Mirrors `vllm/v1/core/block_pool.py` and `kv_cache_manager.py` of vLLM 0.32 for one group of
-//! full-attention layers. Knows no time.
+//! full-attention layers, and the radix cache of SGLang 0.5.3. Knows no time.
 
 mod block_pool;
 mod former_tables;
 mod prefix;
+mod radix;
 
 pub use block_pool::BlockPool;
 pub use former_tables::FormerTables;
 pub use prefix::{BlockHash, PrefixHasher};
+pub use radix::{NodeId, RadixTree};

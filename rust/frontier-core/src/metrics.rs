@@ -3,6 +3,7 @@
 
 mod attribution;
 mod decision_log;
+mod decision_log_sglang;
 mod recorder;
 mod timeline;
 

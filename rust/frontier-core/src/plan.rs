@@ -10,6 +10,7 @@ use crate::error::SimError;
 
 pub mod frontend;
 pub mod scheduler;
+pub mod sglang;
 pub mod speculative;
 pub mod step_time;
 pub mod vllm_rules;
@@ -17,6 +18,7 @@ pub mod workload;
 
 pub use frontend::FrontendSpec;
 pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
+pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
 pub use speculative::{AcceptanceSpec, DraftLengthSpec, DraftMethod, SpeculativeSpec};
 pub use step_time::StepTimeSpec;
 pub use vllm_rules::Rules;
@@ -113,8 +115,9 @@ pub struct DecisionLogSpec {
 pub struct LimitSpec {
     /// Stop once a replica has made this many non-empty steps (for replays: what is in flight then stays so).
     pub max_steps: Option<u64>,
-    /// Refuse requests that can never fit, and report a deadlock when nothing more can happen to those admitted
-    /// (true for simulations; false for replays of real engines' logs, whose hangs are an outcome).
+    /// Refuse requests that can never fit, and report a deadlock when nothing more can happen to those admitted, or
+    /// what the real engine does wrong (true for simulations; false for replays of real engines' logs, whose hangs
+    /// and failures are an outcome).
     pub refuse_oversized: bool,
     /// Report a livelock after this many steps of a replica without progress; `None` never does.
     pub livelock_steps: Option<u64>,

@@ -6,10 +6,12 @@
 mod any;
 mod live;
 mod queue;
+mod sglang;
 mod vllm_v1;
 
 pub use any::Scheduler;
 pub use live::{LiveRequest, Status, Submission};
+pub use sglang::{EngineFailure, InFlightBatch, SglangScheduler};
 pub use vllm_v1::VllmScheduler;
 
 use crate::error::SimError;
@@ -47,6 +49,11 @@ pub trait BatchScheduler {
 
     /// Tells whether some request got further than ever before since the last call of this method.
     fn take_progress(&mut self) -> bool;
+
+    /// Returns how the real engine fails in what was done since the last call of this method, if it does.
+    fn take_failure(&mut self) -> Option<EngineFailure> {
+        None
+    }
 
     /// Visits the running requests that the last batch left out: their ids, and whether a part of the prompt is
     /// still to be computed.
@@ -161,6 +168,11 @@ pub struct SchedulerOutput {
     pub scheduled: Vec<Scheduled>,
     /// Preempted requests in order.
     pub preempted: Vec<Member>,
+    /// The first so many requests are prefills and the rest decodes, whatever their lengths; where none, a request
+    /// with an unfinished prompt or more than one token is a prefill.
+    pub num_prefills: Option<u32>,
+    /// Tokens that chunks of negative length take back: SGLang 0.5.3 forms such chunks when memory is short.
+    pub num_given_back: u32,
 }
 
 impl SchedulerOutput {
@@ -168,6 +180,8 @@ impl SchedulerOutput {
     pub fn clear(&mut self) {
         self.scheduled.clear();
         self.preempted.clear();
+        self.num_prefills = None;
+        self.num_given_back = 0;
     }
 }
 

@@ -11,7 +11,7 @@ use crate::frontend::{Frontend, Output};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason};
-use crate::plan::{LimitSpec, Plan, SchedulerConfig, SchedulerSpec};
+use crate::plan::{LimitSpec, Plan, SchedulerConfig, SchedulerSpec, SglangConfig};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
 use crate::scheduler::{BatchScheduler, Gauges, Submission};
@@ -61,6 +61,8 @@ pub struct Totals {
     pub num_blocks: u32,
     /// How step times were made.
     pub step_time: &'static str,
+    /// How the real engine fails here; only in runs for which that is an outcome (`limits.refuse_oversized` off).
+    pub failure: Option<String>,
     /// What step times rest on, operator by operator, over all replicas.
     pub trust: Vec<OperatorTrust>,
 }
@@ -90,6 +92,8 @@ pub struct Simulation {
     /// Work done: events, and requests handled in batches.
     work: u64,
     stopped: bool,
+    /// How the real engine fails here, where that is an outcome.
+    failure: Option<SimError>,
     /// Scratch.
     segments: Vec<Segment>,
     ended: Vec<RequestId>,
@@ -109,7 +113,11 @@ impl Simulation {
         let streams = RngStreams::new(plan.seed, plan.replication);
         let replicas = plan.cluster.replicas;
         let scheduler = plan.scheduler.clone();
-        let (max_tokens, max_seqs) = scheduler.batch_limits();
+        let (max_tokens, max_seqs) = match &scheduler {
+            // A replay goes on with an engine that has handed out the same memory twice.
+            SchedulerSpec::Sglang(_) if !plan.limits.refuse_oversized => (u32::MAX, u32::MAX),
+            scheduler => scheduler.batch_limits(),
+        };
         let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs, predictors)?;
         let stages = timer.stages_s().len();
         if stages > 0 && stages != scheduler.pipeline_parallel_size() as usize {
@@ -127,9 +135,7 @@ impl Simulation {
             queue: EventQueue::new(),
             router: Router::new(plan.cluster.router.clone(), replicas, scheduler.block_size(), &streams),
             engines: (0..replicas)
-                .map(|id| {
-                    EngineCore::new(ReplicaId(id), &scheduler, timer.new_batch(), plan.limits.livelock_steps)
-                })
+                .map(|id| EngineCore::new(ReplicaId(id), &scheduler, timer.new_batch(), &plan.limits))
                 .collect(),
             frontend: plan.frontend.clone().map(|spec| Frontend::new(spec, replicas)),
             schedule_pending: vec![false; replicas as usize],
@@ -141,6 +147,7 @@ impl Simulation {
             followers: (SimTime::ZERO, 0),
             work: 0,
             stopped: false,
+            failure: None,
             segments: Vec::new(),
             ended: Vec::new(),
             outputs: Vec::new(),
@@ -160,11 +167,18 @@ impl Simulation {
         let enough = self.work.saturating_add(max_work);
         while !self.stopped && self.work < enough {
             self.work += 1;
-            if let Some((now, event)) = self.queue.pop() {
-                self.handle(now, event)?;
+            let handled = if let Some((now, event)) = self.queue.pop() {
+                self.handle(now, event)
             } else {
                 self.stopped = true;
-                self.check_nothing_is_stuck()?;
+                self.check_nothing_is_stuck()
+            };
+            match handled {
+                Err(failure @ SimError::EngineFailure { .. }) if !self.limits.refuse_oversized => {
+                    self.failure = Some(failure);
+                    self.stopped = true;
+                }
+                handled => handled?,
             }
         }
         Ok(self.stopped)
@@ -210,6 +224,7 @@ impl Simulation {
             prefix_hit_tokens: 0,
             num_blocks: self.scheduler.num_blocks(),
             step_time: self.timer.name(),
+            failure: self.failure.map(|failure| failure.to_string()),
             trust: self.timer.trust(),
         };
         for engine in &self.engines {
@@ -307,13 +322,14 @@ impl Simulation {
 
     /// Hands a request to its engine; `segments` holds its prompt.
     fn submit(&mut self, now: SimTime, spec: &RequestSpec, replica: ReplicaId) -> Result<(), SimError> {
+        let max_tokens = self.granted_output(spec);
         self.engines[replica.index()].submit(&Submission {
             id: spec.id,
             arrival: spec.arrival,
             priority: spec.priority,
             tie_rank: spec.tie_rank,
             prompt_tokens: spec.prompt_tokens,
-            max_tokens: spec.output_tokens,
+            max_tokens,
             segments: &self.segments,
             output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
         });
@@ -327,6 +343,17 @@ impl Simulation {
         }
         match &self.scheduler {
             SchedulerSpec::VllmV1(config) => vllm_refusal(config, spec),
+            SchedulerSpec::Sglang(config) => sglang_refusal(config, spec),
+        }
+    }
+
+    /// Returns the output that the engine lets a request have: SGLang's server cuts it to the room that is left.
+    fn granted_output(&self, spec: &RequestSpec) -> u32 {
+        match &self.scheduler {
+            SchedulerSpec::Sglang(config) if self.limits.refuse_oversized => {
+                spec.output_tokens.min(config.longest_request().saturating_sub(2 + spec.prompt_tokens))
+            }
+            _ => spec.output_tokens,
         }
     }
 
@@ -347,6 +374,10 @@ impl Simulation {
         };
         self.engines[replica.index()].complete(now, &mut context)?;
         self.settle_ended(now, replica)?;
+        if self.has_reached_its_steps(replica) {
+            self.stopped = true;
+            return Ok(());
+        }
         if self.queue.is_alone_in_time() && !self.schedule_pending[replica.index()] {
             // Nothing can come between, so the detour through the queue is saved.
             return self.on_schedule(now, replica);
@@ -365,7 +396,7 @@ impl Simulation {
             work: &mut self.work,
         };
         let wake = engine.run_until_blocked(now, &mut context)?;
-        if self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) {
+        if self.has_reached_its_steps(replica) {
             self.stopped = true;
         }
         self.settle_ended(now, replica)?;
@@ -373,6 +404,13 @@ impl Simulation {
             Wake::At(time) => self.push(time, Event::StepEnd(replica)),
             Wake::OnArrival => Ok(()),
         }
+    }
+
+    /// Tells whether a replica has made all its steps; SGLang's loop ends with the results of its last turn.
+    fn has_reached_its_steps(&self, replica: ReplicaId) -> bool {
+        let engine = &self.engines[replica.index()];
+        let in_turn = matches!(self.scheduler, SchedulerSpec::Sglang(_)) && engine.is_waiting();
+        self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) && !in_turn
     }
 
     /// Lets go of requests that ended on `replica`, or has their API servers deliver what it made first.
@@ -457,6 +495,9 @@ impl Simulation {
     }
 
     fn check_nothing_is_stuck(&self) -> Result<(), SimError> {
+        if matches!(self.scheduler, SchedulerSpec::Sglang(_)) {
+            return self.check_no_engine_hangs();
+        }
         if self.outstanding == 0 || !self.limits.refuse_oversized {
             return Ok(());
         }
@@ -477,6 +518,43 @@ impl Simulation {
             unfinished: self.outstanding,
             waiting_for: stuck.join("; "),
         })
+    }
+
+    /// Reports an SGLang engine whose queue nothing will ever move: it waits forever.
+    fn check_no_engine_hangs(&self) -> Result<(), SimError> {
+        for (replica, engine) in self.engines.iter().enumerate() {
+            let scheduler = engine.scheduler();
+            if !scheduler.has_requests() {
+                continue;
+            }
+            let Gauges { num_free, num_usable, .. } = scheduler.gauges();
+            let mut waiting = Vec::new();
+            scheduler.visit_waiting(&mut |id| waiting.push(id.0));
+            let first = waiting.first().map_or_else(|| "none".to_owned(), u32::to_string);
+            return Err(SimError::EngineFailure {
+                name: "hang",
+                replica: replica as u32,
+                time_ns: self.last_fact.0,
+                detail: format!(
+                    "{} requests wait and nothing will ever happen ({num_free} of {num_usable} KV slots are free); the \
+                     first is request {first}, which is never admitted; enlarge the pool or shorten the output",
+                    waiting.len()
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Tells why SGLang would refuse a prompt, if so: it leaves at least six tokens beside it.
+fn sglang_refusal(config: &SglangConfig, spec: &RequestSpec) -> RejectReason {
+    let refused = |limit: u32| u64::from(spec.prompt_tokens) + 6 >= u64::from(limit);
+    if refused(config.context_length) {
+        RejectReason::ExceedsMaxModelLen
+    } else if refused(config.max_total_tokens) {
+        RejectReason::ExceedsKvCache
+    } else {
+        RejectReason::None
     }
 }
 

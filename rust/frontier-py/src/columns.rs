@@ -46,6 +46,7 @@ pub(crate) fn raw_result<'py>(
     facts.set_item("step_time", totals.step_time)?;
     facts.set_item("replicas", replicas)?;
     raw.set_item("totals", facts)?;
+    raw.set_item("failure", &totals.failure)?;
     raw.set_item("trust", trust(py, &totals.trust)?)?;
     let log = recorder.decision_log.as_mut().map(frontier_core::metrics::DecisionLog::take);
     raw.set_item("decision_log", log)?;

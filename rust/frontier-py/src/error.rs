@@ -11,6 +11,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &SimError) -> PyErr {
         SimError::Pack { .. } => "PackError",
         SimError::Deadlock { .. } => "DeadlockError",
         SimError::Livelock { .. } => "LivelockError",
+        SimError::EngineFailure { .. } => "EngineFailureError",
         SimError::Invariant { .. } => "InvariantError",
         _ => "SimulationError",
     };

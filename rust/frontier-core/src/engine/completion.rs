@@ -3,7 +3,7 @@
 use super::{EngineContext, EngineCore, InFlight};
 use crate::error::SimError;
 use crate::frontend::Output;
-use crate::scheduler::{BatchScheduler, Emission};
+use crate::scheduler::{BatchScheduler, Emission, Scheduler};
 use crate::time::SimTime;
 
 /// Most requests that an error names.
@@ -19,6 +19,7 @@ impl EngineCore {
     ) -> Result<bool, SimError> {
         self.count_blocks(now);
         self.scheduler.update(now, &batch.output, &mut self.outcome);
+        self.report_failure(now)?;
         self.counters.output_tokens +=
             self.outcome.emitted.iter().map(|emission| u64::from(emission.num_tokens)).sum::<u64>();
         self.counters.finished += self.outcome.finished.len() as u64;
@@ -77,9 +78,18 @@ impl EngineCore {
             time_ns: now.0,
             detail: format!(
                 "{} steps in a row only recomputed what preemptions had dropped; preempted requests: {}; the real \
-                 engine does the same: set scheduler_reserve_full_isl, enlarge the KV cache or lower max_num_seqs",
+                 engine does the same: {}",
                 self.steps_without_progress,
-                requests.join(", ")
+                requests.join(", "),
+                match self.scheduler {
+                    Scheduler::Vllm(_) => {
+                        "set scheduler_reserve_full_isl, enlarge the KV cache or lower max_num_seqs"
+                    }
+                    Scheduler::Sglang(_) => {
+                        "raise priority_scheduling_preemption_threshold, enlarge the KV pool or lower \
+                         max_running_requests"
+                    }
+                }
             ),
         })
     }

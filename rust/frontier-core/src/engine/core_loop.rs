@@ -24,6 +24,9 @@ impl EngineCore {
                 what: format!("replica {} completed a batch it did not await", self.replica.0),
             });
         };
+        if self.sglang.is_some() {
+            return self.process(batch, now, context).map(drop);
+        }
         self.process_and_judge(batch, now, context)
     }
 
@@ -37,6 +40,9 @@ impl EngineCore {
         context: &mut EngineContext<'_>,
     ) -> Result<Wake, SimError> {
         debug_assert!(self.awaited.is_none(), "Invariant: an engine that waits is not run");
+        if let Some(turns) = self.sglang {
+            return self.take_turns(turns, now, context);
+        }
         while !self.stalled {
             let next = if self.depth <= 1 {
                 if !self.scheduler.has_requests() {

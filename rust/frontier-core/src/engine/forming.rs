@@ -16,6 +16,7 @@ impl EngineCore {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(now, &mut batch.output);
+        self.report_failure(now)?;
         *context.work += batch.output.scheduled.len() as u64;
         // Blocks are taken here and only here, so no moment in between has more.
         self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());
@@ -46,7 +47,9 @@ impl EngineCore {
         batch.meter = self.meter;
         if batch.changed() {
             self.record_activities(&batch.output, now, start, before, context.recorder);
-            if let Some(log) = &mut context.recorder.decision_log {
+            // A turn of SGLang that only preempted leaves no record.
+            let log = context.recorder.decision_log.as_mut();
+            if let Some(log) = log.filter(|_| !empty || self.sglang.is_none()) {
                 let facts = StepFacts {
                     step: self.num_steps,
                     replica: self.replica,
@@ -81,11 +84,15 @@ impl EngineCore {
             ..StepRow::default()
         };
         self.shape.clear();
-        for entry in &output.scheduled {
+        self.shape.take_back(output.num_given_back);
+        for (position, entry) in output.scheduled.iter().enumerate() {
             let context_after = entry.computed_before + entry.num_tokens;
-            let is_prefill = entry.is_prefill();
+            let is_prefill = match output.num_prefills {
+                Some(count) => position < count as usize,
+                None => entry.is_prefill(),
+            };
             // A chunk limit may cut paddings, which stand for drafts.
-            let drafts = entry.num_drafts.min(entry.num_tokens - 1);
+            let drafts = entry.num_drafts.min(entry.num_tokens.saturating_sub(1));
             self.shape.add_verifying(entry.num_tokens, context_after, is_prefill, drafts);
             row.kv_tokens += u64::from(context_after);
             if is_prefill {

@@ -127,6 +127,11 @@ pub struct BatchShape {
     limits: Vec<u32>,
     /// New tokens of requests with an unfinished prompt or more than one token.
     prompt_tokens: u64,
+    /// Requests that compute nothing in this step, and their context.
+    idle_seqs: u64,
+    idle_kv_tokens: u64,
+    /// Tokens to be taken off the prompt tokens.
+    taken_back: u64,
     prefill: GroupShape,
     decode: GroupShape,
     prefill_work: Vec<AttentionWork>,
@@ -150,6 +155,9 @@ impl BatchShape {
         Self {
             limits,
             prompt_tokens: 0,
+            idle_seqs: 0,
+            idle_kv_tokens: 0,
+            taken_back: 0,
             prefill: GroupShape::default(),
             decode: GroupShape::default(),
             prefill_work: work.clone(),
@@ -170,6 +178,7 @@ impl BatchShape {
     /// Empties the batch, keeping its memory.
     pub fn clear(&mut self) {
         self.prompt_tokens = 0;
+        (self.idle_seqs, self.idle_kv_tokens, self.taken_back) = (0, 0, 0);
         self.prefill = GroupShape::default();
         self.decode = GroupShape::default();
         self.prefill_work.fill(AttentionWork::default());
@@ -180,8 +189,8 @@ impl BatchShape {
         }
     }
 
-    /// Adds a request that computes `query_tokens` (at least 1) and has `context_after` tokens of context after
-    /// the step, the new ones included. `is_prefill`: it has more than one token or an unfinished prompt; kernels
+    /// Adds a request that computes `query_tokens` and has `context_after` tokens of context after the step, the new
+    /// ones included. One without tokens counts as a request with a context, and costs attention nothing. `is_prefill`: it has more than one token or an unfinished prompt; kernels
     /// count a single token as a decode nevertheless.
     ///
     /// Sums hold 64 bits as long as the batch has fewer than 2^32 tokens, which [`StepTimer::step`] demands.
@@ -189,7 +198,11 @@ impl BatchShape {
     /// [`StepTimer::step`]: super::StepTimer::step
     #[inline]
     pub fn add(&mut self, query_tokens: u32, context_after: u32, is_prefill: bool) {
-        debug_assert!(query_tokens >= 1, "Invariant: a scheduled request computes a token");
+        if query_tokens == 0 {
+            self.idle_seqs += 1;
+            self.idle_kv_tokens += u64::from(context_after);
+            return;
+        }
         debug_assert!(context_after >= query_tokens, "Invariant: new tokens are part of the context");
         if is_prefill {
             self.prompt_tokens += u64::from(query_tokens);
@@ -228,10 +241,28 @@ impl BatchShape {
         self.num_seqs() + self.drafts
     }
 
+    /// Returns the drafts to be verified.
+    #[inline]
+    pub fn num_drafts(&self) -> u64 {
+        self.drafts
+    }
+
     /// Returns the batch of a pass that drafts one token per request, if it is kept.
     #[inline]
     pub fn drafted(&self) -> Option<&Self> {
         self.drafted.as_ref().map(|(_, batch)| &**batch)
+    }
+
+    /// Takes tokens off those of the prompts, for chunks of negative length; only the linear clock counts them.
+    #[inline]
+    pub fn take_back(&mut self, num_tokens: u32) {
+        self.taken_back += u64::from(num_tokens);
+    }
+
+    /// Returns the tokens that chunks of negative length take off those of the prompts.
+    #[inline]
+    pub fn taken_back(&self) -> u64 {
+        self.taken_back
     }
 
     /// Returns the sliding windows that the batch keeps areas for.
@@ -242,7 +273,7 @@ impl BatchShape {
     /// Returns the number of requests.
     #[inline]
     pub fn num_seqs(&self) -> u64 {
-        u64::from(self.prefill.num_seqs) + u64::from(self.decode.num_seqs)
+        u64::from(self.prefill.num_seqs) + u64::from(self.decode.num_seqs) + self.idle_seqs
     }
 
     /// Returns the number of new tokens.
@@ -262,7 +293,7 @@ impl BatchShape {
     /// Returns the context after the step, summed over requests.
     #[inline]
     pub fn kv_tokens(&self) -> u64 {
-        self.prefill.kv_tokens + self.decode.kv_tokens
+        self.prefill.kv_tokens + self.decode.kv_tokens + self.idle_kv_tokens
     }
 
     /// Returns the new tokens of requests added as prefills, single ones included.

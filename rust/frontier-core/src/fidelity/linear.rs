@@ -21,7 +21,7 @@ pub fn linear_step(spec: &LinearSpec, batch: &BatchShape) -> Result<SimDuration,
         let term = rate.checked_mul(count).ok_or(SimError::ClockOverflow)?;
         total = total.checked_add(term).ok_or(SimError::ClockOverflow)?;
     }
-    Ok(SimDuration(total))
+    Ok(SimDuration(total.saturating_sub(spec.per_prefill_token_ns.saturating_mul(batch.taken_back()))))
 }
 
 #[cfg(test)]

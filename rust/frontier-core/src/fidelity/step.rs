@@ -255,8 +255,8 @@ impl StepTimer {
                 ),
             });
         }
-        if batch.num_logits() > tokens {
-            let what = format!("a row of logits belongs to a token, was {} rows", batch.num_logits());
+        if batch.num_drafts() > tokens {
+            let what = format!("drafts are tokens of the step, was {} drafts", batch.num_drafts());
             return Err(SimError::Invariant { what });
         }
         if self.drafts_on() && batch.drafted().is_none() {

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use super::decision_log_sglang;
 use crate::ids::{ReplicaId, RequestId};
 use crate::plan::DecisionLogSpec;
 use crate::scheduler::{Admission, BatchScheduler, Scheduler, SchedulerOutput, StepOutcome, VllmScheduler};
@@ -53,6 +54,7 @@ impl DecisionLog {
     pub fn begin(&mut self, facts: &StepFacts, scheduler: &Scheduler, batch: &SchedulerOutput) -> String {
         match scheduler {
             Scheduler::Vllm(scheduler) => self.begin_vllm(facts, scheduler, batch),
+            Scheduler::Sglang(scheduler) => decision_log_sglang::begin(facts, scheduler, batch),
         }
     }
 
@@ -117,6 +119,12 @@ impl DecisionLog {
 
     /// Completes a record with what its output changed, and appends it to the log.
     pub fn end(&mut self, mut record: String, scheduler: &Scheduler, outcome: &StepOutcome) {
+        if let Scheduler::Sglang(scheduler) = scheduler {
+            record.push_str(&decision_log_sglang::end(scheduler, outcome));
+            self.text.push_str(&record);
+            self.text.push('\n');
+            return;
+        }
         if !outcome.emitted.is_empty() {
             record.push_str(",\"out\":{");
             separated(&mut record, outcome.emitted.iter(), |out, emission| {
@@ -168,7 +176,7 @@ impl DecisionLog {
     }
 }
 
-fn number(out: &mut String, value: u32) {
+pub(super) fn number(out: &mut String, value: u32) {
     let _ = write!(out, "{value}");
 }
 
@@ -181,7 +189,7 @@ fn separated<T>(out: &mut String, items: impl Iterator<Item = T>, write_item: im
     }
 }
 
-fn list<T>(out: &mut String, items: impl Iterator<Item = T>, write_item: impl Fn(&mut String, T)) {
+pub(super) fn list<T>(out: &mut String, items: impl Iterator<Item = T>, write_item: impl Fn(&mut String, T)) {
     out.push('[');
     separated(out, items, write_item);
     out.push(']');

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::sglang::SglangConfig;
 use super::speculative::{DraftMethod, SpeculativeSpec};
 use super::vllm_rules::Rules;
 use crate::error::SimError;
@@ -25,20 +26,26 @@ pub enum Policy {
 pub enum SchedulerSpec {
     /// vLLM V1.
     VllmV1(SchedulerConfig),
+    /// SGLang 0.5.3.
+    Sglang(SglangConfig),
 }
 
 impl SchedulerSpec {
-    /// Returns the tokens per block; 1 for schedulers that count KV slots.
+    /// Returns the tokens per block by whose hashes prefixes are known; no prompt fills one where they are known
+    /// otherwise.
     pub fn block_size(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.block_size,
+            Self::Sglang(_) => u32::MAX,
         }
     }
 
-    /// Returns the blocks in total, as the engine counts them.
+    /// Returns the blocks (or KV slots) in total, as the engine counts them: one of them is no request's.
     pub fn num_blocks(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.num_blocks,
+            // Slot 0 takes what padding writes, and is no request's.
+            Self::Sglang(config) => config.max_total_tokens.saturating_add(1),
         }
     }
 
@@ -46,6 +53,7 @@ impl SchedulerSpec {
     pub fn pipeline_parallel_size(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.pipeline_parallel_size,
+            Self::Sglang(_) => 1,
         }
     }
 
@@ -53,6 +61,7 @@ impl SchedulerSpec {
     pub fn queue_depth(&self) -> usize {
         match self {
             Self::VllmV1(config) => config.queue_depth(),
+            Self::Sglang(_) => 1,
         }
     }
 
@@ -60,6 +69,7 @@ impl SchedulerSpec {
     pub fn batch_limits(&self) -> (u32, u32) {
         match self {
             Self::VllmV1(config) => (config.max_num_batched_tokens, config.max_batch_seqs()),
+            Self::Sglang(config) => config.batch_limits(),
         }
     }
 
@@ -70,6 +80,7 @@ impl SchedulerSpec {
     pub fn check(&self) -> Result<(), SimError> {
         match self {
             Self::VllmV1(config) => config.check(),
+            Self::Sglang(config) => config.check(),
         }
     }
 }

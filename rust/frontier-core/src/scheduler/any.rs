@@ -1,6 +1,9 @@
 //! The closed set of schedulers.
 
-use super::{BatchScheduler, Gauges, Scheduled, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use super::{
+    BatchScheduler, EngineFailure, Gauges, Scheduled, SchedulerOutput, SglangScheduler, StepOutcome,
+    Submission, VllmScheduler,
+};
 use crate::error::SimError;
 use crate::ids::{RequestId, Slot};
 use crate::kvcache::BlockHash;
@@ -10,9 +13,15 @@ use crate::workload::Segment;
 
 /// The scheduler of an engine.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per engine, and the usual one is spared a pointer"
+)]
 pub enum Scheduler {
     /// vLLM V1.
     Vllm(VllmScheduler),
+    /// SGLang 0.5.3.
+    Sglang(Box<SglangScheduler>),
 }
 
 /// Evaluates an expression on the scheduler, whichever it is.
@@ -20,6 +29,7 @@ macro_rules! on {
     ($any:expr, $scheduler:ident => $call:expr) => {
         match $any {
             Scheduler::Vllm($scheduler) => $call,
+            Scheduler::Sglang($scheduler) => $call,
         }
     };
 }
@@ -29,6 +39,7 @@ impl Scheduler {
     pub fn new(spec: &SchedulerSpec) -> Self {
         match spec {
             SchedulerSpec::VllmV1(config) => Self::Vllm(VllmScheduler::new(config.clone())),
+            SchedulerSpec::Sglang(config) => Self::Sglang(Box::new(SglangScheduler::new(config.clone()))),
         }
     }
 }
@@ -72,6 +83,11 @@ impl BatchScheduler for Scheduler {
 
     fn take_progress(&mut self) -> bool {
         on!(self, scheduler => scheduler.take_progress())
+    }
+
+    #[inline]
+    fn take_failure(&mut self) -> Option<EngineFailure> {
+        on!(self, scheduler => scheduler.take_failure())
     }
 
     fn visit_left_out(&self, visit: &mut dyn FnMut(RequestId, bool)) {

@@ -9,5 +9,6 @@ mod pipelines;
 mod private_content;
 mod routing;
 mod scheduler_laws;
+mod sglang_laws;
 mod speculation;
 mod support;
