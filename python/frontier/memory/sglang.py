@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from frontier.errors import ConfigError, Issue, show_value
+from frontier.errors import ConfigError, DoesNotFitError, Issue, show_value
 from frontier.hardware.spec import GpuSpec
 from frontier.memory.plan import gib
 from frontier.models.kv import kv_layers
@@ -132,6 +132,7 @@ class SglangPlan:
         context_length: longest prompt + output that the engine takes.
         tensor_parallel_size: ranks of the replica.
         warnings: what a reader of the results should know.
+        issues: why SGLang would not start.
     """
 
     model: str
@@ -152,6 +153,7 @@ class SglangPlan:
     context_length: int
     tensor_parallel_size: int
     warnings: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
     @property
     def kv_cache_tokens(self) -> int:
@@ -161,7 +163,7 @@ class SglangPlan:
     @property
     def max_concurrency(self) -> float:
         """Requests of the longest length that fit at once."""
-        return self.max_total_num_tokens / min(self.context_length, self.max_total_num_tokens)
+        return self.max_total_num_tokens / max(min(self.context_length, self.max_total_num_tokens), 1)
 
     def explain(self) -> str:
         """Return the computation step by step, each term exact or estimated."""
@@ -228,7 +230,8 @@ def plan_token_pool(
         max_total_tokens: the user's bound on the pool.
 
     Raises:
-        ConfigError: a parameter out of range, or no memory left for the pool.
+        ConfigError: a parameter out of range.
+        DoesNotFitError: no memory is left for the pool; it has the plan.
     """
     tp = tensor_parallel_size
     length = spec.max_model_len if context_len is None else context_len
@@ -273,10 +276,7 @@ def plan_token_pool(
     caches = [cache for cache in found if cache.kind != "indexer"]
     cell = sum(cache.count * cache.bytes_per_token for cache in caches)
     tokens = max(rest, 0) // cell
-    if tokens < page_size:
-        free_text = f"{gib(weights)} of weights, {gib(free)} are free before"
-        message = f"{gpu.name} leaves no memory for the token pool: {free_text}"
-        raise ConfigError(Issue("hardware.gpu", gpu.name, message))
+    issues = () if tokens >= page_size else (_lack(gpu, weights, free),)
     if max_total_tokens is not None:
         tokens = min(tokens, max_total_tokens)
     slots = _request_slots(max_running_requests, tokens, length, data_parallel_size)
@@ -291,7 +291,7 @@ def plan_token_pool(
         tokens = int(tokens * layers / (_SWA_TO_FULL * sliding + layers - sliding))
         swa = int(tokens * _SWA_TO_FULL) // page_size * page_size
     tokens = tokens // page_size * page_size
-    return SglangPlan(
+    plan = SglangPlan(
         model=spec.name,
         gpu=gpu.name,
         total_bytes=gpu.memory_bytes,
@@ -309,7 +309,16 @@ def plan_token_pool(
         cuda_graph_max_bs=defaults.cuda_graph_max_bs if cuda_graph_max_bs is None else cuda_graph_max_bs,
         context_length=length,
         tensor_parallel_size=tp,
+        issues=issues,
     )
+    if issues:
+        raise DoesNotFitError(issues, memory=plan)
+    return plan
+
+
+def _lack(gpu: GpuSpec, weights: int, free: int) -> Issue:
+    free_text = f"{gib(weights)} of weights, {gib(free)} are free before"
+    return Issue("hardware.gpu", gpu.name, f"{gpu.name} leaves no memory for the token pool: {free_text}")
 
 
 def _chunk(given: int | None, defaults: SglangDefaults, ranks: int) -> int:
