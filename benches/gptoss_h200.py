@@ -2,8 +2,9 @@
 
     python benches/gptoss_h200.py POINTS
 
-POINTS is `gptoss120b_h200.csv` of the reference data: means over requests with about 7,200 prompt
-and 900 output tokens, random lengths. Lengths are drawn uniformly so that means agree; the runs' own were not published.
+POINTS is `gptoss120b_h200.csv` of the reference data: means over requests with about 7,200 prompt and 900
+output tokens, random lengths. Lengths are drawn uniformly so that means agree; the runs' own were not
+published.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from frontier.memory import MemoryPlan
+    from frontier.memory.sglang import SglangPlan
 
 _MAX_VALUE_CHARS = 80
 _MAX_ALLOWED_SHOWN = 24
@@ -92,9 +93,11 @@ class DoesNotFitError(ConfigError):
     `memory` tells where the memory goes (`memory.explain()`), and how much is lacking.
     """
 
-    memory: MemoryPlan
+    memory: MemoryPlan | SglangPlan
 
-    def __init__(self, issues: Iterable[Issue], *, memory: MemoryPlan, source: str | None = None) -> None:
+    def __init__(
+        self, issues: Iterable[Issue], *, memory: MemoryPlan | SglangPlan, source: str | None = None
+    ) -> None:
         """Take the issues and the plan of one rank's memory that they are about."""
         super().__init__(issues, source=source)
         self.memory = memory
@@ -203,7 +206,7 @@ def _rebuild_config_error(issues: tuple[Issue, ...], source: str | None) -> Conf
 
 
 def _rebuild_does_not_fit_error(
-    issues: tuple[Issue, ...], memory: MemoryPlan, source: str | None
+    issues: tuple[Issue, ...], memory: MemoryPlan | SglangPlan, source: str | None
 ) -> DoesNotFitError:
     return DoesNotFitError(issues, memory=memory, source=source)
 

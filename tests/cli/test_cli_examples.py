@@ -7,7 +7,7 @@ import pytest
 import frontier
 from frontier.builtin_examples import example_path
 
-NAMES = ("azure-2023-conv", "chat-poisson", "offline-batch")
+NAMES = ("azure-2023-conv", "azure-sglang", "chat-poisson", "offline-batch")
 
 
 def test_lists_the_examples(cli):

@@ -7,7 +7,7 @@ import pytest
 from test_fields_have_effect import SGLANG
 
 from frontier.config import Scenario
-from frontier.errors import ConfigError, Issue
+from frontier.errors import ConfigError, DoesNotFitError, Issue
 from frontier.lowering import lower
 from frontier.memory.sglang import SglangPlan
 
@@ -126,6 +126,17 @@ def test_models_with_another_pool_are_refused(problems: Problems) -> None:
 def test_a_model_that_does_not_fit_is_refused(problems: Problems) -> None:
     found = problems(model="llama-3.1-405b", engine={"name": "sglang"})
     assert "no memory for the token pool" in str(found["hardware.gpu"])
+    with pytest.raises(DoesNotFitError) as error:
+        Scenario.from_dict(
+            {
+                "model": "llama-3.1-405b",
+                "hardware": "h100",
+                "engine": {"name": "sglang"},
+                "workload": SHORT,
+            }
+        )
+    assert error.value.memory.kv_cache_tokens == 0
+    assert "weights" in error.value.memory.explain()
 
 
 def test_prefix_aware_routing_needs_the_radix_cache(base: Scenario) -> None:

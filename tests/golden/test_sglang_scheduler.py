@@ -13,6 +13,9 @@ import replay
 import replay_sglang
 from differences import first_difference
 
+from frontier import _frontier
+from frontier.errors import LivelockError
+
 ARCHIVE = Path(__file__).with_name("sglang_scheduler.tar.xz")
 CASES = golden_archive.cases(ARCHIVE)
 FUZZ_SEED, FUZZ_CASES, WILD_CASES, CHUNKS = 5, 150, 60, 6
@@ -153,3 +156,12 @@ def test_the_command_line_names_failures_and_wrong_keys(tmp_path):
     wrong = run(config | {"mixed_chunks": True})
     assert wrong.returncode == 1
     assert "did you mean 'mixed_chunk'?" in wrong.stderr
+
+
+def test_requests_that_displace_each_other_forever_are_a_livelock():
+    config, trace = fuzz_sgl.drawn(11, 1867, wild=True)
+    plan = replay_sglang.plan(config)
+    plan["limits"] = {"max_steps": None, "refuse_oversized": True, "livelock_steps": 400}
+    requests = sorted(replay.read_trace(trace), key=lambda request: request.arrival_ns)
+    with pytest.raises(LivelockError, match="raise priority_scheduling_preemption_threshold"):
+        _frontier.simulate(json.dumps(plan), _frontier.Trace(**replay.columns(requests)))

@@ -3,7 +3,10 @@
     replay.py CONFIG.json TRACE.csv OUT.jsonl
 
 OUT.jsonl has the golden format (`tests/golden/README.md`), so it can be compared line by line with a log of
-the real engine; only the last line of a golden log carries more keys than `summary`.
+the real engine; only the last line of a golden log carries more keys than `summary`. A configuration with
+`max_total_tokens` is one of SGLang's (`replay_sglang.py`), any other one of vLLM's. Where the real SGLang
+hangs or stops with an exception, OUT.jsonl ends without a summary, as its log does, and the failure is named
+on standard error.
 
 Exit status: 0 done; 1 the configuration or the trace is wrong, or the simulation failed; 2 the configuration
 asks for a feature that frontier does not simulate yet.

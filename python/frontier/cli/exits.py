@@ -21,7 +21,7 @@ INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = {
     0: "done",
-    FAILED: "the simulation failed (deadlock, livelock, engine failure, invariant), or writing did",
+    FAILED: "the simulation failed (hang, engine failure, invariant), or writing did",
     2: "usage: an unknown command, option or option value",
     INVALID: "the scenario, trace, model, GPU or pack is not valid",
     DOES_NOT_FIT: "the configuration does not fit in the GPU's memory",

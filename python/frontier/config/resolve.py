@@ -125,7 +125,7 @@ class Examined:
 
     issues: list[Issue]
     resolved: Resolved | None = None
-    lacking: MemoryPlan | None = None
+    lacking: MemoryPlan | SglangPlan | None = None
 
 
 def examine(parts: Parts) -> Examined:

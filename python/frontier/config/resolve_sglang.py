@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from frontier.config.sglang import DEFAULT_PREEMPTION_THRESHOLD, NO_CHUNKS, Sglang
 from frontier.config.sglang_checks import sglang_model_issues, sglang_warnings
-from frontier.errors import ConfigError, Issue
+from frontier.errors import ConfigError, DoesNotFitError, Issue
 
 if TYPE_CHECKING:
     from frontier.config.engine import Engine
@@ -46,6 +46,9 @@ def examine_sglang(
         return Examined(issues)
     try:
         memory = _pool(engine, sglang, spec, gpu)
+    except DoesNotFitError as error:
+        lacking = None if parts.broken else error.memory
+        return Examined(list(error.issues), lacking=lacking)
     except ConfigError as error:
         return Examined([*issues, *(_placed(issue) for issue in error.issues)])
     if memory.max_req_input_len < 1:

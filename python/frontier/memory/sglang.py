@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from frontier.errors import ConfigError, Issue, show_value
+from frontier.errors import ConfigError, DoesNotFitError, Issue, show_value
 from frontier.hardware.spec import GpuSpec
 from frontier.memory.draft import DraftLayers
 from frontier.memory.plan import gib
@@ -135,6 +135,7 @@ class SglangPlan:
         draft_weights_bytes, draft_pool_bytes: of a draft and its own pool of as many tokens, both out of what
             is kept free.
         warnings: what a reader of the results should know.
+        issues: why SGLang would not start.
     """
 
     model: str
@@ -157,6 +158,7 @@ class SglangPlan:
     draft_weights_bytes: int = 0
     draft_pool_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
     @property
     def kv_cache_tokens(self) -> int:
@@ -166,7 +168,7 @@ class SglangPlan:
     @property
     def max_concurrency(self) -> float:
         """Requests of the longest length that fit at once."""
-        return self.max_total_num_tokens / min(self.context_length, self.max_total_num_tokens)
+        return self.max_total_num_tokens / max(min(self.context_length, self.max_total_num_tokens), 1)
 
     def explain(self) -> str:
         """Return the computation step by step, each term exact or estimated."""
@@ -238,7 +240,8 @@ def plan_token_pool(
         max_total_tokens: the user's bound on the pool.
 
     Raises:
-        ConfigError: a parameter out of range, or no memory left for the pool.
+        ConfigError: a parameter out of range.
+        DoesNotFitError: no memory is left for the pool; it has the plan.
     """
     tp = tensor_parallel_size
     length = spec.max_model_len if context_len is None else context_len
@@ -283,10 +286,7 @@ def plan_token_pool(
     caches = [cache for cache in found if cache.kind != "indexer"]
     cell = sum(cache.count * cache.bytes_per_token for cache in caches)
     tokens = max(rest, 0) // cell
-    if tokens < page_size:
-        free_text = f"{gib(weights)} of weights, {gib(free)} are free before"
-        message = f"{gpu.name} leaves no memory for the token pool: {free_text}"
-        raise ConfigError(Issue("hardware.gpu", gpu.name, message))
+    issues = () if tokens >= page_size else (_lack(gpu, weights, free),)
     if max_total_tokens is not None:
         tokens = min(tokens, max_total_tokens)
     slots = _request_slots(max_running_requests, tokens, length, data_parallel_size)
@@ -304,7 +304,7 @@ def plan_token_pool(
     draft_weights, draft_pool = _draft_bytes(
         draft, tokens, kept=free - round(free * fraction), share=fraction
     )
-    return SglangPlan(
+    plan = SglangPlan(
         model=spec.name,
         gpu=gpu.name,
         total_bytes=gpu.memory_bytes,
@@ -324,7 +324,16 @@ def plan_token_pool(
         tensor_parallel_size=tp,
         draft_weights_bytes=draft_weights,
         draft_pool_bytes=draft_pool,
+        issues=issues,
     )
+    if issues:
+        raise DoesNotFitError(issues, memory=plan)
+    return plan
+
+
+def _lack(gpu: GpuSpec, weights: int, free: int) -> Issue:
+    free_text = f"{gib(weights)} of weights, {gib(free)} are free before"
+    return Issue("hardware.gpu", gpu.name, f"{gpu.name} leaves no memory for the token pool: {free_text}")
 
 
 def _chunk(given: int | None, defaults: SglangDefaults, ranks: int) -> int:
