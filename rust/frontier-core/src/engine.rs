@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::error::SimError;
-use crate::fidelity::{BatchShape, StepTimer};
+use crate::fidelity::{BatchShape, StepOrigin, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{Activity, HostMeter, Recorder, ReplicaSample, StepFacts, StepRow};
@@ -286,6 +286,7 @@ impl EngineCore {
         let before = self.meter;
         let mut duration = SimDuration::ZERO;
         if !empty {
+            context.timer.set_origin(StepOrigin { replica: self.replica.0, step: self.num_steps });
             let time = context.timer.step(&self.shape)?;
             duration = time.total;
             self.meter.cpu_ns += time.cpu_exposed.0;

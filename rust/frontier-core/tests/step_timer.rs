@@ -93,7 +93,7 @@ fn zoo() -> Value {
         attention("attention_sliding_too", 8, Some(128)),
         json!({
             "op": "fused_moe", "name": "experts", "count": 32, "predictor": null, "rows": "all_tokens",
-            "num_experts": 32, "top_k": 2, "expert_ranks": 1, "hidden": 2048, "intermediate": 768, "gated": true,
+            "num_experts": 32, "top_k": 2, "redundant_experts": 0, "expert_ranks": 1, "hidden": 2048, "intermediate": 768, "gated": true,
             "dtype": "fp8", "weight_bytes": 1.0, "activation_bytes": 2.0, "model_share": 1.0, "imbalance": -1.0,
         }),
         collective("all_reduce.attention", "all_reduce", 32, "tokens", 8192.0),

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::batch::BatchShape;
 use super::cost::{OperatorTime, TotalCost};
+use super::expert_layers::{ExpertStep, StepOrigin};
 use super::learned::Predictors;
 use super::linear::linear_step;
 use super::program::{Program, RowCounts};
 use super::trust::OperatorTrust;
 use crate::error::SimError;
-use crate::plan::step_time::{CpuSpec, LinearSpec, OperatorsSpec, StepTimeSpec};
+use crate::plan::step_time::{CpuSpec, DboSpec, LinearSpec, OperatorsSpec, StepTimeSpec};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
 use crate::time::SimDuration;
@@ -49,6 +50,8 @@ struct Operators {
     cpu: CpuSpec,
     tensor_parallel_size: u32,
     data_parallel_size: usize,
+    dbo: Option<DboSpec>,
+    origin: Option<StepOrigin>,
     /// Time of each stage in the last step, in seconds.
     stages_s: Vec<f64>,
 }
@@ -133,6 +136,15 @@ impl StepTimer {
         }
     }
 
+    /// Says which step the next batches are: draws of the experts' loads, and popularity that drifts, depend on it.
+    /// Until it is said, steps are typical ones.
+    #[inline]
+    pub fn set_origin(&mut self, origin: StepOrigin) {
+        if let Model::Operators(operators) = &mut self.model {
+            operators.origin = Some(origin);
+        }
+    }
+
     /// Returns the GPU time of each pipeline stage in the last step, in seconds: a pipeline with enough batches in
     /// flight finishes one per longest stage.
     pub fn stages_s(&self) -> &[f64] {
@@ -157,7 +169,8 @@ impl StepTimer {
             Model::Linear(_) => Vec::new(),
             Model::Operators(operators) => {
                 let rows = row_counts(batch, all_tokens(batches), operators.tensor_parallel_size);
-                let mut times = operators.program.breakdown(batch, rows);
+                let dual_batch = operators.is_dual_batch(batches);
+                let mut times = operators.program.breakdown(batch, rows, dual_batch);
                 let ranks = f64::from(operators.tensor_parallel_size);
                 for time in &mut times {
                     time.flops *= ranks;
@@ -256,6 +269,22 @@ impl Operators {
             cpu: spec.cpu,
             tensor_parallel_size: spec.layout.tensor_parallel_size,
             data_parallel_size: ranks as usize,
+            dbo: spec.moe.as_ref().and_then(|moe| moe.dbo),
+            origin: None,
+        })
+    }
+
+    /// Tells whether every rank has enough tokens for two micro-batches.
+    #[inline]
+    fn is_dual_batch(&self, batches: &[BatchShape]) -> bool {
+        let Some(dbo) = &self.dbo else { return false };
+        batches.iter().all(|batch| {
+            let least = if batch.num_tokens() == batch.num_seqs() {
+                dbo.decode_token_threshold
+            } else {
+                dbo.prefill_token_threshold
+            };
+            batch.num_tokens() >= u64::from(least.max(2))
         })
     }
 
@@ -263,18 +292,39 @@ impl Operators {
     fn step(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
         let all_tokens = all_tokens(batches);
         let (mut work, mut gpu_s, mut most_seqs) = (TotalCost::default(), 0.0, 0);
+        let dual_batch = self.is_dual_batch(batches);
         for stage in 0..self.stages_s.len() {
             let (mut slowest_s, mut shared_s) = (0.0_f64, 0.0);
+            let mut most = RowCounts { tokens: 0, seqs: 0, all_tokens, sharded_tokens: 0 };
             for batch in batches {
                 let rows = row_counts(batch, all_tokens, self.tensor_parallel_size);
-                let cost = self.program.stage_cost(stage, batch, rows);
+                let cost = if dual_batch {
+                    self.program.halves_cost(stage, batch, rows)
+                } else {
+                    self.program.stage_cost(stage, batch, rows)
+                };
                 work.plus(&cost.own);
                 work.plus(&cost.shared);
                 slowest_s = slowest_s.max(cost.own.seconds);
                 shared_s = cost.shared.seconds;
                 most_seqs = most_seqs.max(rows.seqs);
+                most.tokens = most.tokens.max(rows.tokens);
+                most.sharded_tokens = most.sharded_tokens.max(rows.sharded_tokens);
             }
             self.stages_s[stage] = slowest_s + shared_s;
+            if let Some(experts) = self.program.experts(stage) {
+                let (stage_s, of_rank) = experts.stage(&ExpertStep {
+                    all_tokens,
+                    tokens: most.tokens,
+                    sharded_tokens: most.sharded_tokens,
+                    dual_batch,
+                    own_s: slowest_s,
+                    together_s: shared_s,
+                    origin: self.origin,
+                });
+                self.stages_s[stage] = stage_s;
+                batches.iter().for_each(|_| work.plus(&of_rank));
+            }
             gpu_s += self.stages_s[stage];
         }
         // The slowest of several hides times that are not numbers; their sum does not.

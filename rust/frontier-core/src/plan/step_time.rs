@@ -6,9 +6,13 @@ use serde::de::DeserializeOwned;
 use crate::error::SimError;
 
 mod check;
+mod moe;
 mod operators;
 
 pub use check::{MAX_BATCH, MAX_DIMENSION};
+pub use moe::{
+    DboSpec, DriftSpec, EplbSpec, ExpertPlacement, MoeSampling, MoeSpec, MoeStageSpec, RoutingSpec,
+};
 pub use operators::{
     AttentionPhase, AttentionPredictors, AttentionSpec, CollectiveKind, CollectiveSpec, ElementwiseSpec,
     ExchangePhase, FusedMoeSpec, GemmSpec, MoeExchangeSpec, OperatorSpec, PredictorRef, Rows,
@@ -57,6 +61,8 @@ pub struct OperatorsSpec {
     pub stages: Vec<Vec<OperatorSpec>>,
     /// Draw each predictor's error from its hold-out residuals; `None` for the predictors' best estimates.
     pub residuals: Option<ResidualsSpec>,
+    /// Routing of the layers with experts; `None`: typical loads by each operator's `imbalance`.
+    pub moe: Option<MoeSpec>,
 }
 
 /// The streams from which errors of predictors are drawn.
