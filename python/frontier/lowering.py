@@ -18,6 +18,7 @@ from frontier.config.lengths import Length
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.workload import Synthetic, Workload
 from frontier.errors import ConfigError, Issue
+from frontier.moe_lowering import moe_plan
 from frontier.trace_columns import trace_columns
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def lower(scenario: Scenario) -> Lowered:
         "replication": scenario.replication,
         "cluster": {"replicas": scenario.cluster.replicas, "router": _router(scenario.cluster.router)},
         "scheduler": _scheduler(scenario.engine, resolved),
-        "step_time": _step_time(scenario.engine, resolved, attached),
+        "step_time": _step_time(scenario, resolved, attached),
         "workload": _workload(scenario.workload),
         "output": {
             "steps": scenario.output.steps,
@@ -174,7 +175,8 @@ def _attached(engine: Engine, resolved: Resolved) -> Attached | None:
     return attach((resolved.program,), resolved.gpu, engine)
 
 
-def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:
+def _step_time(scenario: Scenario, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:
+    engine = scenario.engine
     linear = engine.step_time.linear
     if linear is not None or attached is None:
         assert linear is not None
@@ -195,6 +197,15 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,
         "residuals": None,
+        "moe": moe_plan(
+            engine.moe,
+            attached.stages,
+            spec=resolved.model,
+            layout=resolved.layout,
+            version=engine.version,
+            seed=scenario.seed,
+            replication=scenario.replication,
+        ),
     }
 
 

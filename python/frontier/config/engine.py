@@ -19,6 +19,7 @@ from frontier.config.fields import (
     TokensOrZero,
     parse_whole,
 )
+from frontier.config.moe import Moe
 from frontier.config.step_time import LearnedStepTime, StepTime
 from frontier.errors import show_value
 
@@ -127,6 +128,8 @@ class Engine(Section):
     """Share of the blocks kept free when admitting beside running requests."""
     async_scheduling: Flag = True
     """Schedule the next step while the present one runs."""
+    moe: Moe | None = None
+    """Routing, placement and exchange of experts; left out, typical loads of equal chances."""
     cpu_overhead: CpuOverhead | None = None
     """Host time of a step; left out, 1 ms and 10 us per request. Not with a linear step time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())

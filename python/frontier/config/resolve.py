@@ -13,6 +13,7 @@ from frontier.config import checks
 from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
+from frontier.config.moe import layout_settings, moe_issues, moe_model_issues
 from frontier.config.sections import Cluster, Hardware, Objectives
 from frontier.config.workload import Workload
 from frontier.errors import ConfigError, Issue, show_value
@@ -124,6 +125,7 @@ def examine(parts: Parts) -> Examined:
     engine = parts.engine
     if engine is not None:
         issues += checks.engine_issues(engine, parts.known)
+        issues += moe_issues(engine, parts.known)
         if spec is not None:
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
     if parts.cluster is not None:
@@ -208,7 +210,7 @@ def _program(
     parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec | None, issues: list[Issue]
 ) -> tuple[Operator, ...] | None:
     """Return the operators of a step, None where the model cannot run so."""
-    from frontier.models import operator_program  # noqa: PLC0415
+    from frontier.models import Layout, operator_program  # noqa: PLC0415
     from frontier.models.program import required_dtypes  # noqa: PLC0415
 
     tp = engine.tensor_parallel_size
@@ -218,8 +220,10 @@ def _program(
         return None
     count = len(issues)
     try:
+        layout = Layout.on_one_node(tp, **layout_settings(engine))
+        issues += moe_model_issues(engine, spec, layout, parts.known)
         program = operator_program(
-            spec, tensor_parallel_size=tp, weight_dtype="auto", kv_cache_dtype=engine.kv_cache_dtype
+            spec, layout=layout, weight_dtype="auto", kv_cache_dtype=engine.kv_cache_dtype
         )
     except ConfigError as error:
         issues += error.issues
@@ -332,7 +336,9 @@ def _facts(
         block_size=_block_size(engine, spec, gpu),
         num_blocks=memory.num_gpu_blocks,
         memory=memory,
-        layout=Layout(engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node),
+        layout=Layout(
+            engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node, **layout_settings(engine)
+        ),
         gpus_total=engine.tensor_parallel_size * cluster.replicas,
         price_per_hour=gpu.price_per_hour_usd if price is None else price,
         program=program,

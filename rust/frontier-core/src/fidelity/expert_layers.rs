@@ -210,9 +210,9 @@ impl ExpertLayers {
             shared_s = beside(&others, busy) - beside_s;
         }
         Exposed {
-            experts_s: (layers.seconds - out - back) * scale,
-            exchanges_s: [out * scale + extra.max(0.0), back * scale],
-            shared_s,
+            experts: (layers.seconds - out - back) * scale,
+            exchanges: [out * scale + extra.max(0.0), back * scale],
+            shared: shared_s,
         }
     }
 
@@ -230,7 +230,11 @@ impl ExpertLayers {
         let experts_s = 2.0 * micro_batch.experts_s * count;
         let left = (all - experts_s - 2.0 * shared_s).max(0.0);
         let both = (out + back).max(f64::MIN_POSITIVE);
-        Exposed { experts_s, exchanges_s: [left * out / both, left * back / both], shared_s: 2.0 * shared_s }
+        Exposed {
+            experts: experts_s,
+            exchanges: [left * out / both, left * back / both],
+            shared: 2.0 * shared_s,
+        }
     }
 
     /// Returns useful FLOPs of the routed experts of an average rank.
@@ -424,15 +428,15 @@ impl ExpertLayers {
                 };
                 found.push((operator.position, time));
             };
-            add(&mut self.experts, step.all_tokens, exposed.experts_s);
-            for (operator, seconds) in self.exchanges.iter_mut().zip(exposed.exchanges_s) {
+            add(&mut self.experts, step.all_tokens, exposed.experts);
+            for (operator, seconds) in self.exchanges.iter_mut().zip(exposed.exchanges) {
                 add(operator, step.sharded_tokens, seconds);
             }
             let rows = if self.shared.sharded { step.sharded_tokens } else { step.tokens };
             let (busy, _) = self.shared.cost(rows, false);
             for operator in &mut self.shared.operators {
                 let alone = operator.price(rows.max(1)).1.seconds * f64::from(operator.count);
-                add(operator, rows, alone * exposed.shared_s / busy.seconds);
+                add(operator, rows, alone * exposed.shared / busy.seconds);
             }
         } else {
             let all = std::iter::once(&self.experts).chain(&self.exchanges).chain(&self.shared.operators);
@@ -507,14 +511,14 @@ impl Shared {
 /// Time that the layers with experts add to a stage, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Exposed {
-    experts_s: f64,
-    exchanges_s: [f64; 2],
-    shared_s: f64,
+    experts: f64,
+    exchanges: [f64; 2],
+    shared: f64,
 }
 
 impl Exposed {
     fn sum(&self) -> f64 {
-        self.experts_s + self.exchanges_s[0] + self.exchanges_s[1] + self.shared_s
+        self.experts + self.exchanges[0] + self.exchanges[1] + self.shared
     }
 }
 

@@ -323,7 +323,9 @@ impl Operators {
                     origin: self.origin,
                 });
                 self.stages_s[stage] = stage_s;
-                batches.iter().for_each(|_| work.plus(&of_rank));
+                for _ in batches {
+                    work.plus(&of_rank);
+                }
             }
             gpu_s += self.stages_s[stage];
         }

@@ -123,7 +123,7 @@ impl LoadDraw {
         }
         let excess = sum - self.visits as f64;
         let share = if self.variance > 0.0 { excess / self.variance } else { 0.0 };
-        let mut left = self.visits as i64;
+        let mut left = self.visits.cast_signed();
         for ((load, wanted), &variance) in loads.iter_mut().zip(&self.wanted).zip(&self.variances) {
             // Half up by a random half, so that small corrections do not vanish.
             let rounded = (wanted - variance * share + stream.unit()).floor().clamp(0.0, trials);
@@ -200,7 +200,9 @@ mod tests {
     fn loads_are_binomial_and_add_up() {
         let mut chances: Vec<f64> = (1..=32).map(|place| 0.5 / f64::from(place)).collect();
         let scale = 4.0 / chances.iter().sum::<f64>();
-        chances.iter_mut().for_each(|chance| *chance = (*chance * scale).min(0.98));
+        for chance in &mut chances {
+            *chance = (*chance * scale).min(0.98);
+        }
         let rest = 4.0 - chances.iter().sum::<f64>();
         chances[1] += rest;
         for tokens in [1, 7, 100, 512, 513, 4000] {

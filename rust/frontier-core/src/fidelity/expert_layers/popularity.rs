@@ -117,7 +117,9 @@ impl Popularity {
             }
             step = end;
         }
-        sums.iter_mut().for_each(|sum| *sum /= (to - from) as f64);
+        for sum in &mut sums {
+            *sum /= (to - from) as f64;
+        }
         sums
     }
 }

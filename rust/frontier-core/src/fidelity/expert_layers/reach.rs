@@ -44,7 +44,9 @@ pub fn independent_chances(chances: &[f64], top_k: u32) -> Vec<f64> {
     let wanted = (top_k as usize).saturating_sub(certain);
     let mut found: Vec<f64> = chances.iter().map(|chance| f64::from(u8::from(*chance >= CERTAIN))).collect();
     if wanted == 0 || open.len() <= wanted {
-        open.iter().for_each(|&at| found[at] = chances[at]);
+        for at in open {
+            found[at] = chances[at];
+        }
         return found;
     }
     let mut odds: Vec<f64> = open.iter().map(|&at| chances[at] / (1.0 - chances[at])).collect();
@@ -148,10 +150,11 @@ fn reach(law: &[f64]) -> Reach {
     if total <= 0.0 {
         return Reach { share: 0.0, visits: 0.0, per_visit: 0.0, variance: 0.0 };
     }
-    let moment = |power: i32| -> f64 {
-        law.iter().enumerate().map(|(count, mass)| mass * (count as f64).powi(power)).sum::<f64>() / total
-    };
-    let (visits, squares) = (moment(1), moment(2));
+    let (mut visits, mut squares) = (0.0, 0.0);
+    for (count, mass) in law.iter().enumerate() {
+        visits += mass * count as f64 / total;
+        squares += mass * (count * count) as f64 / total;
+    }
     let share = 1.0 - law[0] / total;
     let (variance, covariance) = (squares - visits * visits, visits * (1.0 - share));
     let per_visit = if variance > 0.0 { covariance / variance } else { 0.0 };

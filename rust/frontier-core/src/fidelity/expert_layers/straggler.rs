@@ -160,7 +160,9 @@ impl RankLoads {
         self.ranks.clear();
         for held in slots.chunks_exact(per_rank) {
             let mut rank = ExpertLoads::default();
-            held.iter().for_each(|&load| rank.add(f64::from(load)));
+            for &load in held {
+                rank.add(f64::from(load));
+            }
             self.ranks.push(rank);
         }
         self.tokens.clear();
