@@ -1,8 +1,8 @@
 """Files of expert counts: how many tokens visited each expert of each layer, perhaps by window of time.
 
 Three forms, told by the suffix. `.csv`: columns `layer`, `expert`, `count` and, if there are windows,
-`window`; numbers start at 0, what is left out is 0. `.json`: `{"counts": ...}` nested by layer and expert, or by
-window, layer and expert. `.npz`: an array `counts` of the same two or three dimensions.
+`window`; numbers start at 0, what is left out is 0. `.json`: `{"counts": ...}` nested by layer and expert, or
+by window, layer and expert. `.npz`: an array `counts` of the same two or three dimensions.
 """
 
 from __future__ import annotations

@@ -134,8 +134,9 @@ class FusedMoe(ComputeOperator):
     """The routed experts of a layer: both products, the activation between them and the weighted sum.
 
     Each row visits `top_k` of `num_experts` experts. This rank holds one in `expert_ranks` of them and of
-    their `redundant_experts` copies, `intermediate` wide. The quantisation of activations is part of it. `imbalance` says how rows spread over
-    experts: -1 evenly, 0 at random with equal chances, above 0 by a power law of that exponent.
+    their `redundant_experts` copies, `intermediate` wide. The quantisation of activations is part of it.
+    `imbalance` says how rows spread over experts: -1 evenly, 0 at random with equal chances, above 0 by a
+    power law of that exponent.
     """
 
     num_experts: int

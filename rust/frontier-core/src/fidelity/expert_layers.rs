@@ -68,7 +68,7 @@ pub struct ExpertStep {
     pub own_s: f64,
     /// Time of what all ranks do together otherwise (collectives over all tokens), in seconds.
     pub together_s: f64,
-    /// Which step; `None` for a typical one, without noise, before anything drifts.
+    /// Which step; `None` for a typical one: without noise, once experts were first rearranged.
     pub origin: Option<StepOrigin>,
 }
 
@@ -244,7 +244,7 @@ impl ExpertLayers {
 
     /// Returns the mean layer sums for `rows` tokens, and the time that this step takes for them.
     fn routed(&mut self, rows: u32, origin: Option<StepOrigin>, counted: bool, runs: f64) -> (Layer, f64) {
-        let step = origin.map_or(0, |origin| origin.step);
+        let step = origin.map_or_else(|| self.arrangements.settled_step(), |origin| origin.step);
         let epoch = self.popularity.epoch(step);
         let (number, _) = self.arrangements.number(step);
         let id = self.arrangements.get(number, &self.popularity).id;

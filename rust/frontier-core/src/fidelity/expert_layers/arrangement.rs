@@ -59,6 +59,12 @@ impl Arrangements {
         (1 + since / interval, !eplb.use_async && since.is_multiple_of(interval))
     }
 
+    /// Returns the first step after experts were rearranged; 0 where they never are.
+    pub fn settled_step(&self) -> u64 {
+        let Some(eplb) = &self.eplb else { return 0 };
+        first_step(eplb) + if eplb.use_async { u64::from(self.counts.layers) } else { 0 }
+    }
+
     /// Returns arrangement `number`, made from what was popular in the window before it.
     pub fn get(&mut self, number: u64, popularity: &Popularity) -> &Arrangement {
         while let Some(eplb) = self.eplb
