@@ -2,19 +2,20 @@
 
     python benches/wide_ep.py [--skew EXPONENT]
 
-One step of a whole deployment is priced (every data parallel rank with the same batch); throughput per node is
-that of steps in a row. Published figures:
+One step of a whole deployment is priced (every data parallel rank with the same batch); throughput per node
+is that of steps in a row. Published figures:
 
-- SGLang on 96 H100: LMSYS, "Deploying DeepSeek with PD disaggregation and large-scale expert parallelism on 96 H100
-  GPUs", May 2025.
-- DeepSeek's production on H800: open-infra-index, "DeepSeek-V3/R1 inference system overview", February 2025: means
-  over a day, so the prefill figure is of load, not of capacity. The decode batch is not published: throughput over
-  its 20 to 22 tokens/s per user makes some 88 requests per GPU, at the published mean context of 4,989.
+- SGLang on 96 H100: LMSYS, "Deploying DeepSeek with PD disaggregation and large-scale expert parallelism on
+  96 H100 GPUs", May 2025.
+- DeepSeek's production on H800: open-infra-index, "DeepSeek-V3/R1 inference system overview", February 2025.
+  Means over a day, so the prefill figure is of load, not of capacity. The decode batch is not published:
+  throughput over its 20 to 22 tokens/s per user makes some 88 requests per GPU, at the published mean context
+  of 4,989.
 - DeepSeek's profiles on H800 (profile-data), with forced balance.
 
-Where a deployment runs two micro-batches, both are simulated: together, and one alone. Routing is uniform where
-EPLB balances it, forced balance where the publication says so; `--skew` takes a power law, balanced by EPLB,
-instead.
+Where a deployment runs two micro-batches, both are simulated: together, and one alone. Routing is uniform and
+balanced by EPLB, or forced balance where the publication says so; `--skew` takes a power law instead of the
+uniform law.
 """
 
 import argparse
@@ -104,18 +105,15 @@ def step(deployment: Deployment, skew: float | None) -> dict[str, Any]:
     choose = chooser.Chooser([opened(path) for path in paths], gpu.name, backend="sglang", version=None)
     attached = attach.attach_chosen(stages, choose, {})
     law: Any = "balanced" if deployment.balanced else "uniform"
-    eplb: dict[str, Any] | None = None
     if skew is not None and not deployment.balanced:
         law = {"power_law": {"exponent": skew}}
-        eplb = {"num_redundant_experts": deployment.redundant}
-    moe = Moe.model_validate(
-        {
-            "routing": law,
-            "all2all_backend": layout.all2all_backend,
-            "enable_dbo": deployment.dbo,
-            **({"eplb": eplb} if eplb else {}),
-        }
-    )
+    section = {
+        "routing": law,
+        "all2all_backend": layout.all2all_backend,
+        "enable_dbo": deployment.dbo,
+        "eplb": None if deployment.balanced else {"num_redundant_experts": deployment.redundant},
+    }
+    moe = Moe.model_validate({key: value for key, value in section.items() if value is not None})
     plan = moe_plan(moe, attached.stages, spec=spec, layout=layout, version="0.32", seed=0, replication=0)
     step_time = {
         "kind": "operators",
