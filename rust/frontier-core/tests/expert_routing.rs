@@ -147,7 +147,8 @@ impl Case {
         let placement = Placement::initial(ExpertPlacement::Linear, EXPERTS, self.redundant, self.ranks);
         let twin = Twin::new(self, placement);
         let mut stream = RngStreams::new(23, 0).get("twin");
-        let chances: Vec<_> = (0..self.layers as usize).map(|layer| popularity.of(layer, 0)).collect();
+        let chances: Vec<_> =
+            (0..self.layers as usize).map(|layer| popularity.of(layer, 0).visited).collect();
         (0..steps)
             .map(|_| chances.iter().map(|layer| twin.layer_s(layer, &mut stream)).sum::<f64>())
             .map(|seconds| (seconds * 1e12).round() * 1e-12)

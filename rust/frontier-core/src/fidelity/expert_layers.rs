@@ -7,7 +7,8 @@
 //! | [`placement`], [`arrangement`] | which rank holds which experts, and load balancing |
 //! | [`load_draw`] | draws of the loads of experts |
 //! | [`reach`] | how many tokens a rank receives |
-//! | [`straggler`] | the slowest rank, as a table of quantiles |
+//! | [`ranks`], [`straggler`] | the slowest rank, as a table of quantiles |
+//! | [`shared`] | shared experts |
 //! | [`overlap`] | shared experts beside routed ones, two micro-batches |
 //!
 //! An exchange (`DeepEP`) is priced for the rank that receives most: as one over so many rows that each rank of an even
@@ -21,7 +22,9 @@ pub mod load_draw;
 pub mod overlap;
 pub mod placement;
 pub mod popularity;
+pub mod ranks;
 pub mod reach;
+pub mod shared;
 pub mod straggler;
 
 use std::collections::BTreeMap;
@@ -30,9 +33,11 @@ use self::arrangement::{Arrangements, ExpertCounts};
 use self::load_draw::LoadDraw;
 use self::overlap::{Busy, MicroBatch, beside, two_micro_batches};
 use self::placement::Placement;
-use self::popularity::Popularity;
-use self::reach::{independent_chances, reaches};
-use self::straggler::{Layer, RankLoads, RankPrices, Table, TableBuilder};
+use self::popularity::{Chances, Popularity};
+use self::ranks::Ranks;
+use self::reach::reaches;
+use self::shared::Shared;
+use self::straggler::{Layer, RankLoads, Table, TableBuilder};
 use super::cost::{OperatorTime, TotalCost};
 use super::fused_moe::FusedMoe;
 use super::learned::Prediction;
@@ -70,16 +75,6 @@ pub struct ExpertStep {
     pub together_s: f64,
     /// Which step; `None` for a typical one: without noise, once experts were first rearranged.
     pub origin: Option<StepOrigin>,
-}
-
-/// Shared experts, and which rows they see.
-#[derive(Clone, Debug)]
-struct Shared {
-    operators: Vec<RowOperator>,
-    sharded: bool,
-    /// By rows.
-    costs: BTreeMap<u32, (Busy, TotalCost)>,
-    asked: BTreeMap<u32, u64>,
 }
 
 /// The layers with experts of one stage.
@@ -144,12 +139,7 @@ impl ExpertLayers {
             kernel,
             exchanges,
             exchange_prices: [BTreeMap::new(), BTreeMap::new()],
-            shared: Shared {
-                operators: shared,
-                sharded: shared_sharded,
-                costs: BTreeMap::new(),
-                asked: BTreeMap::new(),
-            },
+            shared: Shared::new(shared, shared_sharded),
             shared_overlap_max_tokens: spec.shared_overlap_max_tokens,
             balanced: matches!(spec.routing, RoutingSpec::Balanced),
             sampling: spec.sampling,
@@ -294,7 +284,8 @@ impl ExpertLayers {
     #[cold]
     fn table(&mut self, epoch: u64, number: u64, rows: u32) -> Table {
         let layers = self.experts.count;
-        let draws = if self.balanced { 1 } else { straggler::draws_per_layer(layers) };
+        let draws =
+            if self.balanced { 1 } else { straggler::draws_per_layer(layers, self.popularity.drifts()) };
         let arrangement = self.arrangements.get(number, &self.popularity).clone();
         let mut builder = TableBuilder::default();
         for layer in 0..layers {
@@ -312,16 +303,21 @@ impl ExpertLayers {
     fn draw_layer(
         &mut self,
         placement: &Placement,
-        chances: &[f64],
+        chances: &Chances,
         rows: u32,
         draws: u32,
         stream: &mut Stream,
         builder: &mut TableBuilder,
     ) {
-        let slots = placement.slot_chances(chances);
+        let slots = placement.slot_chances(&chances.visited);
         let top_k = self.kernel.shape().top_k;
-        let reaches = reaches(placement, &independent_chances(chances, top_k), top_k);
-        let mean_share = reaches.iter().map(|reach| reach.share).sum::<f64>() / reaches.len() as f64;
+        // Who gathers all tokens does not ask how many reach each rank.
+        let reaches = if self.exchanges.is_empty() {
+            Vec::new()
+        } else {
+            reaches(placement, &chances.independent, top_k)
+        };
+        let mean_share = reaches.iter().map(|reach| reach.share).sum::<f64>() / reaches.len().max(1) as f64;
         let prices = self.rank_prices(rows, mean_share);
         let (mut loads, mut ranks) = (Vec::new(), RankLoads::default());
         let mut law = LoadDraw::new(&placement.slots, slots, rows);
@@ -354,6 +350,10 @@ impl ExpertLayers {
     /// Returns what ranks are compared by. `mean_share`: share of all tokens that an average rank receives.
     fn rank_prices(&mut self, rows: u32, mean_share: f64) -> Ranks {
         let shape = self.kernel.shape();
+        if self.exchanges.is_empty() {
+            let kernel = self.kernel.clone();
+            return Ranks { kernel, rows_per_token: 0.0, least_rows: 0.0, at_least_s: 0.0, per_row_s: 0.0 };
+        }
         let ranks = f64::from(shape.expert_ranks);
         // Share of the tokens that each rank of an even exchange receives.
         let even_reach = 1.0 - libm::pow(1.0 - 1.0 / ranks, f64::from(shape.top_k));
@@ -470,41 +470,11 @@ impl ExpertLayers {
         let routed = std::iter::once(&self.experts).chain(&self.exchanges);
         let mut found: Vec<_> =
             routed.zip(tallies).map(|(operator, tally)| (operator.position, tally, operator)).collect();
-        let asked = &self.shared.asked;
-        for operator in &mut self.shared.operators {
-            let mut tally = TrustTally::default();
-            for (&rows, &asked) in asked {
-                let (_, prediction) = operator.price(rows);
-                let seconds = prediction.seconds * f64::from(operator.count) * asked as f64;
-                tally.add(seconds, prediction.provenance, prediction.outside.as_ref());
-            }
+        let tallies = self.shared.trust();
+        for (operator, tally) in self.shared.operators.iter().zip(tallies) {
             found.push((operator.position, tally, operator));
         }
         found
-    }
-}
-
-impl Shared {
-    fn cost(&mut self, rows: u32, counted: bool) -> (Busy, TotalCost) {
-        if rows == 0 || self.operators.is_empty() {
-            return (Busy::default(), TotalCost::default());
-        }
-        if counted {
-            *self.asked.entry(rows).or_insert(0) += 1;
-        }
-        let operators = &mut self.operators;
-        *self.costs.entry(rows).or_insert_with(|| {
-            let (mut busy, mut work) = (Busy::default(), TotalCost::default());
-            for operator in operators {
-                let (cost, prediction) = operator.price(rows);
-                let runs = f64::from(operator.count);
-                busy.seconds += prediction.seconds * runs;
-                busy.compute_s += cost.compute_s * runs;
-                busy.memory_s += cost.memory_s * runs;
-                work.add(&cost, prediction.seconds, runs);
-            }
-            (busy, work)
-        })
     }
 }
 
@@ -519,35 +489,6 @@ struct Exposed {
 impl Exposed {
     fn sum(&self) -> f64 {
         self.experts + self.exchanges[0] + self.exchanges[1] + self.shared
-    }
-}
-
-/// What the ranks of a layer are compared by.
-#[derive(Clone, Debug)]
-struct Ranks {
-    kernel: FusedMoe,
-    /// Rows of an even exchange per token that a rank receives.
-    rows_per_token: f64,
-    /// Rows of the even exchange in which every rank sends what ranks send here on average.
-    least_rows: f64,
-    at_least_s: f64,
-    per_row_s: f64,
-}
-
-impl Ranks {
-    /// Returns the rows of the even exchange that takes as long as a rank does that so many tokens reach.
-    fn rows(&self, tokens: f64) -> f64 {
-        (tokens * self.rows_per_token).max(self.least_rows)
-    }
-}
-
-impl RankPrices for Ranks {
-    fn kernel(&self) -> &FusedMoe {
-        &self.kernel
-    }
-
-    fn exchanges_s(&self, tokens: f64) -> f64 {
-        self.at_least_s + (self.rows(tokens) - self.least_rows) * self.per_row_s
     }
 }
 

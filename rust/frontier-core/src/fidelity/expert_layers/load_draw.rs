@@ -16,7 +16,7 @@ use crate::rng::Stream;
 const SYSTEMATIC_TOKENS: u32 = 64;
 /// Shuffles of the line.
 const SHUFFLES: u32 = 8;
-/// Mean load up to which binomial draws are inverted term by term.
+/// Mean load up to which binomial draws are exact.
 const EXACT_MEAN: f64 = 12.0;
 
 /// Draws the loads of the slots of one layer.
@@ -30,8 +30,8 @@ pub struct LoadDraw {
     visits: u64,
     variances: Vec<f64>,
     variance: f64,
-    /// Chance that no token visits a slot.
-    none: Vec<f64>,
+    /// Laws of the slots with a small mean.
+    laws: Vec<Option<Binomial>>,
     /// Buffers.
     wanted: Vec<f64>,
     offsets: Vec<f64>,
@@ -50,7 +50,7 @@ impl LoadDraw {
         let (variances, variance) = before_correction(&binomial);
         let visits: f64 = chances.iter().sum::<f64>() * trials;
         Self {
-            none: chances.iter().map(|p| libm::pow((1.0 - p).max(0.0), trials)).collect(),
+            laws: if tokens > SYSTEMATIC_TOKENS { laws(&chances, trials) } else { Vec::new() },
             wanted: Vec::with_capacity(chances.len()),
             offsets: Vec::new(),
             visits: visits.round() as u64,
@@ -111,12 +111,10 @@ impl LoadDraw {
         let trials = f64::from(self.tokens);
         self.wanted.clear();
         let mut sum = 0.0;
-        for ((&p, &none), &variance) in self.chances.iter().zip(&self.none).zip(&self.variances) {
-            let mean = trials * p;
-            let load = if mean <= EXACT_MEAN {
-                binomial_quantile(stream.unit(), self.tokens, p, none)
-            } else {
-                mean + variance.sqrt() * normal_quantile(stream.unit())
+        for ((&p, law), &variance) in self.chances.iter().zip(&self.laws).zip(&self.variances) {
+            let load = match law {
+                Some(law) => law.quantile(stream.unit()),
+                None => trials * p + variance.sqrt() * normal_quantile(stream.unit()),
             };
             sum += load;
             self.wanted.push(load);
@@ -159,16 +157,46 @@ fn before_correction(wanted: &[f64]) -> (Vec<f64>, f64) {
     (found, sum)
 }
 
-/// Returns the load at `level` of the binomial law of `trials` trials of chance `p`; `none`: the chance of no load.
-fn binomial_quantile(level: f64, trials: u32, p: f64, none: f64) -> f64 {
-    let (mut load, mut mass, mut cumulative) = (0.0, none, none);
-    let (trials, odds) = (f64::from(trials), p / (1.0 - p));
-    while cumulative < level && load < trials && mass > 0.0 {
-        mass *= (trials - load) / (load + 1.0) * odds;
-        load += 1.0;
-        cumulative += mass;
+/// A binomial law, for its quantiles.
+#[derive(Clone, Debug)]
+struct Binomial {
+    /// Chance of at most each load.
+    cumulative: Vec<f64>,
+    mean: usize,
+}
+
+impl Binomial {
+    fn new(trials: f64, p: f64) -> Self {
+        let (mut mass, odds) = (libm::pow(1.0 - p, trials), p / (1.0 - p));
+        let (mut load, mut sum) = (0.0, mass);
+        let mut cumulative = vec![mass];
+        while load < trials && sum < 1.0 - 1e-12 && mass > 0.0 {
+            mass *= (trials - load) / (load + 1.0) * odds;
+            load += 1.0;
+            sum += mass;
+            cumulative.push(sum);
+        }
+        Self { cumulative, mean: (trials * p) as usize }
     }
-    load
+
+    /// Returns the least load that has at least the chance `level` of not being exceeded.
+    #[inline]
+    fn quantile(&self, level: f64) -> f64 {
+        let last = self.cumulative.len() - 1;
+        let mut load = self.mean.min(last);
+        while load < last && self.cumulative[load] < level {
+            load += 1;
+        }
+        while load > 0 && self.cumulative[load - 1] >= level {
+            load -= 1;
+        }
+        load as f64
+    }
+}
+
+/// Returns the laws of slots with a small mean.
+fn laws(chances: &[f64], trials: f64) -> Vec<Option<Binomial>> {
+    chances.iter().map(|&p| (trials * p <= EXACT_MEAN).then(|| Binomial::new(trials, p))).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! How popular the experts of a layer are: the chance that a token visits each of them.
 //!
 //! Chances of a layer add up to `top_k`, and none is above 1, because the experts that a token visits are different
-//! ones. What a law would give an expert beyond 1 goes to the others in proportion.
+//! ones. What a law would give an expert beyond 1 goes to the others in proportion. Beside the chances stand those of
+//! independent choices that give them ([`independent_chances`]).
 
+use super::reach::independent_chances;
 use crate::plan::step_time::{DriftSpec, RoutingSpec};
 use crate::rng::RngStreams;
 
@@ -16,9 +18,25 @@ pub struct Popularity {
 #[derive(Clone, Debug)]
 enum Law {
     /// Chances in order of popularity, and for each layer the experts in that order.
-    Ranked { chances: Vec<f64>, orders: Vec<Vec<u32>> },
+    Ranked { chances: Chances, orders: Vec<Vec<u32>> },
     /// Chances by window, layer (one list: all layers) and expert.
-    Counted(Vec<Vec<Vec<f64>>>),
+    Counted(Vec<Vec<Chances>>),
+}
+
+/// Chances of the experts of a layer.
+#[derive(Clone, Debug)]
+pub struct Chances {
+    /// That a token visits each of them.
+    pub visited: Vec<f64>,
+    /// Those of independent choices which, under the condition of their number, are made with these chances.
+    pub independent: Vec<f64>,
+}
+
+impl Chances {
+    fn new(weights: &[f64], top_k: u32) -> Self {
+        let visited = chances(weights, top_k);
+        Self { independent: independent_chances(&visited, top_k), visited }
+    }
 }
 
 impl Popularity {
@@ -48,7 +66,7 @@ impl Popularity {
                     .collect()
             }
             RoutingSpec::Counts { windows } => {
-                let of_layer = |counts: &Vec<f64>| chances(counts, top_k);
+                let of_layer = |counts: &Vec<f64>| Chances::new(counts, top_k);
                 let of_window = |window: &Vec<Vec<f64>>| match &window[..] {
                     [all] => vec![of_layer(all)],
                     each => each[first_layer as usize..][..layers as usize].iter().map(of_layer).collect(),
@@ -59,7 +77,12 @@ impl Popularity {
         let orders = (first_layer..first_layer + layers)
             .map(|layer| shuffled(num_experts, &streams, &format!("moe.popularity.{layer}")))
             .collect();
-        Self { law: Law::Ranked { chances: chances(&weights, top_k), orders }, drift }
+        Self { law: Law::Ranked { chances: Chances::new(&weights, top_k), orders }, drift }
+    }
+
+    /// Tells whether popularity changes.
+    pub fn drifts(&self) -> bool {
+        self.drift.is_some()
     }
 
     /// Returns how often popularity has changed before step `step`.
@@ -74,20 +97,23 @@ impl Popularity {
             (_, None) => 1,
             (Law::Counted(windows), _) => windows.len() as u64,
             (Law::Ranked { chances, .. }, Some(drift)) => {
-                let (experts, shift) = (chances.len() as u64, u64::from(drift.shift));
+                let (experts, shift) = (chances.visited.len() as u64, u64::from(drift.shift));
                 experts / greatest_common_divisor(experts, shift)
             }
         }
     }
 
     /// Returns the chances of the experts of the stage's layer `layer` in `epoch`.
-    pub fn of(&self, layer: usize, epoch: u64) -> Vec<f64> {
+    pub fn of(&self, layer: usize, epoch: u64) -> Chances {
         match &self.law {
             Law::Ranked { chances, orders } => {
                 let shift = self.drift.map_or(0, |drift| drift.shift) as usize * epoch as usize;
-                let mut found = vec![0.0; chances.len()];
+                let count = chances.visited.len();
+                let mut found = Chances { visited: vec![0.0; count], independent: vec![0.0; count] };
                 for (place, &expert) in orders[layer].iter().enumerate() {
-                    found[expert as usize] = chances[(place + shift) % chances.len()];
+                    let (expert, place) = (expert as usize, (place + shift) % count);
+                    found.visited[expert] = chances.visited[place];
+                    found.independent[expert] = chances.independent[place];
                 }
                 found
             }
@@ -102,13 +128,13 @@ impl Popularity {
     pub fn mean(&self, layer: usize, from: u64, to: u64) -> Vec<f64> {
         let interval = self.drift.map_or(u64::MAX, |drift| u64::from(drift.step_interval));
         if from / interval == to.saturating_sub(1).max(from) / interval {
-            return self.of(layer, self.epoch(from));
+            return self.of(layer, self.epoch(from)).visited;
         }
         let mut sums: Vec<f64> = Vec::new();
         let mut step = from;
         while step < to {
             let end = (step / interval + 1).saturating_mul(interval).min(to);
-            let (weight, chances) = ((end - step) as f64, self.of(layer, self.epoch(step)));
+            let (weight, chances) = ((end - step) as f64, self.of(layer, self.epoch(step)).visited);
             if sums.is_empty() {
                 sums = vec![0.0; chances.len()];
             }
@@ -174,7 +200,7 @@ mod tests {
             RoutingSpec::PowerLaw { exponent: 3.0 },
             RoutingSpec::Bimodal { hot_experts: 8, hot_share: 0.9 },
         ] {
-            let found = popularity(&routing, None).of(2, 0);
+            let found = popularity(&routing, None).of(2, 0).visited;
             assert!((found.iter().sum::<f64>() - 8.0).abs() < 1e-9, "{routing:?}");
             assert!(found.iter().all(|&chance| chance > 0.0 && chance <= 1.0 + 1e-12), "{routing:?}");
         }
@@ -183,12 +209,12 @@ mod tests {
     #[test]
     fn layers_have_popular_experts_of_their_own() {
         let found = popularity(&RoutingSpec::PowerLaw { exponent: 1.0 }, None);
-        assert_ne!(found.of(0, 0), found.of(1, 0));
+        assert_ne!(found.of(0, 0).visited, found.of(1, 0).visited);
         let sorted = |mut chances: Vec<f64>| {
             chances.sort_by(f64::total_cmp);
             chances
         };
-        assert_eq!(sorted(found.of(0, 0)), sorted(found.of(1, 0)));
+        assert_eq!(sorted(found.of(0, 0).visited), sorted(found.of(1, 0).visited));
     }
 
     #[test]
@@ -196,8 +222,8 @@ mod tests {
         let drift = DriftSpec { step_interval: 10, shift: 6 };
         let found = popularity(&RoutingSpec::PowerLaw { exponent: 1.0 }, Some(drift));
         assert_eq!((found.epoch(9), found.epoch(10), found.epoch(319), found.epoch(320)), (0, 1, 31, 0));
-        assert_ne!(found.of(0, 0), found.of(0, 1));
-        let (first, second, half) = (found.of(0, 0), found.of(0, 1), found.mean(0, 5, 15));
+        let (first, second, half) = (found.of(0, 0).visited, found.of(0, 1).visited, found.mean(0, 5, 15));
+        assert_ne!(first, second);
         for ((a, b), mean) in first.iter().zip(&second).zip(&half) {
             assert!((0.5 * (a + b) - mean).abs() < 1e-9);
         }
@@ -211,8 +237,8 @@ mod tests {
         let drift = Some(DriftSpec { step_interval: 100, shift: 0 });
         let found = popularity(&RoutingSpec::Counts { windows }, drift);
         // The stage begins with layer 3, so its second layer is layer 4.
-        let chances = found.of(1, found.epoch(100));
+        let chances = found.of(1, found.epoch(100)).visited;
         assert!((chances[0] / chances[1] - 9.0).abs() < 1e-9);
-        assert!(found.of(1, found.epoch(200)).iter().all(|chance| (chance - 0.125).abs() < 1e-12));
+        assert!(found.of(1, found.epoch(200)).visited.iter().all(|chance| (chance - 0.125).abs() < 1e-12));
     }
 }

@@ -72,9 +72,11 @@ impl Table {
     }
 }
 
-/// Returns how often each of `layers` layers is drawn.
-pub fn draws_per_layer(layers: u32) -> u32 {
-    ALL_DRAWS.div_ceil(layers).max(LEAST_DRAWS)
+/// Returns how often each of `layers` layers is drawn: less often where popularity drifts, because tables serve for a
+/// while only and their errors even out.
+pub fn draws_per_layer(layers: u32, drifts: bool) -> u32 {
+    let share = if drifts { 4 } else { 1 };
+    (ALL_DRAWS / share).div_ceil(layers).max(LEAST_DRAWS / share)
 }
 
 /// Collects draws of layers.
