@@ -8,7 +8,7 @@
 //! | [`load_draw`] | draws of the loads of experts |
 //! | [`reach`] | how many tokens a rank receives |
 //! | [`ranks`], [`straggler`] | the slowest rank, as a table of quantiles |
-//! | [`shared`] | shared experts |
+//! | [`exchanges`], [`shared`] | dispatch and combine, shared experts |
 //! | [`overlap`] | shared experts beside routed ones, two micro-batches |
 //!
 //! An exchange (`DeepEP`) is priced for the rank that receives most: as one over so many rows that each rank of an even
@@ -18,6 +18,7 @@
 //! tokens, and between layers; routing limited to groups of experts.
 
 pub mod arrangement;
+pub mod exchanges;
 pub mod load_draw;
 pub mod overlap;
 pub mod placement;
@@ -30,6 +31,7 @@ pub mod straggler;
 use std::collections::BTreeMap;
 
 use self::arrangement::{Arrangements, ExpertCounts};
+use self::exchanges::Exchanges;
 use self::load_draw::LoadDraw;
 use self::overlap::{Busy, MicroBatch, beside, two_micro_batches};
 use self::placement::Placement;
@@ -40,7 +42,6 @@ use self::shared::Shared;
 use self::straggler::{Layer, RankLoads, Table, TableBuilder};
 use super::cost::{OperatorTime, TotalCost};
 use super::fused_moe::FusedMoe;
-use super::learned::Prediction;
 use super::row_operator::{Kernel, RowOperator};
 use super::trust::TrustTally;
 use crate::plan::step_time::{LinksSpec, MoeSampling, MoeSpec, MoeStageSpec, RoutingSpec};
@@ -82,9 +83,7 @@ pub struct ExpertStep {
 pub struct ExpertLayers {
     experts: RowOperator,
     kernel: FusedMoe,
-    exchanges: Vec<RowOperator>,
-    /// Times of each exchange by rows.
-    exchange_prices: [BTreeMap<u32, Prediction>; 2],
+    exchanges: Exchanges,
     shared: Shared,
     shared_overlap_max_tokens: u32,
     /// Layers with experts over all layers of the stage.
@@ -137,8 +136,7 @@ impl ExpertLayers {
         Self {
             share_of_layers: f64::from(layers) / f64::from(stage.layers),
             kernel,
-            exchanges,
-            exchange_prices: [BTreeMap::new(), BTreeMap::new()],
+            exchanges: Exchanges::new(exchanges),
             shared: Shared::new(shared, shared_sharded),
             shared_overlap_max_tokens: spec.shared_overlap_max_tokens,
             balanced: matches!(spec.routing, RoutingSpec::Balanced),
@@ -192,7 +190,8 @@ impl ExpertLayers {
         let [out, back] = layers.exchanges_s;
         let scale = routed / layers.seconds;
         // What a rank sends, it sends of its own tokens: more than its share takes longer.
-        let extra = self.sending_s(step) - self.sending_s_even(step.all_tokens);
+        let extra = self.exchanges.even_s(f64::from(step.sharded_tokens))
+            - self.exchanges.even_s(f64::from(step.all_tokens) / f64::from(self.kernel.shape().expert_ranks));
         let mut shared_s = busy.seconds;
         if rows <= self.shared_overlap_max_tokens {
             let beside_s = step.together_s + routed;
@@ -312,7 +311,7 @@ impl ExpertLayers {
         let slots = placement.slot_chances(&chances.visited);
         let top_k = self.kernel.shape().top_k;
         // Who gathers all tokens does not ask how many reach each rank.
-        let reaches = if self.exchanges.is_empty() {
+        let reaches = if self.exchanges.operators.is_empty() {
             Vec::new()
         } else {
             reaches(placement, &chances.independent, top_k)
@@ -328,7 +327,7 @@ impl ExpertLayers {
                 law.draw(stream, &mut loads);
             }
             ranks.set(&loads, placement.per_rank);
-            if !self.exchanges.is_empty() {
+            if !self.exchanges.operators.is_empty() {
                 let noise = (!self.balanced).then_some(&mut *stream);
                 ranks.set_tokens(&reaches, rows, self.kernel.shape().top_k, noise);
             }
@@ -338,8 +337,8 @@ impl ExpertLayers {
             let (cost, prediction) = self.experts.price_loads(rows, &loads);
             straggler::note(&mut builder.experts, &prediction);
             let mut exchanges_s = [0.0; 2];
-            for (index, seconds) in exchanges_s.iter_mut().enumerate().take(self.exchanges.len()) {
-                let prediction = self.exchange(index, exchange_rows);
+            for (index, seconds) in exchanges_s.iter_mut().enumerate().take(self.exchanges.operators.len()) {
+                let prediction = self.exchanges.predict(index, exchange_rows);
                 straggler::note(&mut builder.exchanges[index], &prediction);
                 *seconds = prediction.seconds;
             }
@@ -350,7 +349,7 @@ impl ExpertLayers {
     /// Returns what ranks are compared by. `mean_share`: share of all tokens that an average rank receives.
     fn rank_prices(&mut self, rows: u32, mean_share: f64) -> Ranks {
         let shape = self.kernel.shape();
-        if self.exchanges.is_empty() {
+        if self.exchanges.operators.is_empty() {
             let kernel = self.kernel.clone();
             return Ranks { kernel, rows_per_token: 0.0, least_rows: 0.0, at_least_s: 0.0, per_row_s: 0.0 };
         }
@@ -359,7 +358,7 @@ impl ExpertLayers {
         let even_reach = 1.0 - libm::pow(1.0 - 1.0 / ranks, f64::from(shape.top_k));
         let own = f64::from(rows) / ranks;
         let least = own * mean_share / even_reach;
-        let (low, high) = (self.exchanges_at(least), self.exchanges_at(2.0 * least));
+        let (low, high) = (self.exchanges.seconds(least), self.exchanges.seconds(2.0 * least));
         Ranks {
             kernel: self.kernel.clone(),
             rows_per_token: own / (f64::from(rows) * even_reach),
@@ -367,44 +366,6 @@ impl ExpertLayers {
             at_least_s: low,
             per_row_s: (high - low) / least,
         }
-    }
-
-    fn exchanges_at(&mut self, rows: f64) -> f64 {
-        (0..self.exchanges.len()).map(|index| self.exchange(index, rows).seconds).sum()
-    }
-
-    /// Returns the prediction of one exchange over rows that need not be whole.
-    fn exchange(&mut self, index: usize, rows: f64) -> Prediction {
-        let below = (rows as u32).max(1);
-        let weight = (rows - f64::from(below)).clamp(0.0, 1.0);
-        let low = self.exchange_price(index, below);
-        if weight <= 0.0 {
-            return low;
-        }
-        let high = self.exchange_price(index, below + 1);
-        Prediction { seconds: low.seconds + (high.seconds - low.seconds) * weight, ..high }
-    }
-
-    fn exchange_price(&mut self, index: usize, rows: u32) -> Prediction {
-        let operator = &mut self.exchanges[index];
-        *self.exchange_prices[index].entry(rows).or_insert_with(|| operator.price(rows).1)
-    }
-
-    /// Returns the time of the exchanges of all layers if every rank sent as many tokens as the one that has most.
-    fn sending_s(&self, step: &ExpertStep) -> f64 {
-        self.even_exchanges_s(f64::from(step.sharded_tokens))
-    }
-
-    fn sending_s_even(&self, all_tokens: u32) -> f64 {
-        self.even_exchanges_s(f64::from(all_tokens) / f64::from(self.kernel.shape().expert_ranks))
-    }
-
-    fn even_exchanges_s(&self, rows: f64) -> f64 {
-        let time = |operator: &RowOperator| match &operator.kernel {
-            Kernel::MoeExchange(kernel) => kernel.network_s(rows) * f64::from(operator.count),
-            _ => 0.0,
-        };
-        self.exchanges.iter().map(time).sum()
     }
 
     /// Returns the shares of the operators in a typical step, each with its position.
@@ -429,7 +390,7 @@ impl ExpertLayers {
                 found.push((operator.position, time));
             };
             add(&mut self.experts, step.all_tokens, exposed.experts);
-            for (operator, seconds) in self.exchanges.iter_mut().zip(exposed.exchanges) {
+            for (operator, seconds) in self.exchanges.operators.iter_mut().zip(exposed.exchanges) {
                 add(operator, step.sharded_tokens, seconds);
             }
             let rows = if self.shared.sharded { step.sharded_tokens } else { step.tokens };
@@ -439,7 +400,8 @@ impl ExpertLayers {
                 add(operator, rows, alone * exposed.shared / busy.seconds);
             }
         } else {
-            let all = std::iter::once(&self.experts).chain(&self.exchanges).chain(&self.shared.operators);
+            let all =
+                std::iter::once(&self.experts).chain(&self.exchanges.operators).chain(&self.shared.operators);
             for operator in all {
                 found.push((
                     operator.position,
@@ -467,7 +429,7 @@ impl ExpertLayers {
                 }
             }
         }
-        let routed = std::iter::once(&self.experts).chain(&self.exchanges);
+        let routed = std::iter::once(&self.experts).chain(&self.exchanges.operators);
         let mut found: Vec<_> =
             routed.zip(tallies).map(|(operator, tally)| (operator.position, tally, operator)).collect();
         let tallies = self.shared.trust();

@@ -165,6 +165,11 @@ impl MoeSpec {
         };
         at_least(path, "layers", stage.layers, experts.count)?;
         at_least(path, "nodes", stage.nodes, 1)?;
+        if stage.exchanges.len() > 2 {
+            let message =
+                format!("has {} positions, must be those of dispatch and combine", stage.exchanges.len());
+            return refuse(path, "exchanges", message);
+        }
         for &position in &stage.exchanges {
             match operators.get(position) {
                 Some(OperatorSpec::MoeExchange(exchange)) if exchange.count == experts.count => {}
