@@ -369,7 +369,7 @@ fn values_that_make_no_sense_are_refused_with_their_path() {
             "/stages/0/16/expert_ranks",
             json!(3),
             "step_time.stages[0][16].expert_ranks",
-            "must divide num_experts (32)",
+            "must divide num_experts + redundant_experts (32)",
         ),
         (
             "/stages/0/16/imbalance",
