@@ -21,6 +21,7 @@ from frontier.config.speculative import speculative_plan
 from frontier.config.versions import minor_of, uses_v2_runner
 from frontier.config.workload import Synthetic, Workload
 from frontier.errors import ConfigError, Issue
+from frontier.moe_lowering import moe_plan
 from frontier.trace_columns import trace_columns
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def lower(scenario: Scenario) -> Lowered:
             resolved,
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
         ),
-        "step_time": _step_time(scenario.engine, resolved, attached),
+        "step_time": _step_time(scenario, resolved, attached),
         "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
         "workload": _workload(scenario.workload),
         "output": {
@@ -197,7 +198,8 @@ def _attached(engine: Engine, resolved: Resolved) -> Attached | None:
     return attach((resolved.program,), resolved.gpu, engine)
 
 
-def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:
+def _step_time(scenario: Scenario, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:
+    engine = scenario.engine
     linear = engine.step_time.linear
     if linear is not None or attached is None:
         assert linear is not None
@@ -218,6 +220,15 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
         "stages": attached.stages,
         "draft": None,
         "residuals": None,
+        "moe": moe_plan(
+            engine.moe,
+            attached.stages,
+            spec=resolved.model,
+            layout=resolved.layout,
+            version=engine.version,
+            seed=scenario.seed,
+            replication=scenario.replication,
+        ),
     }
 
 

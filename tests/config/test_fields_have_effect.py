@@ -20,6 +20,10 @@ PLAIN_ROWS = "at,in,out,who,level,hashes\n0,20,5,a,1,1|2\n3,16,6,b,0,1\n1,16,6,a
 
 LEARNED = {"engine.step_time.learned.packs": ["PACK"]}
 LINEAR = {"engine.step_time": {"linear": {"per_step": "10ms"}}}
+EXPERTS = {"model": "qwen3-30b-a3b"}
+SHARED_EXPERTS = {"model": "deepseek-v2-lite"}
+POWER_LAW = EXPERTS | {"engine.moe.routing.power_law.exponent": 1}
+BIMODAL = "engine.moe.routing.bimodal"
 LONG = {"engine.long_prefill_token_threshold": 512}
 SHARED = {"workload.synthetic.shared_prefix": {"count": 2, "tokens": 16}}
 DRAFTED = {"engine.speculative": {"method": "eagle", "num_speculative_tokens": 2, "acceptance": 0.7}}
@@ -81,6 +85,14 @@ EFFECTS: dict[str, Change] = {
     "engine.disable_hybrid_kv_cache_manager": ({"model": "gpt-oss-20b"}, True, False),
     "engine.watermark": ({}, 0.0, 0.01),
     "engine.async_scheduling": ({}, True, False),
+    "engine.moe.sampling": (POWER_LAW, "draw", "mean"),
+    "engine.moe.drift.step_interval": (POWER_LAW, 100, 200),
+    "engine.moe.drift.shift": (POWER_LAW | {"engine.moe.drift.step_interval": 100}, 1, 2),
+    "engine.moe.shared_experts_stream_token_threshold": (SHARED_EXPERTS, 0, 512),
+    "engine.moe.routing.power_law.exponent": (EXPERTS, 0.5, 1),
+    "engine.moe.routing.bimodal.hot_experts": (EXPERTS | {f"{BIMODAL}.hot_share": 0.3}, 4, 8),
+    "engine.moe.routing.bimodal.hot_share": (EXPERTS | {f"{BIMODAL}.hot_experts": 8}, 0.3, 0.4),
+    "engine.moe.routing.trace.path": (EXPERTS, "COUNTS", "OTHER_COUNTS"),
     "engine.cpu_overhead.per_step": ({}, "1ms", "2ms"),
     "engine.cpu_overhead.per_seq": ({}, "10us", "20us"),
     "engine.cpu_overhead.per_kernel_launch": ({}, "29us", "10us"),
@@ -221,6 +233,9 @@ DRAFT_MODEL = {
 STARTS: dict[str, Change] = {
     "engine.speculative.model": (DRAFT_MODEL, "qwen3-1.7b", "llama-3.1-8b"),
     "engine.name": (SGLANG, "sglang", "vllm"),
+    "engine.moe.all2all_backend": (EXPERTS, "allgather_reducescatter", "deepep_low_latency"),
+    "engine.moe.expert_placement_strategy": (EXPERTS, "linear", "round_robin"),
+    "engine.moe.enable_dbo": (EXPERTS, False, True),
     "workload.trace.format": (plain(), "plain", "azure"),
     "workload.trace.on_bad_row": (plain(columns={**COLUMNS, "output_tokens": "level"}), "skip", "error"),
     "workload.trace.on_unsorted": (plain(), "sort", "error"),
@@ -229,11 +244,20 @@ STARTS: dict[str, Change] = {
 
 ONE_VALUE = {
     "engine.sglang.page_size": 16,
+    # These need expert parallelism.
+    "engine.moe.eplb.window_size": 100,
+    "engine.moe.eplb.step_interval": 100,
+    "engine.moe.eplb.num_redundant_experts": 8,
+    "engine.moe.eplb.use_async": True,
+    "engine.moe.dbo_decode_token_threshold": 64,
+    "engine.moe.dbo_prefill_token_threshold": 64,
 }
 """Fields that accept one value so far; another is refused."""
 
 NO_FIELDS = {
     "engine.step_time.roofline": LINEAR,
+    "engine.moe.routing.balanced": POWER_LAW,
+    "engine.moe.routing.uniform": POWER_LAW,
     f"{ARR}.burst": {},
     f"{_TRACE_ARRIVALS}.burst": {**AZURE, f"{_TRACE_ARRIVALS}.poisson.rate": 1},
 }
@@ -245,6 +269,9 @@ def file(tmp_path: Path) -> str:
     path = tmp_path / "trace.csv"
     path.write_text(PLAIN_ROWS)
     (tmp_path / "vidur.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n")
+    for name, top in (("counts.csv", 9), ("other_counts.csv", 8)):
+        counts = "\n".join(f"0,{expert},{top if expert < 4 else 1}" for expert in range(128))
+        (tmp_path / name).write_text(f"layer,expert,count\n{counts}\n")
     versions = [{"version": "0.24.0"}, {"version": "0.23.0"}, {"backend": "sglang"}]
     fake_packs.write(tmp_path / "trace.pack", [fake_packs.tree("gemm", 2.0, **each) for each in versions])
     fake_packs.write(tmp_path / "other.pack", fake_packs.dense_model())
@@ -260,6 +287,8 @@ def filled(value: Any, file: str) -> Any:
     names = {
         "FILE": file,
         "VIDUR": file.replace("trace.csv", "vidur.csv"),
+        "COUNTS": file.replace("trace.csv", "counts.csv"),
+        "OTHER_COUNTS": file.replace("trace.csv", "other_counts.csv"),
         "PACK": file.replace("trace.csv", "trace.pack"),
         "OTHER": file.replace("trace.csv", "other.pack"),
     }

@@ -73,18 +73,18 @@ WRONG: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: Layout(64, 64, 64), "data_parallel_size", "takes 262144 GPUs; at most 4096"),
     (
         lambda: Layout(2, 1, 2, True, "deepep_low_latncy"),  # type: ignore[arg-type]
-        "all2all_backend",
+        "moe.all2all_backend",
         "did you mean 'deepep_low_latency'",
     ),
     (lambda: Layout(enable_expert_parallel=True), "enable_expert_parallel", "has no effect on one rank"),
     (
         lambda: Layout(8, 1, 1, True, "deepep_low_latency"),
-        "all2all_backend",
+        "moe.all2all_backend",
         "has no effect without enable_expert_parallel and data_parallel_size above 1",
     ),
     (
         lambda: Layout(1, 1, 8, False, "deepep_high_throughput"),
-        "all2all_backend",
+        "moe.all2all_backend",
         "has no effect without enable_expert_parallel",
     ),
     (lambda: Layout(12, gpus_per_node=8), "tensor_parallel_size", "unevenly on nodes of 8 GPUs"),
@@ -124,7 +124,7 @@ UNFIT = [
     (
         "minimax-m2",
         Layout(2, 1, 4, True, "deepep_low_latency"),
-        "all2all_backend",
+        "moe.all2all_backend",
         "does not shard the tokens of minimax_m2 models",
     ),
 ]

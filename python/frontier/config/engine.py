@@ -22,6 +22,7 @@ from frontier.config.fields import (
     parse_whole,
 )
 from frontier.config.frontend import Frontend
+from frontier.config.moe import Moe
 from frontier.config.sglang import SGLANG_VERSIONS, Sglang
 from frontier.config.speculative import Speculative
 from frontier.config.step_time import LearnedStepTime, StepTime
@@ -173,6 +174,8 @@ class Engine(Section):
     """Captured CUDA graphs; left out, the version's."""
     speculative: Speculative | None = None
     """Speculative decoding, if any."""
+    moe: Moe | None = None
+    """Routing, placement and exchange of experts; left out, typical loads of equal chances."""
     cpu_overhead: CpuOverhead | None = None
     """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with a linear step time."""
     frontend: Frontend | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-_SUFFIX: Final = re.compile(r"\.(json|ya?ml|csv|tsv|jsonl|ndjson|txt|parquet|gz|zst)\Z", re.IGNORECASE)
+_SUFFIX: Final = re.compile(r"\.(json|ya?ml|csv|tsv|jsonl|ndjson|txt|parquet|gz|zst|npz)\Z", re.IGNORECASE)
 
 
 def is_path(text: str) -> bool:
@@ -69,6 +69,8 @@ _PATH_FIELDS: Final[tuple[tuple[tuple[str, ...], Callable[[str], bool]], ...]] =
     (("workload", "trace", "path"), _never),
     (("engine", "speculative", "model"), _may_be_hub_name),
     (("engine", "speculative", "acceptance", "trace"), _never),
+    (("engine", "moe", "routing", "trace"), _never),
+    (("engine", "moe", "routing", "trace", "path"), _never),
 )
 
 

@@ -14,6 +14,7 @@ from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.cuda_graph import capture_size_issues, graph_capture
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
+from frontier.config.moe import layout_settings, moe_issues, moe_model_issues
 from frontier.config.quantization import attends_in_fp8, quantized_model
 from frontier.config.resolve_sglang import examine_sglang
 from frontier.config.sections import Cluster, Hardware, Objectives
@@ -137,6 +138,7 @@ def examine(parts: Parts) -> Examined:
     spec = _quantized(parts, spec, gpu, issues)
     if engine is not None:
         issues += checks.engine_issues(engine, parts.known)
+        issues += moe_issues(engine, parts.known)
         if engine.name == "vllm":
             issues += version_issues(engine, parts.known)
             issues += speculative_issues(engine, parts.known)
@@ -252,7 +254,7 @@ def _program(
     parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec | None, issues: list[Issue]
 ) -> tuple[Operator, ...] | None:
     """Return the operators of a step, None where the model cannot run so."""
-    from frontier.models import operator_program  # noqa: PLC0415
+    from frontier.models import Layout, operator_program  # noqa: PLC0415
     from frontier.models.kv import resolve_kv_cache_dtype  # noqa: PLC0415
     from frontier.models.program import required_dtypes  # noqa: PLC0415
 
@@ -263,10 +265,12 @@ def _program(
         return None
     count = len(issues)
     try:
+        layout = Layout.on_one_node(tp, **layout_settings(engine))
+        issues += moe_model_issues(engine, spec, layout, parts.known)
         cache = resolve_kv_cache_dtype(spec, engine.kv_cache_dtype)
         program = operator_program(
             spec,
-            tensor_parallel_size=tp,
+            layout=layout,
             weight_dtype="auto",
             kv_cache_dtype=engine.kv_cache_dtype,
             fp8_attention=attends_in_fp8(gpu, cache),
@@ -399,7 +403,9 @@ def _facts(
         num_blocks=memory.num_gpu_blocks,
         memory=memory,
         graphs=_graphs(engine, spec, gpu, limits),
-        layout=Layout(engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node),
+        layout=Layout(
+            engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node, **layout_settings(engine)
+        ),
         gpus_total=engine.tensor_parallel_size * cluster.replicas,
         price_per_hour=gpu.price_per_hour_usd if price is None else price,
         program=program,

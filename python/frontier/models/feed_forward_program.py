@@ -5,8 +5,8 @@ of all of them are gathered after routing and the sums scattered back (`AgRsAll2
 `device_communicators/all2all.py`; `fused_moe/prepare_finalize/naive_dp_ep.py`), or exchanged by DeepEP. Of
 the gathered rows, every rank computes its experts, or its part of each.
 
-Left out: kernels that route inside (they gather router logits instead of the chosen experts), and the overlap
-of shared experts with the rest.
+Left out: kernels that route inside (they gather router logits instead of the chosen experts). Shared experts
+are listed after the rest; whether they overlap is a matter of `engine.moe`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _routed_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> FusedMoe:
     storage = rank.storage_of(quantization)
     arithmetic = None if quantization is None else quantization.arithmetic
     width = expert_width_per_rank(rank.spec, moe, layout.expert_tensor_parallel_size)
-    held = moe.num_experts // layout.expert_parallel_size
+    held = (moe.num_experts + layout.num_redundant_experts) // layout.expert_parallel_size
     shapes = {"gate_proj": (width, hidden), "up_proj": (width, hidden), "down_proj": (hidden, width)}
     matrices = [
         WeightTensor(f"experts.{name}.weight", rows, columns, storage, copies=held)
@@ -179,9 +179,10 @@ def _routed_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> FusedMoe:
         count=count,
         component=_ROUTED,
         weights=(*matrices, *biases),
-        active_share=(moe.top_k, moe.num_experts),
+        active_share=(moe.top_k, moe.num_experts + layout.num_redundant_experts),
         num_experts=moe.num_experts,
         top_k=moe.top_k,
+        redundant_experts=layout.num_redundant_experts,
         expert_ranks=layout.expert_parallel_size,
         hidden=hidden,
         intermediate=width,

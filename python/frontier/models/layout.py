@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 
@@ -51,6 +51,7 @@ class Layout:
             ranks; otherwise every expert is cut over as many.
         all2all_backend: how tokens reach the experts of other data parallel ranks.
         gpus_per_node: GPUs of one node; the replica fills one node after the other.
+        num_redundant_experts: copies of experts in each layer (expert parallel load balancing).
 
     Raises:
         ConfigError: sizes that are no positive numbers, an unknown backend, a setting without effect, or
@@ -63,6 +64,7 @@ class Layout:
     enable_expert_parallel: bool = False
     all2all_backend: All2AllBackend = "allgather_reducescatter"
     gpus_per_node: int = 8
+    num_redundant_experts: int = 0
 
     def __post_init__(self) -> None:
         issues = [*self._size_issues()] or [*self._setting_issues(), *self._placement_issues()]
@@ -70,9 +72,10 @@ class Layout:
             raise ConfigError(issues)
 
     @classmethod
-    def on_one_node(cls, tensor_parallel_size: int) -> Layout:
-        """Return tensor parallelism alone, on a node that is large enough."""
-        return cls(tensor_parallel_size, gpus_per_node=min(max(8, tensor_parallel_size), MAX_GPUS))
+    def on_one_node(cls, tensor_parallel_size: int, **settings: Any) -> Layout:
+        """Return tensor parallelism alone, on a node that is large enough; `settings` are of other fields."""
+        most = min(max(8, tensor_parallel_size), MAX_GPUS)
+        return cls(tensor_parallel_size, gpus_per_node=most, **settings)
 
     @property
     def gpus(self) -> int:
@@ -140,6 +143,7 @@ class Layout:
             data_parallel_size=1,
             enable_expert_parallel=False,
             all2all_backend="allgather_reducescatter",
+            num_redundant_experts=0,
         )
 
     def to_plan(self) -> dict[str, int]:
@@ -200,8 +204,12 @@ class Layout:
         if backend not in ALL2ALL_BACKENDS:
             near = nearest_name(backend, ALL2ALL_BACKENDS)
             yield Issue(
-                "engine.all2all_backend", backend, f"was {show_value(backend)}", ALL2ALL_BACKENDS, near
+                "engine.moe.all2all_backend", backend, f"was {show_value(backend)}", ALL2ALL_BACKENDS, near
             )
+        copies = self.num_redundant_experts
+        if isinstance(copies, bool) or not isinstance(copies, int) or not 0 <= copies <= MAX_GPUS:
+            message = f"was {show_value(copies)}; from 0 to {MAX_GPUS} are accepted"
+            yield Issue("engine.moe.eplb.num_redundant_experts", copies, message)
 
     def _setting_issues(self) -> Iterable[Issue]:
         """Yield what vLLM takes silently although it changes nothing."""
@@ -217,7 +225,11 @@ class Layout:
                 f"was {show_value(backend)}, has no effect without enable_expert_parallel and "
                 "data_parallel_size above 1"
             )
-            yield Issue("engine.all2all_backend", backend, message, ALL2ALL_BACKENDS[:1])
+            yield Issue("engine.moe.all2all_backend", backend, message, ALL2ALL_BACKENDS[:1])
+        copies = self.num_redundant_experts
+        if copies and not (self.enable_expert_parallel and self.expert_ranks > 1):
+            message = f"was {copies}, has no effect without enable_expert_parallel on several ranks"
+            yield Issue("engine.moe.eplb.num_redundant_experts", copies, message, ("0",))
 
     def _placement_issues(self) -> Iterable[Issue]:
         """Yield groups that lie on nodes unevenly: collectives are priced for even ones."""

@@ -133,9 +133,10 @@ class Gemm(ComputeOperator):
 class FusedMoe(ComputeOperator):
     """The routed experts of a layer: both products, the activation between them and the weighted sum.
 
-    Each row visits `top_k` of `num_experts` experts. This rank holds one in `expert_ranks` of them,
-    `intermediate` wide. The quantisation of activations is part of it. `imbalance` says how rows spread over
-    experts: -1 evenly, 0 at random with equal chances, above 0 by a power law of that exponent.
+    Each row visits `top_k` of `num_experts` experts. This rank holds one in `expert_ranks` of them and of
+    their `redundant_experts` copies, `intermediate` wide. The quantisation of activations is part of it.
+    `imbalance` says how rows spread over experts: -1 evenly, 0 at random with equal chances, above 0 by a
+    power law of that exponent.
     """
 
     num_experts: int
@@ -148,6 +149,7 @@ class FusedMoe(ComputeOperator):
     activation_bytes: float
     rows: Rows = "tokens"
     gated: bool = True
+    redundant_experts: int = 0
     imbalance: float = 0.0
     family: str = "fused_moe"
 
@@ -168,6 +170,7 @@ class FusedMoe(ComputeOperator):
             "rows": self.rows,
             "num_experts": self.num_experts,
             "top_k": self.top_k,
+            "redundant_experts": self.redundant_experts,
             "expert_ranks": self.expert_ranks,
             "hidden": self.hidden,
             "intermediate": self.intermediate,

@@ -147,7 +147,7 @@ def _spread_issues(spec: ModelSpec, layout: Layout) -> list[Issue]:
             f"was {show_value(backend)}, but vLLM does not shard the tokens of {spec.model_type} models over "
             "tensor parallel ranks, which would each send all of them; use tensor_parallel_size 1"
         )
-        issues.append(Issue("engine.all2all_backend", backend, message))
+        issues.append(Issue("engine.moe.all2all_backend", backend, message))
     return issues
 
 
@@ -198,11 +198,12 @@ def _expert_reasons(spec: ModelSpec, layout: Layout) -> Iterator[str]:
 
 
 def _whole_expert_reasons(spec: ModelSpec, layout: Layout) -> Iterator[str]:
-    ranks = layout.expert_parallel_size
+    ranks, copies = layout.expert_parallel_size, layout.num_redundant_experts
     for group in spec.layers:
         ffn = group.feed_forward
-        if isinstance(ffn, MixtureOfExperts) and ffn.num_experts % ranks:
-            yield f"{ffn.num_experts} experts cannot be spread evenly over {ranks} ranks"
+        if isinstance(ffn, MixtureOfExperts) and (ffn.num_experts + copies) % ranks:
+            what = f" and {copies} redundant ones" if copies else ""
+            yield f"{ffn.num_experts} experts{what} cannot be spread evenly over {ranks} ranks"
 
 
 _GROUPED_ALONG_INPUT = ("int4_group", "int4_group_zero", "int8_group", "nvfp4", "mxfp8")

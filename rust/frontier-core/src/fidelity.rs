@@ -7,8 +7,7 @@
 //! once, network is latency plus bytes over bandwidth. All of it is IEEE addition, multiplication, division,
 //! rounding and comparison in a fixed order, so that a time is the same on every platform.
 //!
-//! Left out: cache residency, clocks and power, contention between kernels that overlap, draws of
-//! a step's experts (loads are the typical ones of a law).
+//! Left out: cache residency, clocks and power, contention between kernels that overlap.
 //!
 //! Learned: where a predictor was trained on measurements, an operator's time is its bound times the ratio that trees
 //! make of its features ([`learned`], [`crate::predictor`]); every time then says how far it lies from what was
@@ -21,6 +20,7 @@
 //! | [`device`] | sustained rates of one GPU |
 //! | [`gemm`], [`attention`], [`elementwise`], [`collective`], [`moe_exchange`] | kernels: bounds and features |
 //! | [`fused_moe`], [`expert_load`] | routed experts, and how tokens spread over them |
+//! | [`expert_layers`] | layers with experts where routing is part of the plan |
 //! | [`learned`], [`trust`] | predictors at work, and what their answers rest on |
 //! | [`row_operator`] | operators that depend on a row count alone, summed into tables |
 //! | [`attention_operator`] | attention in its place in the program |
@@ -40,6 +40,7 @@ pub mod cost;
 pub mod device;
 pub mod draft;
 pub mod elementwise;
+pub mod expert_layers;
 pub mod expert_load;
 pub mod features;
 pub mod fused_moe;
@@ -56,6 +57,7 @@ pub mod trust;
 
 pub use batch::BatchShape;
 pub use cost::{Bound, OperatorTime};
+pub use expert_layers::StepOrigin;
 pub use graphs::{Dispatch, GraphDispatcher, GraphMode};
 pub use step::{StepTime, StepTimer};
 pub use trust::{OperatorTrust, Outside, Provenance, TrustTally};

@@ -95,7 +95,7 @@ fn zoo() -> Value {
         attention("attention_sliding_too", 8, Some(128)),
         json!({
             "op": "fused_moe", "name": "experts", "count": 32, "predictor": null, "rows": "all_tokens",
-            "num_experts": 32, "top_k": 2, "expert_ranks": 1, "hidden": 2048, "intermediate": 768, "gated": true,
+            "num_experts": 32, "top_k": 2, "redundant_experts": 0, "expert_ranks": 1, "hidden": 2048, "intermediate": 768, "gated": true,
             "dtype": "fp8", "weight_bytes": 1.0, "activation_bytes": 2.0, "model_share": 1.0, "imbalance": -1.0,
         }),
         collective("all_reduce.attention", "all_reduce", 32, "tokens", 8192.0),
@@ -371,7 +371,7 @@ fn values_that_make_no_sense_are_refused_with_their_path() {
             "/stages/0/16/expert_ranks",
             json!(3),
             "step_time.stages[0][16].expert_ranks",
-            "must divide num_experts (32)",
+            "must divide num_experts + redundant_experts (32)",
         ),
         (
             "/stages/0/16/imbalance",

@@ -2,6 +2,7 @@
 
 use super::{EngineContext, EngineCore, InFlight};
 use crate::error::SimError;
+use crate::fidelity::StepOrigin;
 use crate::metrics::{Activity, HostMeter, Recorder, StepFacts, StepRow};
 use crate::scheduler::{Admission, BatchScheduler, Scheduled, SchedulerOutput};
 use crate::time::SimTime;
@@ -29,6 +30,7 @@ impl EngineCore {
             batch.end = passage.end;
             passage.start
         } else {
+            context.timer.set_origin(StepOrigin { replica: self.replica.0, step: self.num_steps });
             let time = context.timer.step(&self.shape)?;
             let passage = self.pipeline.pass(now, &time, context.timer.stages_s())?;
             batch.end = passage.end;

@@ -74,12 +74,12 @@ impl Draft {
         let mut times = Vec::new();
         if let (Some(first), Some(batch)) = (&mut self.first, batches.get(rank)) {
             let rows = row_counts(batch, all_tokens(batches.iter()), tp);
-            times.extend(first.breakdown(batch, rows));
+            times.extend(first.breakdown(batch, rows, false));
         }
         if let (Some(next), Some(batch)) = (&mut self.next, batches.get(rank).and_then(BatchShape::drafted)) {
             let rows = row_counts(batch, all_tokens(batches.iter().filter_map(BatchShape::drafted)), tp);
             let runs = f64::from(self.passes);
-            times.extend(next.breakdown(batch, rows).into_iter().map(|time| OperatorTime {
+            times.extend(next.breakdown(batch, rows, false).into_iter().map(|time| OperatorTime {
                 count: time.count * self.passes,
                 seconds: time.seconds * runs,
                 flops: time.flops * runs,

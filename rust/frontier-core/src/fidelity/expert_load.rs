@@ -60,7 +60,9 @@ pub struct ExpertLoads {
 }
 
 impl ExpertLoads {
-    fn add(&mut self, load: f64) {
+    /// Adds an expert with this load.
+    #[inline]
+    pub fn add(&mut self, load: f64) {
         if load <= 0.0 {
             return;
         }
@@ -71,6 +73,13 @@ impl ExpertLoads {
         for (tiles, rows) in self.tiles.iter_mut().zip(TILE_ROWS) {
             *tiles += (load / f64::from(rows)).ceil();
         }
+    }
+
+    /// Returns whether nothing of these loads is more than of `other`'s.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.visits <= other.visits
+            && self.active <= other.active
+            && self.tiles.iter().zip(&other.tiles).all(|(tiles, others)| tiles <= others)
     }
 
     fn scaled(&self, factor: f64) -> Self {
@@ -257,7 +266,7 @@ fn binomial_quantiles(tokens: u32, p: f64, count: usize) -> Vec<f64> {
 }
 
 /// Returns the quantile of the standard normal law, to 5e-4 (Abramowitz and Stegun, 26.2.23).
-fn normal_quantile(level: f64) -> f64 {
+pub(super) fn normal_quantile(level: f64) -> f64 {
     let tail = level.min(1.0 - level);
     let t = (-2.0 * libm::log(tail)).sqrt();
     let numerator = 2.515_517 + t * (0.802_853 + t * 0.010_328);

@@ -336,6 +336,7 @@ fn moe_rows(
         let shape = MoeShape {
             num_experts: reader.whole(3, row, MAX_BATCH)?,
             top_k: reader.whole(4, row, MAX_BATCH)?,
+            redundant_experts: 0,
             expert_ranks: reader.whole(6, row, MAX_BATCH)?,
             hidden: reader.whole(1, row, MAX_DIMENSION)?,
             intermediate: reader.whole(2, row, MAX_DIMENSION / 2)?.div_ceil(reader.whole(5, row, MAX_BATCH)?),

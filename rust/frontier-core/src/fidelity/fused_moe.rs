@@ -26,6 +26,8 @@ pub struct MoeShape {
     pub num_experts: u32,
     /// Experts that a token visits, over all ranks.
     pub top_k: u32,
+    /// Copies of some of them.
+    pub redundant_experts: u32,
     /// Ranks over which whole experts are spread.
     pub expert_ranks: u32,
     /// Width of the model.
@@ -83,6 +85,13 @@ pub const FEATURES: [&str; 20] = [
     "bound_s",
 ];
 
+impl MoeShape {
+    /// Returns the experts over all ranks, copies included.
+    pub const fn slots(&self) -> u32 {
+        self.num_experts + self.redundant_experts
+    }
+}
+
 impl FusedMoe {
     /// Returns the experts of `shape` on `device`, whose sustained rate for their dtype is `flops_per_s`.
     pub fn new(device: &Device, flops_per_s: f64, shape: &MoeShape) -> Self {
@@ -98,7 +107,7 @@ impl FusedMoe {
         let moved = 3.0 * hidden + 2.0 * (products_in + 1.0) * width;
         Self {
             shape: *shape,
-            levels: power_law_levels(shape.law, shape.num_experts),
+            levels: power_law_levels(shape.law, shape.slots()),
             num_sms: f64::from(device.num_sms),
             launch_s: device.launch_s * LAUNCHES,
             bandwidth_bytes_per_s: device.bandwidth_bytes_per_s,
@@ -109,10 +118,20 @@ impl FusedMoe {
         }
     }
 
+    /// Returns the shape.
+    pub fn shape(&self) -> &MoeShape {
+        &self.shape
+    }
+
+    /// Returns the bytes of one expert's weights on one rank.
+    pub fn weight_bytes_per_expert(&self) -> f64 {
+        self.weight_bytes_per_expert
+    }
+
     /// Returns the loads of this rank's experts when `rows` tokens are routed over all ranks.
     pub fn loads(&self, rows: u32) -> ExpertLoads {
         let shape = &self.shape;
-        expert_loads(shape.law, &self.levels, rows, shape.top_k, shape.num_experts, shape.expert_ranks)
+        expert_loads(shape.law, &self.levels, rows, shape.top_k, shape.slots(), shape.expert_ranks)
     }
 
     /// Returns the cost of one run over `rows` tokens, before they are copied to their experts.
@@ -123,17 +142,22 @@ impl FusedMoe {
     /// Returns the cost of one run with these loads. Its FLOPs are those of an average rank, so that they add up
     /// over ranks; its time and bytes are the most loaded one's.
     pub fn cost_of(&self, rows: u32, loads: &ExpertLoads) -> Cost {
-        let visits = f64::from(rows) * f64::from(self.shape.top_k) / f64::from(self.shape.expert_ranks);
         let bytes =
             loads.active * self.weight_bytes_per_expert + loads.visits * self.activation_bytes_per_visit;
         Cost {
             compute_s: self.compute_s(loads),
             memory_s: bytes / self.bandwidth_bytes_per_s,
             launch_s: self.launch_s,
-            flops: visits * self.flops_per_visit,
+            flops: self.flops(rows),
             bytes,
             ..Cost::default()
         }
+    }
+
+    /// Returns the useful FLOPs of an average rank over `rows` tokens.
+    pub fn flops(&self, rows: u32) -> f64 {
+        let visits = f64::from(rows) * f64::from(self.shape.top_k) / f64::from(self.shape.expert_ranks);
+        visits * self.flops_per_visit
     }
 
     /// Columns of the first product.
@@ -161,7 +185,7 @@ impl FusedMoe {
     /// Returns the features of a run over `rows` tokens, as in [`FEATURES`].
     pub fn features(&self, rows: u32, loads: &ExpertLoads, cost: &Cost) -> [f32; FEATURES.len()] {
         let shape = &self.shape;
-        let local = f64::from(shape.num_experts) / f64::from(shape.expert_ranks);
+        let local = f64::from(shape.slots()) / f64::from(shape.expert_ranks);
         let columns = self.inner_width().div_ceil(u64::from(TILE_COLS)) as f64;
         [
             f64::from(rows),
@@ -203,6 +227,7 @@ mod tests {
         let shape = MoeShape {
             num_experts: 128,
             top_k: 8,
+            redundant_experts: 0,
             expert_ranks,
             hidden: 2048,
             intermediate: 768,

@@ -67,9 +67,9 @@ impl MoeExchange {
     }
 
     /// Returns the bytes that one rank sends to other ranks of its node, and to other nodes.
-    fn bytes(&self, rows: u32) -> (f64, f64) {
+    fn bytes(&self, rows: f64) -> (f64, f64) {
         let shape = &self.shape;
-        let row = f64::from(shape.hidden) * shape.bytes_per_element * f64::from(rows);
+        let row = f64::from(shape.hidden) * shape.bytes_per_element * rows;
         let others = |groups: u32| {
             let groups = f64::from(groups);
             (groups - 1.0) * (1.0 - libm::pow(1.0 - 1.0 / groups, f64::from(shape.top_k)))
@@ -83,14 +83,10 @@ impl MoeExchange {
 
     /// Returns the cost of one run when every rank starts from `rows` tokens.
     pub fn cost(&self, rows: u32) -> Cost {
-        let (between_ranks, between_nodes) = self.bytes(rows);
-        let time = |link: &Option<LinkSpec>, bytes: f64| {
-            link.as_ref()
-                .map_or(0.0, |link| link.latency_s + bytes / (link.bandwidth_bytes_per_s * link.efficiency))
-        };
+        let (between_ranks, between_nodes) = self.bytes(f64::from(rows));
         let bytes = 2.0 * (between_ranks + between_nodes);
         Cost {
-            network_s: time(&self.node, between_ranks).max(time(&self.network, between_nodes)),
+            network_s: self.network_s(f64::from(rows)),
             memory_s: bytes / self.memory_bytes_per_s,
             launch_s: self.launch_s,
             bytes,
@@ -98,10 +94,20 @@ impl MoeExchange {
         }
     }
 
+    /// Returns the time on the links when every rank starts from so many tokens, on average, in seconds.
+    pub fn network_s(&self, rows: f64) -> f64 {
+        let (between_ranks, between_nodes) = self.bytes(rows);
+        let time = |link: &Option<LinkSpec>, bytes: f64| {
+            link.as_ref()
+                .map_or(0.0, |link| link.latency_s + bytes / (link.bandwidth_bytes_per_s * link.efficiency))
+        };
+        time(&self.node, between_ranks).max(time(&self.network, between_nodes))
+    }
+
     /// Returns the features of a run over `rows` tokens, as in [`FEATURES`].
     pub fn features(&self, rows: u32) -> [f32; FEATURES.len()] {
         let shape = &self.shape;
-        let (between_ranks, between_nodes) = self.bytes(rows);
+        let (between_ranks, between_nodes) = self.bytes(f64::from(rows));
         [
             f64::from(rows),
             f64::from(shape.hidden),
@@ -134,7 +140,7 @@ mod tests {
             bytes_per_element: 1.0,
         };
         let exchange = MoeExchange::new(&Device::new(&h100()), Some(nvlink()), Some(nic), &shape);
-        let (between_ranks, between_nodes) = exchange.bytes(1);
+        let (between_ranks, between_nodes) = exchange.bytes(1.0);
         let visited = 15.0 * (1.0 - libm::pow(15.0 / 16.0, 8.0));
         assert!((between_ranks / (7168.0 * visited * 7.0 / 15.0) - 1.0).abs() < 1e-12);
         assert!((between_nodes / (7168.0 * (1.0 - libm::pow(0.5, 8.0))) - 1.0).abs() < 1e-12);

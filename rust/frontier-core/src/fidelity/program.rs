@@ -10,6 +10,7 @@ use super::collective::{Collective, Reach};
 use super::cost::{Cost, OperatorTime, TotalCost};
 use super::device::Device;
 use super::elementwise::{self, Elementwise};
+use super::expert_layers::{ExpertLayers, ExpertStep};
 use super::expert_load::LoadLaw;
 use super::fused_moe::{self, FusedMoe, MoeShape};
 use super::gemm::{self, Gemm, GemmShape};
@@ -57,6 +58,8 @@ struct Stage {
     all_tokens: RowGroup,
     sharded_tokens: RowGroup,
     attention: Vec<AttentionOperator>,
+    /// Layers with experts where routing is part of the plan: their operators are in no group.
+    experts: Option<Box<ExpertLayers>>,
 }
 
 impl Stage {
@@ -76,6 +79,24 @@ impl Stage {
             operator.add_to(&mut own, batch);
         }
         StageCost { own, shared: of_group(&mut self.all_tokens, rows.all_tokens, useful.all_tokens) }
+    }
+
+    /// Returns the same for two micro-batches of half the rows each; the LM head sees both together, and attention
+    /// takes as long for the halves as for the whole.
+    fn halves(&mut self, batch: &BatchShape, rows: RowCounts) -> StageCost {
+        let twice = |group: &mut RowGroup, rows: u32| {
+            let half = group.cost(rows.div_ceil(2));
+            let mut both = half;
+            both.plus(&half);
+            both
+        };
+        let mut own = twice(&mut self.tokens, rows.tokens);
+        own.plus(&self.seqs.cost(rows.seqs));
+        own.plus(&twice(&mut self.sharded_tokens, rows.sharded_tokens));
+        for operator in &mut self.attention {
+            operator.add_to(&mut own, batch);
+        }
+        StageCost { own, shared: twice(&mut self.all_tokens, rows.all_tokens) }
     }
 }
 
@@ -101,7 +122,7 @@ impl Program {
         let compiler =
             Compiler { device: Device::new(&spec.gpu), links: spec.links, windows: &windows, predictors };
         let stage = |(number, operators): (usize, &Vec<OperatorSpec>)| {
-            compiler.stage(&format!("step_time.stages[{number}]"), operators, limits)
+            compiler.stage(&format!("step_time.stages[{number}]"), Some(number), operators, limits, spec)
         };
         let stages = spec.stages.iter().enumerate().map(stage).collect::<Result<_, _>>()?;
         let learned = is_learned(spec.stages.iter().flatten());
@@ -126,7 +147,7 @@ impl Program {
         let windows = windows(spec);
         let compiler =
             Compiler { device: Device::new(&spec.gpu), links: spec.links, windows: &windows, predictors };
-        let stage = compiler.stage(&format!("step_time.draft.{name}"), operators, limits)?;
+        let stage = compiler.stage(&format!("step_time.draft.{name}"), None, operators, limits, spec)?;
         Ok(Some(Self { stages: vec![stage], windows, learned: is_learned(operators.iter()) }))
     }
 
@@ -164,16 +185,31 @@ impl Program {
         self.stages[stage].cost(batch, rows, useful, RowGroup::padded_cost)
     }
 
+    /// Returns the same for two micro-batches, each with half of the rows.
+    pub fn halves_cost(&mut self, stage: usize, batch: &BatchShape, rows: RowCounts) -> StageCost {
+        self.stages[stage].halves(batch, rows)
+    }
+
+    /// Returns the layers with experts of a stage, which [`Program::stage_cost`] leaves out; `None` where routing is no
+    /// part of the plan.
+    #[inline]
+    pub fn experts(&mut self, stage: usize) -> Option<&mut ExpertLayers> {
+        self.stages[stage].experts.as_deref_mut()
+    }
+
     /// Returns the same, evaluating every operator: equal bit for bit.
     pub fn direct_stage_cost(&mut self, stage: usize, batch: &BatchShape, rows: RowCounts) -> StageCost {
         self.stages[stage].cost(batch, rows, rows, |group, rows, _| group.direct(rows))
     }
 
     /// Returns the share of every operator, stage by stage in program order; FLOPs and bytes are those of one rank.
-    pub fn breakdown(&mut self, batch: &BatchShape, rows: RowCounts) -> Vec<OperatorTime> {
+    /// `dual_batch`: two micro-batches take turns; exchanges are then what they add to computation.
+    pub fn breakdown(&mut self, batch: &BatchShape, rows: RowCounts, dual_batch: bool) -> Vec<OperatorTime> {
         let mut times = Vec::new();
         for (number, stage) in self.stages.iter_mut().enumerate() {
             let mut found = Vec::new();
+            let together: Vec<usize> =
+                stage.all_tokens.operators().iter().map(|operator| operator.position).collect();
             let groups = [
                 (&mut stage.tokens, rows.tokens),
                 (&mut stage.seqs, rows.seqs),
@@ -194,6 +230,21 @@ impl Program {
                 let price = worst.map(|provenance| (price.cost, price.seconds, provenance));
                 let time = operator_time(number, &operator.name, operator.count, price);
                 found.push((operator.position, time));
+            }
+            if let Some(experts) = &mut stage.experts {
+                let together_s = found.iter().filter(|(position, _)| together.contains(position));
+                let together_s: f64 = together_s.map(|(_, time)| time.seconds).sum();
+                let all_s: f64 = found.iter().map(|(_, time)| time.seconds).sum();
+                let step = ExpertStep {
+                    all_tokens: rows.all_tokens,
+                    tokens: rows.tokens,
+                    sharded_tokens: rows.sharded_tokens,
+                    dual_batch,
+                    own_s: all_s - together_s,
+                    together_s,
+                    origin: None,
+                };
+                found.extend(experts.breakdown(&step, number));
             }
             found.sort_by_key(|(position, _)| *position);
             times.extend(found.into_iter().map(|(_, time)| time));
@@ -224,6 +275,12 @@ impl Program {
                     }
                 }
             }
+            if let Some(experts) = &mut stage.experts {
+                for (position, tally, operator) in experts.trust() {
+                    let names = kernel_features(&operator.kernel);
+                    found.push((position, trust_of(operator.name.clone(), tally, names)));
+                }
+            }
             found.sort_by_key(|(position, _)| *position);
             all.extend(found.into_iter().map(|(_, trust)| trust));
         }
@@ -248,7 +305,7 @@ fn kernel_features(kernel: &Kernel) -> &'static [&'static str] {
 }
 
 /// Returns the share of an operator; `price` is `None` where nothing ran.
-fn operator_time(
+pub(super) fn operator_time(
     stage: usize,
     name: &str,
     count: u32,
@@ -329,7 +386,17 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn stage(&self, place: &str, operators: &[OperatorSpec], limits: RowLimits) -> Result<Stage, SimError> {
+    fn stage(
+        &self,
+        place: &str,
+        number: Option<usize>,
+        operators: &[OperatorSpec],
+        limits: RowLimits,
+        spec: &OperatorsSpec,
+    ) -> Result<Stage, SimError> {
+        let moe = spec.moe.as_ref().and_then(|moe| Some((moe, moe.stages[number?].as_ref()?)));
+        let (mut experts, mut exchanges, mut shared) = (None, vec![], vec![]);
+        let mut shared_sharded = false;
         let (mut tokens, mut seqs, mut attention) = (vec![], vec![], vec![]);
         let (mut all_tokens, mut sharded_tokens) = (vec![], vec![]);
         for (position, operator) in operators.iter().enumerate() {
@@ -342,6 +409,21 @@ impl Compiler<'_> {
             let (name, count) = (operator.name().to_owned(), operator.count());
             let bound_factor = self.predictors.bound_factor(&name);
             let operator = RowOperator { position, name, count, kernel, learned, bound_factor };
+            if let Some((_, routed)) = moe {
+                if position == routed.experts {
+                    experts = Some(operator);
+                    continue;
+                }
+                if routed.exchanges.contains(&position) {
+                    exchanges.push(operator);
+                    continue;
+                }
+                if routed.shared.contains(&position) {
+                    shared_sharded = rows == Rows::ShardedTokens;
+                    shared.push(operator);
+                    continue;
+                }
+            }
             match rows {
                 Rows::Tokens => tokens.push(operator),
                 Rows::Seqs => seqs.push(operator),
@@ -349,7 +431,12 @@ impl Compiler<'_> {
                 Rows::ShardedTokens => sharded_tokens.push(operator),
             }
         }
+        let experts = moe.zip(experts).map(|((moe, stage), experts)| {
+            let operators = (experts, exchanges, shared);
+            Box::new(ExpertLayers::new(moe, stage, operators, shared_sharded, &self.links))
+        });
         Ok(Stage {
+            experts,
             tokens: RowGroup::new(tokens, limits.tokens),
             seqs: RowGroup::new(seqs, limits.seqs),
             all_tokens: RowGroup::new(all_tokens, limits.all_tokens),
@@ -408,6 +495,7 @@ impl Compiler<'_> {
                 let shape = MoeShape {
                     num_experts: spec.num_experts,
                     top_k: spec.top_k,
+                    redundant_experts: spec.redundant_experts,
                     expert_ranks: spec.expert_ranks,
                     hidden: spec.hidden,
                     intermediate: spec.intermediate,

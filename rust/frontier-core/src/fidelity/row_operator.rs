@@ -74,13 +74,13 @@ impl RowOperator {
 
     /// Returns the cost and the time of one run over `rows` rows, at least 1.
     pub fn price(&mut self, rows: u32) -> (Cost, Prediction) {
-        let mut loads = ExpertLoads::default();
+        if let Kernel::FusedMoe(kernel) = &self.kernel {
+            let loads = kernel.loads(rows);
+            return self.price_loads(rows, &loads);
+        }
         let cost = match &self.kernel {
             Kernel::Gemm(kernel) => kernel.cost(rows),
-            Kernel::FusedMoe(kernel) => {
-                loads = kernel.loads(rows);
-                kernel.cost_of(rows, &loads)
-            }
+            Kernel::FusedMoe(kernel) => kernel.cost(rows),
             Kernel::Elementwise(kernel) => kernel.cost(rows),
             Kernel::Collective(kernel) => kernel.cost(rows),
             Kernel::MoeExchange(kernel) => kernel.cost(rows),
@@ -91,11 +91,26 @@ impl RowOperator {
             (Some(Learned::Table(table)), _) => table.predict(cost.bytes),
             (Some(Learned::Trees(trees)), kernel) => match kernel {
                 Kernel::Gemm(kernel) => trees.predict(&cost, &kernel.features(rows, &cost)),
-                Kernel::FusedMoe(kernel) => trees.predict(&cost, &kernel.features(rows, &loads, &cost)),
                 Kernel::Elementwise(kernel) => trees.predict(&cost, &kernel.features(rows)),
                 Kernel::MoeExchange(kernel) => trees.predict(&cost, &kernel.features(rows)),
-                Kernel::Collective(_) => Prediction::unmeasured(&cost, self.bound_factor),
+                Kernel::FusedMoe(_) | Kernel::Collective(_) => {
+                    Prediction::unmeasured(&cost, self.bound_factor)
+                }
             },
+        };
+        (cost, prediction)
+    }
+
+    /// Returns the cost and the time of one run of routed experts over `rows` rows that spread as `loads`.
+    pub fn price_loads(&mut self, rows: u32, loads: &ExpertLoads) -> (Cost, Prediction) {
+        let Kernel::FusedMoe(kernel) = &self.kernel else {
+            return self.price(rows);
+        };
+        let cost = kernel.cost_of(rows, loads);
+        let prediction = match &mut self.learned {
+            Some(Learned::Trees(trees)) => trees.predict(&cost, &kernel.features(rows, loads, &cost)),
+            Some(Learned::Table(table)) => table.predict(cost.bytes),
+            None => Prediction::unmeasured(&cost, self.bound_factor),
         };
         (cost, prediction)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::batch::BatchShape;
 use super::cost::{OperatorTime, TotalCost};
 use super::draft::Draft;
+use super::expert_layers::{ExpertStep, StepOrigin};
 use super::graphs::{Dispatch, GraphDispatcher, GraphMode};
 use super::launches::LaunchTimes;
 use super::learned::Predictors;
@@ -12,7 +13,7 @@ use super::linear::linear_step;
 use super::program::{Program, RowCounts};
 use super::trust::OperatorTrust;
 use crate::error::SimError;
-use crate::plan::step_time::{CpuSpec, LinearSpec, OperatorsSpec, StepTimeSpec};
+use crate::plan::step_time::{CpuSpec, DboSpec, LinearSpec, OperatorsSpec, StepTimeSpec};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
 use crate::time::SimDuration;
@@ -64,6 +65,8 @@ struct Operators {
     /// How each data-parallel rank ran the last step.
     dispatches: Vec<Dispatch>,
     draft: Option<Draft>,
+    dbo: Option<DboSpec>,
+    origin: Option<StepOrigin>,
     /// Time of each stage in the last step, in seconds.
     stages_s: Vec<f64>,
 }
@@ -166,6 +169,15 @@ impl StepTimer {
         }
     }
 
+    /// Says which step the next batches are: draws of the experts' loads, and popularity that drifts, depend on it.
+    /// Until it is said, steps are typical ones.
+    #[inline]
+    pub fn set_origin(&mut self, origin: StepOrigin) {
+        if let Model::Operators(operators) = &mut self.model {
+            operators.origin = Some(origin);
+        }
+    }
+
     /// Returns the time of each pipeline stage in the last step, in seconds, launches that its GPU waits for included:
     /// a pipeline with enough batches in flight finishes one per longest stage.
     /// Drafting is a part of the last.
@@ -191,9 +203,10 @@ impl StepTimer {
             Model::Linear(_) => Vec::new(),
             Model::Operators(operators) => {
                 operators.dispatch(batches);
+                let dual_batch = operators.is_dual_batch(batches);
                 let all_rows = operators.all_rows();
                 let rows = operators.row_counts(operators.dispatches[rank].tokens, batch, all_rows);
-                let mut times = operators.program.breakdown(batch, rows);
+                let mut times = operators.program.breakdown(batch, rows, dual_batch);
                 if let Some(draft) = &mut operators.draft {
                     let (tp, last) = (operators.tensor_parallel_size, operators.stages_s.len() - 1);
                     times.append(&mut draft.breakdown(batches, rank, tp, last));
@@ -334,6 +347,22 @@ impl Operators {
                 .as_ref()
                 .map(|launches| (GraphDispatcher::new(&launches.graphs), LaunchTimes::new(launches))),
             dispatches: Vec::with_capacity(ranks as usize),
+            dbo: spec.moe.as_ref().and_then(|moe| moe.dbo),
+            origin: None,
+        })
+    }
+
+    /// Tells whether every rank has enough tokens for two micro-batches.
+    #[inline]
+    fn is_dual_batch(&self, batches: &[BatchShape]) -> bool {
+        let Some(dbo) = &self.dbo else { return false };
+        batches.iter().all(|batch| {
+            let least = if batch.num_tokens() == batch.num_seqs() {
+                dbo.decode_token_threshold
+            } else {
+                dbo.prefill_token_threshold
+            };
+            batch.num_tokens() >= u64::from(least.max(2))
         })
     }
 
@@ -387,11 +416,15 @@ impl Operators {
         let graph = self.dispatches.iter().filter(|rank| rank.tokens > 0).map(|rank| rank.mode).min();
         let (mut work, mut gpu_s, mut most_seqs) = (TotalCost::default(), 0.0, 0);
         let (mut elapsed_s, mut launch_s) = (0.0, 0.0_f64);
+        let dual_batch = self.is_dual_batch(batches);
         for stage in 0..self.stages_s.len() {
             let (mut slowest_s, mut shared_s) = (0.0_f64, 0.0);
+            let mut most = RowCounts { tokens: 0, seqs: 0, all_tokens: all_rows, sharded_tokens: 0 };
             for (rank, batch) in batches.iter().enumerate() {
                 let rows = self.row_counts(self.dispatches[rank].tokens, batch, all_rows);
-                let cost = if all_rows == all_tokens {
+                let cost = if dual_batch {
+                    self.program.halves_cost(stage, batch, rows)
+                } else if all_rows == all_tokens {
                     self.program.stage_cost(stage, batch, rows)
                 } else {
                     let useful = self.row_counts(batch.num_tokens() as u32, batch, all_tokens);
@@ -402,8 +435,25 @@ impl Operators {
                 slowest_s = slowest_s.max(cost.own.seconds);
                 shared_s = cost.shared.seconds;
                 most_seqs = most_seqs.max(batch.num_seqs() as u32);
+                most.tokens = most.tokens.max(rows.tokens);
+                most.sharded_tokens = most.sharded_tokens.max(rows.sharded_tokens);
             }
-            let busy_s = slowest_s + shared_s;
+            let mut busy_s = slowest_s + shared_s;
+            if let Some(experts) = self.program.experts(stage) {
+                let (stage_s, of_rank) = experts.stage(&ExpertStep {
+                    all_tokens: all_rows,
+                    tokens: most.tokens,
+                    sharded_tokens: most.sharded_tokens,
+                    dual_batch,
+                    own_s: slowest_s,
+                    together_s: shared_s,
+                    origin: self.origin,
+                });
+                busy_s = stage_s;
+                for _ in batches {
+                    work.plus(&of_rank);
+                }
+            }
             let launching_s = match (&self.graphs, graph) {
                 (Some((_, times)), Some(mode)) => times.of_stage(stage, mode),
                 _ => 0.0,

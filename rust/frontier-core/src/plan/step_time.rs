@@ -8,11 +8,15 @@ use crate::error::SimError;
 mod check;
 mod draft;
 mod launches;
+mod moe;
 mod operators;
 
 pub use check::{MAX_BATCH, MAX_DIMENSION};
 pub use draft::{DraftCpuSpec, DraftSpec};
 pub use launches::{GraphsSpec, LaunchesSpec, MAX_CAPTURE_TOKENS, StageLaunches};
+pub use moe::{
+    DboSpec, DriftSpec, EplbSpec, ExpertPlacement, MoeSampling, MoeSpec, MoeStageSpec, RoutingSpec,
+};
 pub use operators::{
     AttentionPhase, AttentionPredictors, AttentionSpec, CollectiveKind, CollectiveSpec, ElementwiseSpec,
     ExchangePhase, FusedMoeSpec, GemmSpec, MoeExchangeSpec, OperatorSpec, PredictorRef, Rows,
@@ -65,6 +69,8 @@ pub struct OperatorsSpec {
     pub draft: Option<DraftSpec>,
     /// Draw each predictor's error from its hold-out residuals; `None` for the predictors' best estimates.
     pub residuals: Option<ResidualsSpec>,
+    /// Routing of the layers with experts; `None`: typical loads by each operator's `imbalance`.
+    pub moe: Option<MoeSpec>,
 }
 
 /// The streams from which errors of predictors are drawn.

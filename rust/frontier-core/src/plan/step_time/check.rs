@@ -61,7 +61,8 @@ impl OperatorsSpec {
                 self.check_operator(&format!("{path}[{index}]"), operator)?;
             }
         }
-        self.draft.as_ref().map_or(Ok(()), |draft| self.check_draft(draft))
+        self.draft.as_ref().map_or(Ok(()), |draft| self.check_draft(draft))?;
+        self.moe.as_ref().map_or(Ok(()), |moe| moe.check(self))
     }
 
     fn check_draft(&self, draft: &DraftSpec) -> Result<(), SimError> {
@@ -132,7 +133,12 @@ impl OperatorsSpec {
         within(path, "num_experts", spec.num_experts, MAX_BATCH)?;
         within(path, "top_k", spec.top_k, spec.num_experts)?;
         within(path, "expert_ranks", spec.expert_ranks, self.layout.gpus())?;
-        divides(path, "expert_ranks", spec.expert_ranks, "num_experts", spec.num_experts)?;
+        if spec.redundant_experts > MAX_BATCH {
+            let message = format!("was {}, must be at most {MAX_BATCH}", spec.redundant_experts);
+            return refuse(path, "redundant_experts", message);
+        }
+        let held = spec.num_experts + spec.redundant_experts;
+        divides(path, "expert_ranks", spec.expert_ranks, "num_experts + redundant_experts", held)?;
         within(path, "hidden", spec.hidden, MAX_DIMENSION)?;
         within(path, "intermediate", spec.intermediate, MAX_DIMENSION / 2)?;
         self.check_dtype(path, spec.dtype)?;
@@ -310,7 +316,7 @@ impl GraphsSpec {
     }
 }
 
-fn refuse(path: &str, field: &str, message: String) -> Result<(), SimError> {
+pub(super) fn refuse(path: &str, field: &str, message: String) -> Result<(), SimError> {
     Err(SimError::Plan { path: format!("{path}.{field}"), message })
 }
 
@@ -321,7 +327,7 @@ fn divides(path: &str, field: &str, value: u32, of: &str, whole: u32) -> Result<
     Ok(())
 }
 
-fn at_least(path: &str, field: &str, value: u32, least: u32) -> Result<(), SimError> {
+pub(super) fn at_least(path: &str, field: &str, value: u32, least: u32) -> Result<(), SimError> {
     if value < least {
         return refuse(path, field, format!("was {value}, must be at least {least}"));
     }
@@ -335,7 +341,7 @@ fn within(path: &str, field: &str, value: u32, most: u32) -> Result<(), SimError
     Ok(())
 }
 
-fn positive(path: &str, field: &str, value: f64) -> Result<(), SimError> {
+pub(super) fn positive(path: &str, field: &str, value: f64) -> Result<(), SimError> {
     if value > 0.0 && value.is_finite() {
         return Ok(());
     }
@@ -349,7 +355,7 @@ fn not_negative(path: &str, field: &str, value: f64) -> Result<(), SimError> {
     refuse(path, field, format!("was {value}, must be finite and not negative"))
 }
 
-fn share(path: &str, field: &str, value: f64) -> Result<(), SimError> {
+pub(super) fn share(path: &str, field: &str, value: f64) -> Result<(), SimError> {
     if value > 0.0 && value <= 1.0 {
         return Ok(());
     }

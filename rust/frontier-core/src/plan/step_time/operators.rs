@@ -80,7 +80,8 @@ pub struct GemmSpec {
     pub activation_bytes: f64,
 }
 
-/// Routed experts: each token visits `top_k` of `num_experts`, of which this rank holds `num_experts / expert_ranks`.
+/// Routed experts: each token visits `top_k` of `num_experts`, of which, with `redundant_experts` copies, this rank
+/// holds one in `expert_ranks`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FusedMoeSpec {
@@ -98,7 +99,9 @@ pub struct FusedMoeSpec {
     pub num_experts: u32,
     /// Experts that a token visits, over all ranks.
     pub top_k: u32,
-    /// Ranks over which whole experts are spread (expert parallelism); divides `num_experts`.
+    /// Copies of some of them (expert-parallel load balancing).
+    pub redundant_experts: u32,
+    /// Ranks over which whole experts are spread (expert parallelism); divides the experts and their copies.
     pub expert_ranks: u32,
     /// Width of the model.
     pub hidden: u32,
