@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::error::SimError;
-use crate::fidelity::{BatchShape, StepTimer};
+use crate::fidelity::{BatchShape, StepTime, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{Activity, HostMeter, Recorder, ReplicaSample, StepFacts, StepRow};
@@ -52,7 +52,7 @@ pub struct EngineContext<'a> {
 
 /// A batch that was formed and whose output was not processed yet.
 #[derive(Debug, Default)]
-struct InFlight {
+pub(crate) struct InFlight {
     output: SchedulerOutput,
     end: SimTime,
     /// Number of the step within the replica; none for an empty batch.
@@ -68,6 +68,28 @@ impl InFlight {
     fn changed(&self) -> bool {
         !self.output.scheduled.is_empty() || !self.output.preempted.is_empty()
     }
+
+    /// The batch computes something.
+    pub(crate) fn executes(&self) -> bool {
+        !self.output.scheduled.is_empty()
+    }
+}
+
+/// When a batch runs, and what is booked for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launch {
+    /// When it was formed.
+    pub(crate) formed: SimTime,
+    /// When the device begins with it.
+    pub(crate) start: SimTime,
+    /// When its output is there.
+    pub(crate) end: SimTime,
+    /// Its cost; none where nothing runs.
+    pub(crate) time: Option<StepTime>,
+    /// The engine's share of the work in `time`.
+    pub(crate) share: f64,
+    /// Prompts are computed in the step.
+    pub(crate) mixed: bool,
 }
 
 /// One engine on simulated time.
@@ -141,6 +163,11 @@ impl EngineCore {
         &self.scheduler
     }
 
+    /// Returns how many batches the engine keeps in flight.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
     /// Tells whether the engine waits for a batch to end.
     pub fn is_waiting(&self) -> bool {
         self.awaited.is_some()
@@ -165,6 +192,11 @@ impl EngineCore {
     /// Returns how many leading tokens of a prompt are cached here; `hashes` are those of its full blocks.
     pub fn cached_prefix(&self, segments: &[Segment], hashes: &[BlockHash]) -> u32 {
         self.scheduler.cached_prefix(segments, hashes)
+    }
+
+    /// Says whether the next batches hold prompts back while others decode.
+    pub(crate) fn throttle_prefills(&mut self, throttle: bool) {
+        self.scheduler.throttle_prefills(throttle);
     }
 
     /// Adds a request to the waiting queue.
@@ -283,42 +315,55 @@ impl EngineCore {
 
     /// Lets the scheduler form a batch, prices it, and records who is in it.
     fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
+        let (batch, row) = self.draft(now, context.work);
+        let time = if batch.executes() { Some(context.timer.step(&self.shape)?) } else { None };
+        let start = now.max(self.device_free);
+        let end = start.after(time.map_or(SimDuration::ZERO, |time| time.total))?;
+        let mixed = row.prefill_tokens > 0;
+        let launch = Launch { formed: now, start, end, time, share: 1.0, mixed };
+        Ok(self.launch(batch, row, &launch, context.recorder))
+    }
+
+    /// Lets the scheduler form a batch and describes it to the step timer ([`Self::shape`]).
+    pub(crate) fn draft(&mut self, now: SimTime, work: &mut u64) -> (InFlight, StepRow) {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(now, &mut batch.output);
-        *context.work += batch.output.scheduled.len() as u64;
+        *work += batch.output.scheduled.len() as u64;
         // Blocks are taken here and only here, so no moment in between has more.
         self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());
         batch.step = None;
-        let mut row = self.shape_batch(&batch.output);
-        let empty = batch.output.scheduled.is_empty();
-        let start = now.max(self.device_free);
+        let row = self.shape_batch(&batch.output);
+        (batch, row)
+    }
+
+    /// Returns the batch that was drafted last, as the step timer sees it.
+    pub(crate) fn shape(&self) -> &BatchShape {
+        &self.shape
+    }
+
+    /// Books a drafted batch that runs as `launch` says, and records who is in it.
+    pub(crate) fn launch(
+        &mut self,
+        mut batch: InFlight,
+        mut row: StepRow,
+        launch: &Launch,
+        recorder: &mut Recorder,
+    ) -> InFlight {
+        let Launch { formed, start, end, .. } = *launch;
         let before = self.meter;
-        let mut duration = SimDuration::ZERO;
-        if !empty {
-            let time = context.timer.step(&self.shape)?;
-            duration = time.total;
-            self.meter.cpu_ns += time.cpu_exposed.0;
-            if row.prefill_tokens > 0 {
-                self.meter.mixed_ns += (time.total - time.cpu_exposed).0;
-            }
-            self.counters.flops += time.flops;
-            self.counters.bytes += time.bytes;
-            self.counters.active_s += time.active_s;
-        }
-        batch.end = start.after(duration)?;
+        self.book(launch);
+        batch.end = end;
         batch.meter = self.meter;
-        self.device_free = batch.end;
-        self.counters.busy_ns += duration.0;
         if batch.changed() {
-            self.record_activities(&batch.output, start, before, context.recorder);
-            if let Some(log) = &mut context.recorder.decision_log {
+            self.record_activities(&batch.output, start, before, recorder);
+            if let Some(log) = &mut recorder.decision_log {
                 let facts = StepFacts {
                     step: self.num_steps,
                     replica: self.replica,
-                    scheduled_at: now,
+                    scheduled_at: formed,
                     start,
-                    end: batch.end,
+                    end,
                     prefill_tokens: u64::from(row.prefill_tokens),
                     decode_tokens: u64::from(row.decode_tokens),
                     kv_tokens: row.kv_tokens,
@@ -326,14 +371,29 @@ impl EngineCore {
                 batch.record = Some(log.begin(&facts, &self.scheduler, &batch.output));
             }
         }
-        if empty {
-            self.num_empty_steps += 1;
-        } else {
+        if batch.executes() {
             row.start_ns = start.0;
-            batch.step = Some(context.recorder.step(self.replica, batch.end, row));
+            batch.step = Some(recorder.step(self.replica, end, row));
             self.num_steps += 1;
+        } else if launch.time.is_none() {
+            self.num_empty_steps += 1;
         }
-        Ok(batch)
+        batch
+    }
+
+    /// Books what the device does in a step.
+    pub(crate) fn book(&mut self, launch: &Launch) {
+        // Batches of a pipeline overlap: only what lies past the end of the last one is new.
+        self.counters.busy_ns += launch.end.since(launch.start.max(self.device_free)).0;
+        self.device_free = self.device_free.max(launch.end);
+        let Some(time) = &launch.time else { return };
+        self.meter.cpu_ns += time.cpu_exposed.0;
+        if launch.mixed {
+            self.meter.mixed_ns += (time.total - time.cpu_exposed).0;
+        }
+        self.counters.flops += time.flops * launch.share;
+        self.counters.bytes += time.bytes * launch.share;
+        self.counters.active_s += time.active_s * launch.share;
     }
 
     /// Describes a batch to the step timer, and counts its tokens.
@@ -393,7 +453,7 @@ impl EngineCore {
     }
 
     /// Processes the output of a batch. Returns whether anything came of it.
-    fn process(
+    pub(crate) fn process(
         &mut self,
         mut batch: InFlight,
         now: SimTime,

@@ -33,6 +33,8 @@ pub struct StepTime {
 #[derive(Clone, Debug)]
 pub struct StepTimer {
     model: Model,
+    /// What each pipeline stage takes of the last step: together all of it.
+    stages: Vec<SimDuration>,
     max_tokens: u32,
     max_seqs: u32,
 }
@@ -49,6 +51,8 @@ struct Operators {
     cpu: CpuSpec,
     tensor_parallel_size: u32,
     data_parallel_size: usize,
+    /// Ranks compute as many rows as the largest of them.
+    pad_to_largest: bool,
     /// Time of each stage in the last step, in seconds.
     stages_s: Vec<f64>,
 }
@@ -72,7 +76,11 @@ impl StepTimer {
                 Model::Operators(Box::new(Operators::compile(spec, max_tokens, max_seqs, predictors)?))
             }
         };
-        Ok(Self { model, max_tokens, max_seqs })
+        let stages = match &model {
+            Model::Linear(spec) => spec.pipeline_stages.unwrap_or(1) as usize,
+            Model::Operators(operators) => operators.stages_s.len(),
+        };
+        Ok(Self { model, stages: vec![SimDuration::ZERO; stages], max_tokens, max_seqs })
     }
 
     /// Returns the name of the model, which labels every result: `linear`, `roofline`, or `learned` where at least one
@@ -121,15 +129,55 @@ impl StepTimer {
     #[inline]
     pub fn step_all(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
         self.admit(batches)?;
-        match &mut self.model {
-            Model::Linear(spec) => Ok(StepTime {
+        let time = match &mut self.model {
+            Model::Linear(spec) => StepTime {
                 total: linear_step(spec, &batches[0])?,
                 cpu_exposed: SimDuration::ZERO,
                 flops: 0.0,
                 bytes: 0.0,
                 active_s: 0.0,
-            }),
-            Model::Operators(operators) => operators.step(batches),
+            },
+            Model::Operators(operators) => operators.step(batches)?,
+        };
+        if let [only] = self.stages.as_mut_slice() {
+            *only = time.total;
+        } else {
+            self.divide(time.total)?;
+        }
+        Ok(time)
+    }
+
+    /// Divides the time of a step among its pipeline stages. The host's part, and what rounding leaves, is the first
+    /// one's, whose device waits for the host.
+    fn divide(&mut self, total: SimDuration) -> Result<(), SimError> {
+        match &self.model {
+            Model::Linear(_) => {
+                let share = total.0 / self.stages.len() as u64;
+                self.stages.fill(SimDuration(share));
+            }
+            Model::Operators(operators) => {
+                for (stage, &seconds) in self.stages.iter_mut().zip(&operators.stages_s) {
+                    *stage = SimDuration::from_seconds(seconds)?;
+                }
+            }
+        }
+        let later: u64 = self.stages[1..].iter().map(|stage| stage.0).sum();
+        self.stages[0] = SimDuration(total.0.saturating_sub(later));
+        Ok(())
+    }
+
+    /// Returns what each pipeline stage takes of the step that was priced last, sending to the next one included. They
+    /// add up to [`StepTime::total`].
+    #[inline]
+    pub fn stages(&self) -> &[SimDuration] {
+        &self.stages
+    }
+
+    /// Lets data-parallel ranks compute as many rows as the largest of them, as vLLM did up to 0.16 even without CUDA
+    /// graphs. The linear clock has no rows.
+    pub fn pad_to_largest(&mut self, pad: bool) {
+        if let Model::Operators(operators) = &mut self.model {
+            operators.pad_to_largest = pad;
         }
     }
 
@@ -156,7 +204,8 @@ impl StepTimer {
         Ok(match &mut self.model {
             Model::Linear(_) => Vec::new(),
             Model::Operators(operators) => {
-                let rows = row_counts(batch, all_tokens(batches), operators.tensor_parallel_size);
+                let (all_tokens, least_tokens) = operators.padded_tokens(batches);
+                let rows = row_counts(batch, least_tokens, all_tokens, operators.tensor_parallel_size);
                 let mut times = operators.program.breakdown(batch, rows);
                 let ranks = f64::from(operators.tensor_parallel_size);
                 for time in &mut times {
@@ -226,8 +275,13 @@ fn all_tokens(batches: &[BatchShape]) -> u32 {
 }
 
 #[inline]
-fn row_counts(batch: &BatchShape, all_tokens: u32, tensor_parallel_size: u32) -> RowCounts {
-    let tokens = batch.num_tokens() as u32;
+fn row_counts(
+    batch: &BatchShape,
+    least_tokens: u32,
+    all_tokens: u32,
+    tensor_parallel_size: u32,
+) -> RowCounts {
+    let tokens = (batch.num_tokens() as u32).max(least_tokens);
     // The usual case spares a division.
     let sharded_tokens =
         if tensor_parallel_size == 1 { tokens } else { tokens.div_ceil(tensor_parallel_size) };
@@ -256,17 +310,28 @@ impl Operators {
             cpu: spec.cpu,
             tensor_parallel_size: spec.layout.tensor_parallel_size,
             data_parallel_size: ranks as usize,
+            pad_to_largest: false,
         })
+    }
+
+    /// Returns the rows of all ranks, and those that every rank computes at least.
+    #[inline]
+    fn padded_tokens(&self, batches: &[BatchShape]) -> (u32, u32) {
+        if !self.pad_to_largest {
+            return (all_tokens(batches), 0);
+        }
+        let largest = batches.iter().map(BatchShape::num_tokens).max().unwrap_or(0) as u32;
+        (largest.saturating_mul(batches.len() as u32), largest)
     }
 
     #[inline]
     fn step(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
-        let all_tokens = all_tokens(batches);
+        let (all_tokens, least_tokens) = self.padded_tokens(batches);
         let (mut work, mut gpu_s, mut most_seqs) = (TotalCost::default(), 0.0, 0);
         for stage in 0..self.stages_s.len() {
             let (mut slowest_s, mut shared_s) = (0.0_f64, 0.0);
             for batch in batches {
-                let rows = row_counts(batch, all_tokens, self.tensor_parallel_size);
+                let rows = row_counts(batch, least_tokens, all_tokens, self.tensor_parallel_size);
                 let cost = self.program.stage_cost(stage, batch, rows);
                 work.plus(&cost.own);
                 work.plus(&cost.shared);

@@ -32,6 +32,10 @@ pub struct VllmScheduler {
     newly_finished: bool,
     /// Some request got further than ever before since the flag was last taken.
     progressed: bool,
+    /// Prompts wait for their turn while others decode.
+    throttled: bool,
+    /// The last batch in which prompts had their turn used up its tokens, so that they need another.
+    turn_was_full: bool,
     /// Scratch: the cached blocks of the request under consideration.
     hits: Vec<BlockId>,
 }
@@ -63,6 +67,8 @@ impl VllmScheduler {
             calls: 0,
             newly_finished: false,
             progressed: false,
+            throttled: false,
+            turn_was_full: false,
             hits: Vec::new(),
             config,
         }
@@ -109,13 +115,21 @@ impl VllmScheduler {
         Budget { left: config.token_budget(), chunk }
     }
 
+    /// Tells whether prompts wait: it is not their turn, their last one was not cut short, and others decode
+    /// meanwhile.
+    fn defers_prefills(&self) -> bool {
+        let decodes = |slot: &Slot| !self.requests[slot.index()].prompt_is_unfinished();
+        self.throttled && !self.turn_was_full && self.running.iter().any(decodes)
+    }
+
     /// Phase 1: every running request gets its next tokens; whoever cannot have blocks preempts others.
-    fn schedule_running(&mut self, budget: &mut Budget, out: &mut SchedulerOutput) {
+    fn schedule_running(&mut self, budget: &mut Budget, out: &mut SchedulerOutput, defer_prefills: bool) {
         let mut position = 0;
         while position < self.running.len() && budget.left > 0 {
             let slot = self.running[position];
             let request = &self.requests[slot.index()];
-            let num_tokens = if end_is_certain(request) {
+            let deferred = defer_prefills && request.prompt_is_unfinished();
+            let num_tokens = if deferred || end_is_certain(request) {
                 0
             } else {
                 let room = self.config.max_model_len.saturating_sub(request.num_computed + 1);
@@ -331,6 +345,10 @@ impl VllmScheduler {
 }
 
 impl BatchScheduler for VllmScheduler {
+    fn throttle_prefills(&mut self, throttle: bool) {
+        self.throttled = throttle;
+    }
+
     /// Tells whether there is a reason to call `schedule()`.
     #[inline]
     fn has_requests(&self) -> bool {
@@ -372,9 +390,13 @@ impl BatchScheduler for VllmScheduler {
         out.clear();
         self.calls += 1;
         let mut budget = self.step_budget();
-        self.schedule_running(&mut budget, out);
-        if out.preempted.is_empty() {
+        let defer_prefills = self.defers_prefills();
+        self.schedule_running(&mut budget, out, defer_prefills);
+        if out.preempted.is_empty() && !defer_prefills {
             self.admit_waiting(&mut budget, out);
+        }
+        if !defer_prefills {
+            self.turn_was_full = budget.left == 0;
         }
         self.commit(out);
         self.newly_finished = false;

@@ -1,0 +1,96 @@
+//! The closed set of schedulers.
+
+use super::{BatchScheduler, Gauges, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use crate::error::SimError;
+use crate::ids::{RequestId, Slot};
+use crate::kvcache::BlockHash;
+use crate::plan::SchedulerSpec;
+use crate::time::SimTime;
+use crate::workload::Segment;
+
+/// The scheduler of an engine.
+#[derive(Clone, Debug)]
+pub enum Scheduler {
+    /// vLLM V1.
+    Vllm(VllmScheduler),
+}
+
+/// Evaluates an expression on the scheduler, whichever it is.
+macro_rules! on {
+    ($any:expr, $scheduler:ident => $call:expr) => {
+        match $any {
+            Scheduler::Vllm($scheduler) => $call,
+        }
+    };
+}
+
+impl Scheduler {
+    /// Returns the idle scheduler that `spec` asks for.
+    pub fn new(spec: &SchedulerSpec) -> Self {
+        match spec {
+            SchedulerSpec::VllmV1(config) => Self::Vllm(VllmScheduler::new(config.clone())),
+        }
+    }
+}
+
+impl BatchScheduler for Scheduler {
+    fn add_request(&mut self, submission: &Submission<'_>) {
+        on!(self, scheduler => scheduler.add_request(submission));
+    }
+
+    #[inline]
+    fn schedule(&mut self, now: SimTime, out: &mut SchedulerOutput) {
+        on!(self, scheduler => scheduler.schedule(now, out));
+    }
+
+    #[inline]
+    fn update(&mut self, now: SimTime, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
+        on!(self, scheduler => scheduler.update(now, batch, outcome));
+    }
+
+    fn retire(&mut self, slot: Slot) {
+        on!(self, scheduler => scheduler.retire(slot));
+    }
+
+    fn throttle_prefills(&mut self, throttle: bool) {
+        on!(self, scheduler => scheduler.throttle_prefills(throttle));
+    }
+
+    #[inline]
+    fn has_requests(&self) -> bool {
+        on!(self, scheduler => scheduler.has_requests())
+    }
+
+    #[inline]
+    fn gauges(&self) -> Gauges {
+        on!(self, scheduler => scheduler.gauges())
+    }
+
+    fn caching(&self) -> bool {
+        on!(self, scheduler => scheduler.caching())
+    }
+
+    fn cached_prefix(&self, segments: &[Segment], hashes: &[BlockHash]) -> u32 {
+        on!(self, scheduler => scheduler.cached_prefix(segments, hashes))
+    }
+
+    fn take_progress(&mut self) -> bool {
+        on!(self, scheduler => scheduler.take_progress())
+    }
+
+    fn visit_left_out(&self, visit: &mut dyn FnMut(RequestId, bool)) {
+        on!(self, scheduler => scheduler.visit_left_out(visit));
+    }
+
+    fn visit_preempted(&self, visit: &mut dyn FnMut(RequestId, u32)) {
+        on!(self, scheduler => scheduler.visit_preempted(visit));
+    }
+
+    fn visit_waiting(&self, visit: &mut dyn FnMut(RequestId)) {
+        on!(self, scheduler => scheduler.visit_waiting(visit));
+    }
+
+    fn check_integrity(&self) -> Result<(), SimError> {
+        on!(self, scheduler => scheduler.check_integrity())
+    }
+}
