@@ -15,6 +15,7 @@ from frontier.config import Resolved, Scenario
 from frontier.config.arrivals import Arrivals
 from frontier.config.engine import DEFAULT_CPU_PER_SEQ_NS, DEFAULT_CPU_PER_STEP_NS, Engine
 from frontier.config.lengths import Length
+from frontier.config.parallel import data_parallel_plan
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.workload import Synthetic, Workload
 from frontier.errors import ConfigError, Issue
@@ -101,6 +102,7 @@ def lower(scenario: Scenario) -> Lowered:
         "seed": scenario.seed,
         "replication": scenario.replication,
         "cluster": {"replicas": scenario.cluster.replicas, "router": _router(scenario.cluster.router)},
+        "data_parallel": data_parallel_plan(scenario.engine, resolved.model, resolved.layout),
         "scheduler": _scheduler(scenario.engine, resolved),
         "step_time": _step_time(scenario.engine, resolved, attached),
         "workload": _workload(scenario.workload),
@@ -147,7 +149,7 @@ def _router(router: Router) -> dict[str, Any]:
 def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
     return {
         "kind": "vllm_v1",
-        "block_size": resolved.block_size,
+        "block_size": resolved.memory.tokens_per_block,
         "num_blocks": resolved.num_blocks,
         "max_model_len": resolved.max_model_len,
         "max_num_batched_tokens": resolved.max_num_batched_tokens,
@@ -172,7 +174,7 @@ def _attached(engine: Engine, resolved: Resolved) -> Attached | None:
         return None
     from frontier.predictors.attach import attach  # noqa: PLC0415 - keeps `import frontier` light
 
-    return attach((resolved.program,), resolved.gpu, engine)
+    return attach(resolved.stages, resolved.gpu, engine)
 
 
 def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:
@@ -180,7 +182,7 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
     if linear is not None or attached is None:
         assert linear is not None
         constants = {f"{name}_ns": getattr(linear, name) for name in type(linear).model_fields}
-        return {"kind": "linear", **constants}
+        return {"kind": "linear", **constants, "pipeline_stages": engine.pipeline_parallel_size}
     overhead = engine.cpu_overhead
     per_step_ns = overhead.per_step if overhead else DEFAULT_CPU_PER_STEP_NS
     per_seq_ns = overhead.per_seq if overhead else DEFAULT_CPU_PER_SEQ_NS

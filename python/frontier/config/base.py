@@ -16,11 +16,6 @@ BASE_KEY = "config"
 """Key of an inline model that names the configuration its other keys change."""
 
 UNMODELLED: dict[str, str] = {
-    "pipeline_parallel_size": "pipeline parallelism",
-    "data_parallel_size": "data parallelism within an engine (use cluster.replicas for independent replicas)",
-    "enable_expert_parallel": "expert parallelism",
-    "decode_context_parallel_size": "context parallelism",
-    "prefill_context_parallel_size": "context parallelism",
     "speculative_config": "speculative decoding",
     "speculative": "speculative decoding",
     "quantization": "quantization at load time (the model's own quantization_config is read)",

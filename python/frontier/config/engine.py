@@ -19,6 +19,7 @@ from frontier.config.fields import (
     TokensOrZero,
     parse_whole,
 )
+from frontier.config.parallel import Parallelism
 from frontier.config.step_time import LearnedStepTime, StepTime
 from frontier.errors import show_value
 
@@ -64,7 +65,7 @@ class CpuOverhead(Section):
     """Per scheduled request."""
 
 
-class Engine(Section):
+class Engine(Parallelism):
     """One inference engine. Fields left out follow `vllm serve` of the version named."""
 
     name: Literal["vllm"] = "vllm"
@@ -74,7 +75,7 @@ class Engine(Section):
     ] = ENGINE_VERSIONS[-1]
     """Its version."""
     tensor_parallel_size: Positive = 1
-    """GPUs that share every layer; also the GPUs of one replica."""
+    """GPUs that share every layer."""
     dtype: Literal["auto", "bfloat16", "float16", "half"] = "auto"
     """Type of weights and activations that are not quantised; `auto` is the checkpoint's."""
     kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla"] = (

@@ -13,6 +13,7 @@ from frontier.config import checks
 from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
+from frontier.config.parallel import layout_of, parallel_issues, placement_issues, replica_gpus
 from frontier.config.sections import Cluster, Hardware, Objectives
 from frontier.config.workload import Workload
 from frontier.errors import ConfigError, Issue, show_value
@@ -36,10 +37,11 @@ class Resolved:
         block_size: tokens per KV block.
         num_blocks: KV blocks of a replica, the null block included.
         memory: how the GPU's memory is spent, and why that many blocks.
-        layout: how a replica is spread over its GPUs.
+        layout: how a replica, or one of its data parallel ranks that share nothing, is spread over its GPUs.
+        gpus_per_replica: GPUs of one replica, all data parallel ranks included.
         gpus_total: GPUs of all replicas.
         price_per_hour: US dollars per GPU and hour, None where no price is known.
-        program: operators of one step on one rank; a layout of a scenario has no pipeline stages.
+        stages: operators of one step on one rank of each pipeline stage.
         warnings: what a reader of the results should know.
     """
 
@@ -52,15 +54,16 @@ class Resolved:
     num_blocks: int
     memory: MemoryPlan
     layout: Layout
+    gpus_per_replica: int
     gpus_total: int
     price_per_hour: float | None
-    program: tuple[Operator, ...]
+    stages: tuple[tuple[Operator, ...], ...]
     warnings: tuple[str, ...]
 
     @property
-    def gpus_per_replica(self) -> int:
-        """GPUs of one replica."""
-        return self.layout.gpus
+    def program(self) -> tuple[Operator, ...]:
+        """Operators of one step on one rank of each pipeline stage, one stage after the other."""
+        return tuple(operator for stage in self.stages for operator in stage)
 
     @property
     def peak_flops_per_s(self) -> float | None:
@@ -124,6 +127,9 @@ def examine(parts: Parts) -> Examined:
     engine = parts.engine
     if engine is not None:
         issues += checks.engine_issues(engine, parts.known)
+        issues += parallel_issues(engine, spec, parts.known)
+        if parts.hardware is not None:
+            issues += placement_issues(parts.hardware, engine, parts.known)
         if spec is not None:
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
     if parts.cluster is not None:
@@ -141,10 +147,11 @@ def examine(parts: Parts) -> Examined:
         lambda field: parts.known(f"engine.{field}"),
         model_max_len=spec.max_model_len if spec is not None else None,
     )
-    program = _program(parts, engine, spec, gpu, issues)
-    if spec is None or gpu is None or limits is None or program is None:
+    layout = _layout(parts, engine, spec, gpu, issues)
+    stages = _stages(parts, engine, spec, gpu, layout=layout, issues=issues)
+    if spec is None or gpu is None or limits is None or layout is None or stages is None:
         return Examined(issues)
-    planned = _memory(parts, engine, spec=spec, gpu=gpu, limits=limits, issues=issues)
+    planned = _memory(parts, engine, spec=spec, gpu=gpu, limits=limits, layout=layout, issues=issues)
     if planned is None:
         return Examined(issues)
     memory, max_model_len = planned
@@ -153,7 +160,9 @@ def examine(parts: Parts) -> Examined:
     if issues or parts.broken:
         return Examined(issues)
     limits = replace(limits, max_model_len=max_model_len)
-    return Examined([], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program))
+    return Examined(
+        [], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, layout=layout, stages=stages)
+    )
 
 
 def _load_model(parts: Parts, issues: list[Issue]) -> ModelSpec | None:
@@ -204,11 +213,42 @@ def _limits(parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec |
     )
 
 
-def _program(
+_LAYOUT_FIELDS = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "pipeline_layer_partition",
+    "data_parallel_size",
+    "enable_expert_parallel",
+    "decode_context_parallel_size",
+    "prefill_context_parallel_size",
+)
+
+
+def _layout(
     parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec | None, issues: list[Issue]
-) -> tuple[Operator, ...] | None:
-    """Return the operators of a step, None where the model cannot run so."""
-    from frontier.models import operator_program  # noqa: PLC0415
+) -> Layout | None:
+    """Return how a replica is spread over GPUs, None where there is no such layout."""
+    known = parts.known("hardware", *(f"engine.{field}" for field in _LAYOUT_FIELDS))
+    if spec is None or gpu is None or parts.hardware is None or not known:
+        return None
+    try:
+        return layout_of(engine, parts.hardware, spec, gpu)
+    except ConfigError as error:
+        issues += error.issues
+        return None
+
+
+def _stages(
+    parts: Parts,
+    engine: Engine,
+    spec: ModelSpec | None,
+    gpu: GpuSpec | None,
+    *,
+    layout: Layout | None,
+    issues: list[Issue],
+) -> tuple[tuple[Operator, ...], ...] | None:
+    """Return the operators of a step, stage by stage, None where the model cannot run so."""
+    from frontier.models import Layout, pipeline_stages  # noqa: PLC0415
     from frontier.models.program import required_dtypes  # noqa: PLC0415
 
     tp = engine.tensor_parallel_size
@@ -217,26 +257,27 @@ def _program(
     ):
         return None
     count = len(issues)
+    program = []
     try:
-        program = operator_program(
-            spec, tensor_parallel_size=tp, weight_dtype="auto", kv_cache_dtype=engine.kv_cache_dtype
+        # Where the layout is broken, the model is still checked with its tensor parallelism alone.
+        program = pipeline_stages(
+            spec,
+            layout or Layout.on_one_node(tp),
+            weight_dtype="auto",
+            kv_cache_dtype=engine.kv_cache_dtype,
         )
     except ConfigError as error:
         issues += error.issues
-        program = []
     if gpu is None:
         return None
-    try:
-        gpu.link(tp)
-    except ConfigError as error:
-        issues += error.issues
     if engine.step_time.linear is None:
-        for dtype in gpu.unsupported_dtypes(required_dtypes(program)):
+        dtypes = dict.fromkeys(dtype for stage in program for dtype in required_dtypes(stage))
+        for dtype in gpu.unsupported_dtypes(dtypes):
             message = (
                 f"was {show_value(parts.model)}, computes in {dtype}, for which {gpu.name} has no peak rate"
             )
             issues.append(Issue("model", parts.model, message))
-    return tuple(program) if len(issues) == count else None
+    return tuple(map(tuple, program)) if len(issues) == count else None
 
 
 def _block_size(engine: Engine, spec: ModelSpec, gpu: GpuSpec) -> int:
@@ -247,7 +288,14 @@ def _block_size(engine: Engine, spec: ModelSpec, gpu: GpuSpec) -> int:
 
 
 def _memory(
-    parts: Parts, engine: Engine, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits, issues: list[Issue]
+    parts: Parts,
+    engine: Engine,
+    *,
+    spec: ModelSpec,
+    gpu: GpuSpec,
+    limits: Limits,
+    layout: Layout,
+    issues: list[Issue],
 ) -> tuple[MemoryPlan, int] | None:
     """Return the memory plan and the longest context, None where it cannot be told."""
     needed = ("gpu_memory_utilization", "block_size", "num_gpu_blocks_override")
@@ -261,7 +309,7 @@ def _memory(
             return None
 
     def plan(max_model_len: int | None) -> MemoryPlan:
-        return _plan_memory(engine, max_model_len, spec=spec, gpu=gpu, limits=limits)
+        return _plan_memory(engine, max_model_len, spec=spec, gpu=gpu, limits=limits, layout=layout)
 
     length = limits.max_model_len
     memory = plan(None if engine.max_model_len is None else length)
@@ -272,14 +320,20 @@ def _memory(
 
 
 def _plan_memory(
-    engine: Engine, max_model_len: int | None, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits
+    engine: Engine,
+    max_model_len: int | None,
+    *,
+    spec: ModelSpec,
+    gpu: GpuSpec,
+    limits: Limits,
+    layout: Layout,
 ) -> MemoryPlan:
     from frontier.memory import plan_kv_cache  # noqa: PLC0415
 
     return plan_kv_cache(
         spec,
         gpu,
-        tensor_parallel_size=engine.tensor_parallel_size,
+        layout=layout,
         block_size=_block_size(engine, spec, gpu),
         gpu_memory_utilization=engine.gpu_memory_utilization,
         max_num_batched_tokens=limits.max_num_batched_tokens,
@@ -308,10 +362,9 @@ def _facts(
     spec: ModelSpec,
     gpu: GpuSpec,
     memory: MemoryPlan,
-    program: tuple[Operator, ...],
+    layout: Layout,
+    stages: tuple[tuple[Operator, ...], ...],
 ) -> Resolved:
-    from frontier.models import Layout  # noqa: PLC0415
-
     engine, cluster, hardware, workload = parts.engine, parts.cluster, parts.hardware, parts.workload
     assert engine is not None
     assert cluster is not None
@@ -332,10 +385,11 @@ def _facts(
         block_size=_block_size(engine, spec, gpu),
         num_blocks=memory.num_gpu_blocks,
         memory=memory,
-        layout=Layout(engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node),
-        gpus_total=engine.tensor_parallel_size * cluster.replicas,
+        layout=layout,
+        gpus_per_replica=replica_gpus(engine, layout),
+        gpus_total=replica_gpus(engine, layout) * cluster.replicas,
         price_per_hour=gpu.price_per_hour_usd if price is None else price,
-        program=program,
+        stages=stages,
         warnings=tuple(warnings),
     )
 

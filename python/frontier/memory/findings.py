@@ -72,7 +72,7 @@ def _override_warnings(plan: MemoryPlan, computed: int) -> list[str]:
 
 def _issues(plan: MemoryPlan, findings: Findings) -> list[Issue]:
     """Return vLLM's reasons not to start, with ways to mend them."""
-    needed = math.ceil(plan.max_model_len / plan.block_size)
+    needed = math.ceil(plan.max_model_len / plan.tokens_per_block)
     own = findings.given_length is None
     written = f"the model's own {plan.max_model_len}" if own else f"{plan.max_model_len}"
     override = plan.num_gpu_blocks_override
@@ -80,7 +80,7 @@ def _issues(plan: MemoryPlan, findings: Findings) -> list[Issue]:
         return _override_issues(plan, override, needed, written)
     if plan.num_gpu_blocks >= needed:
         return []
-    longest = plan.num_gpu_blocks * plan.block_size
+    longest = plan.num_gpu_blocks * plan.tokens_per_block
     remedies = [f"max_model_len {longest} or less"] if longest else []
     ranks = findings.smallest_fitting() if findings.smallest_fitting is not None else None
     if ranks is not None and ranks > plan.tensor_parallel_size:

@@ -38,6 +38,8 @@ class MemoryPlan:
         kv_cache_memory_bytes: the size of the cache given instead of all the above, if any.
         pipeline_stage, pipeline_parallel_size: which stage of how many has the fewest blocks.
         data_parallel_size: engines that share experts, each with a plan and a cache of its own.
+        context_shards: ranks over which context parallelism deals out the tokens of a block: together they
+            hold so many times `block_size`.
         graphs_outside_bytes: graphs that the version does not subtract: they come out of the share left out.
         warnings: where the plan departs from what vLLM would do.
         issues: why vLLM would refuse to start; empty if it would not.
@@ -66,6 +68,7 @@ class MemoryPlan:
     pipeline_stage: int = 0
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
+    context_shards: int = 1
     graphs_outside_bytes: int = 0
     warnings: tuple[str, ...] = ()
     issues: tuple[Issue, ...] = field(default=())
@@ -89,14 +92,19 @@ class MemoryPlan:
         )
 
     @property
+    def tokens_per_block(self) -> int:
+        """Tokens of a block on all ranks that share it."""
+        return self.block_size * self.context_shards
+
+    @property
     def kv_cache_tokens(self) -> int:
         """Tokens that the usable blocks hold (all but the null block)."""
-        return max(self.num_gpu_blocks - 1, 0) * self.block_size
+        return max(self.num_gpu_blocks - 1, 0) * self.tokens_per_block
 
     @property
     def max_concurrency(self) -> float:
         """Requests of `max_model_len` tokens that fit at once, as vLLM logs it."""
-        return self.num_gpu_blocks / math.ceil(self.max_model_len / self.block_size)
+        return self.num_gpu_blocks / math.ceil(self.max_model_len / self.tokens_per_block)
 
     def raise_if_not_fitting(self) -> None:
         """Raise the issues, if any.

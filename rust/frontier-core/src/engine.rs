@@ -123,11 +123,11 @@ pub struct EngineCore {
 }
 
 impl EngineCore {
-    /// Returns an idle engine. `livelock_steps`: steps without progress after which it gives up.
+    /// Returns an idle engine; `batch` is an empty one of its step timer. `livelock_steps`: steps without progress after which it gives up.
     pub fn new(
         replica: ReplicaId,
         scheduler: &SchedulerSpec,
-        windows: &[u32],
+        batch: BatchShape,
         livelock_steps: Option<u64>,
     ) -> Self {
         Self {
@@ -152,7 +152,7 @@ impl EngineCore {
             prefix_hit_tokens: 0,
             livelock_steps,
             steps_without_progress: 0,
-            shape: BatchShape::new(windows),
+            shape: batch,
             outcome: StepOutcome::default(),
             spare: Vec::new(),
         }

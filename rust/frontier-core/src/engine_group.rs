@@ -68,8 +68,8 @@ pub struct LockStepGroup {
 }
 
 impl LockStepGroup {
-    /// Returns an idle group of `ranks` engines that keep `depth` steps in flight.
-    pub fn new(spec: LockStepSpec, ranks: usize, depth: usize, windows: &[u32]) -> Self {
+    /// Returns an idle group of `ranks` engines that keep `depth` steps in flight; `batch` is empty.
+    pub fn new(spec: LockStepSpec, ranks: usize, depth: usize, batch: &BatchShape) -> Self {
         Self {
             spec,
             depth,
@@ -83,7 +83,7 @@ impl LockStepGroup {
             fruitless_rounds: 0,
             stalled: false,
             stages_free: Vec::new(),
-            shapes: vec![BatchShape::new(windows); ranks],
+            shapes: vec![batch.clone(); ranks],
             drafts: Vec::with_capacity(ranks),
             spare: Vec::new(),
         }
@@ -244,12 +244,11 @@ impl LockStepGroup {
         step.in_vain = tried && !held_back && !executes;
         step.batches.clear();
         for (engine, draft) in engines.iter_mut().zip(self.drafts.drain(..)) {
-            step.batches.push(match draft {
-                Some((batch, row)) => Some(engine.launch(batch, row, &launch, context.recorder)),
-                None => {
-                    engine.book(&launch);
-                    None
-                }
+            step.batches.push(if let Some((batch, row)) = draft {
+                Some(engine.launch(batch, row, &launch, context.recorder))
+            } else {
+                engine.book(&launch);
+                None
             });
         }
         Ok(step)

@@ -125,10 +125,11 @@ impl Simulation {
         check_ranks(&timer, size, lock_step.is_some())?;
         let num_engines = replicas.checked_mul(size).ok_or(SimError::ClockOverflow)?;
         let engine =
-            |id| EngineCore::new(ReplicaId(id), &scheduler, timer.windows(), plan.limits.livelock_steps);
+            |id| EngineCore::new(ReplicaId(id), &scheduler, timer.new_batch(), plan.limits.livelock_steps);
         let engines: Vec<_> = (0..num_engines).map(engine).collect();
         let depth = engines.first().map_or(1, EngineCore::depth);
-        let ranks = spec.map(|spec| DataParallelRanks::new(spec, replicas as usize, depth, timer.windows()));
+        let ranks =
+            spec.map(|spec| DataParallelRanks::new(spec, replicas as usize, depth, &timer.new_batch()));
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
@@ -368,16 +369,14 @@ impl Simulation {
             ended: &mut self.ended,
             work: &mut self.work,
         };
-        let (wake, engines) = match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
-            Some((group, engines)) => {
+        let (wake, engines) =
+            if let Some((group, engines)) = self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
                 let wake = group.run_until_blocked(now, &mut self.engines[engines.clone()], &mut context)?;
                 (wake, &self.engines[engines])
-            }
-            None => {
+            } else {
                 let engine = &mut self.engines[unit.index()];
                 (engine.run_until_blocked(now, &mut context)?, std::slice::from_ref(&*engine))
-            }
-        };
+            };
         if self
             .limits
             .max_steps

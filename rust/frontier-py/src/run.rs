@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use frontier_core::error::SimError;
-use frontier_core::fidelity::{BatchShape, Provenance, StepTimer};
+use frontier_core::fidelity::{Provenance, StepTimer};
 use frontier_core::metrics::Recorder;
 use frontier_core::plan::Plan;
 use frontier_core::plan::step_time::StepTimeSpec;
@@ -200,7 +200,7 @@ pub(crate) fn step_breakdown<'py>(
         let mut timer = StepTimer::compile(&spec, most, seqs, &cores(&predictors))?;
         let mut shapes = Vec::with_capacity(batches.len());
         for batch in &batches {
-            let mut shape = BatchShape::new(timer.windows());
+            let mut shape = timer.new_batch();
             for &(query_tokens, context_after, is_prefill) in batch {
                 if query_tokens == 0 || context_after < query_tokens {
                     return Err(SimError::Input {

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use super::rank_balancer::{RankBalancer, RankReport};
 use crate::engine::EngineCore;
 use crate::engine_group::LockStepGroup;
+use crate::fidelity::BatchShape;
 use crate::ids::{ReplicaId, RequestId};
 use crate::plan::DataParallelSpec;
 use crate::scheduler::BatchScheduler;
@@ -26,11 +27,11 @@ pub struct DataParallelRanks {
 }
 
 impl DataParallelRanks {
-    /// Returns the ranks of `replicas` replicas whose engines keep `depth` steps in flight.
-    pub fn new(spec: &DataParallelSpec, replicas: usize, depth: usize, windows: &[u32]) -> Self {
+    /// Returns the ranks of `replicas` replicas whose engines keep `depth` steps in flight; `batch` is empty.
+    pub fn new(spec: &DataParallelSpec, replicas: usize, depth: usize, batch: &BatchShape) -> Self {
         let (size, ranks_per_balancer) = (spec.size as usize, spec.ranks_per_balancer as usize);
         let balancer = || RankBalancer::new(spec.balancer.clone(), ranks_per_balancer);
-        let group = |lock_step| LockStepGroup::new(lock_step, size, depth, windows);
+        let group = |lock_step| LockStepGroup::new(lock_step, size, depth, batch);
         Self {
             size,
             ranks_per_balancer,
@@ -56,9 +57,9 @@ impl DataParallelRanks {
     pub fn release(&mut self, engine: ReplicaId, request: RequestId) -> ReplicaId {
         let (target, rank) =
             (engine.index() / self.ranks_per_balancer, engine.index() % self.ranks_per_balancer);
-        let server =
-            self.api_servers.remove(&request).expect("Invariant: a routed request has an API server");
-        self.balancers[target].release(rank, server);
+        if let Some(server) = self.api_servers.remove(&request) {
+            self.balancers[target].release(rank, server);
+        }
         ReplicaId::from_index(target)
     }
 

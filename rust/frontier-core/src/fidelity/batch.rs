@@ -125,6 +125,8 @@ fn tile_keys(history: u64, context: u64, window: u64, tiles: u64) -> u64 {
 pub struct BatchShape {
     /// `UNLIMITED`, then the distinct sliding windows of the program.
     limits: Vec<u32>,
+    /// Ranks that share the tokens of prompts.
+    ranks: u32,
     /// New tokens of requests with an unfinished prompt or more than one token.
     prompt_tokens: u64,
     prefill: GroupShape,
@@ -144,12 +146,23 @@ impl BatchShape {
         let work = vec![AttentionWork::default(); limits.len()];
         Self {
             limits,
+            ranks: 1,
             prompt_tokens: 0,
             prefill: GroupShape::default(),
             decode: GroupShape::default(),
             prefill_work: work.clone(),
             decode_work: work,
         }
+    }
+
+    /// Returns an empty batch of one of `ranks` ranks that share the tokens of every prompt: of twice as many equal
+    /// chunks each rank computes one from the front and its mirror image from the back, so that all have equally
+    /// much to do (vLLM's prefill context parallelism, `vllm/v1/worker/cp_utils.py`). Single tokens are computed by
+    /// every rank.
+    #[must_use]
+    pub fn shared_by(mut self, ranks: u32) -> Self {
+        self.ranks = ranks.max(1);
+        self
     }
 
     /// Empties the batch, keeping its memory.
@@ -172,6 +185,9 @@ impl BatchShape {
     pub fn add(&mut self, query_tokens: u32, context_after: u32, is_prefill: bool) {
         debug_assert!(query_tokens >= 1, "Invariant: a scheduled request computes a token");
         debug_assert!(context_after >= query_tokens, "Invariant: new tokens are part of the context");
+        if self.ranks > 1 && is_prefill && query_tokens > 1 {
+            return self.add_share(query_tokens, context_after);
+        }
         if is_prefill {
             self.prompt_tokens += u64::from(query_tokens);
         }
@@ -188,6 +204,18 @@ impl BatchShape {
             } else {
                 work.add(query_tokens, context_after, window);
             }
+        }
+    }
+
+    /// Adds this rank's share of a prompt: the first chunk and the last, which is what every rank's two come to.
+    fn add_share(&mut self, query_tokens: u32, context_after: u32) {
+        let chunk = query_tokens.div_ceil(2 * self.ranks);
+        let first_context = context_after - query_tokens + chunk;
+        self.prompt_tokens += 2 * u64::from(chunk);
+        self.prefill.add(2 * chunk, context_after.max(2 * chunk));
+        for (work, &window) in self.prefill_work.iter_mut().zip(&self.limits) {
+            work.add(chunk, first_context, window);
+            work.add(chunk, context_after, window);
         }
     }
 
@@ -340,6 +368,34 @@ mod tests {
         assert_eq!(u128::from(batch.prefill_work(None).area), area);
         assert_eq!(batch.prefill_work(Some(0)).area, u64::from(u32::MAX - 1));
         assert_eq!(batch.decode_work(Some(0)).area, 1);
+    }
+
+    #[test]
+    fn ranks_that_share_a_prompt_have_equal_shares() {
+        // 4 ranks, 8 chunks of 128 behind 300 cached tokens: rank r has chunks r and 7 - r.
+        let (chunk, history, ranks) = (128_u32, 300, 4_u32);
+        let areas: Vec<u64> = (0..ranks)
+            .map(|rank| {
+                let area = |number: u32| {
+                    let first = u64::from(history + number * chunk);
+                    (0..u64::from(chunk)).map(|query| first + query + 1).sum::<u64>()
+                };
+                area(rank) + area(2 * ranks - 1 - rank)
+            })
+            .collect();
+        assert!(areas.iter().all(|area| area == &areas[0]));
+        let mut shared = BatchShape::new(&[]).shared_by(ranks);
+        shared.add(2 * ranks * chunk, history + 2 * ranks * chunk, true);
+        assert_eq!(shared.prefill_work(None).area, areas[0]);
+        assert_eq!((shared.num_tokens(), shared.num_seqs()), (256, 1));
+        let mut whole = BatchShape::new(&[]);
+        whole.add(2 * ranks * chunk, history + 2 * ranks * chunk, true);
+        assert_eq!(whole.prefill_work(None).area, 4 * areas[0]);
+        // Decodes are not shared, and shares are rounded up.
+        shared.clear();
+        shared.add(1, 500, false);
+        shared.add(9, 9, true);
+        assert_eq!((shared.decode().query_tokens, shared.prefill().query_tokens), (1, 4));
     }
 
     #[test]

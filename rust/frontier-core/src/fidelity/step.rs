@@ -50,6 +50,8 @@ struct Operators {
     program: Program,
     cpu: CpuSpec,
     tensor_parallel_size: u32,
+    /// Ranks that share the tokens of prompts.
+    prefill_context_parallel_size: u32,
     data_parallel_size: usize,
     /// Ranks compute as many rows as the largest of them.
     pad_to_largest: bool,
@@ -99,6 +101,15 @@ impl StepTimer {
             Model::Linear(_) => &[],
             Model::Operators(operators) => operators.program.windows(),
         }
+    }
+
+    /// Returns an empty batch of the kind that the timer prices.
+    pub fn new_batch(&self) -> BatchShape {
+        let ranks = match &self.model {
+            Model::Linear(_) => 1,
+            Model::Operators(operators) => operators.prefill_context_parallel_size,
+        };
+        BatchShape::new(self.windows()).shared_by(ranks)
     }
 
     /// Returns the number of batches of one step: one per data-parallel rank.
@@ -207,7 +218,7 @@ impl StepTimer {
                 let (all_tokens, least_tokens) = operators.padded_tokens(batches);
                 let rows = row_counts(batch, least_tokens, all_tokens, operators.tensor_parallel_size);
                 let mut times = operators.program.breakdown(batch, rows);
-                let ranks = f64::from(operators.tensor_parallel_size);
+                let ranks = operators.ranks_per_stage();
                 for time in &mut times {
                     time.flops *= ranks;
                     time.bytes *= ranks;
@@ -309,9 +320,15 @@ impl Operators {
             program,
             cpu: spec.cpu,
             tensor_parallel_size: spec.layout.tensor_parallel_size,
+            prefill_context_parallel_size: spec.layout.prefill_context_parallel_size.unwrap_or(1),
             data_parallel_size: ranks as usize,
             pad_to_largest: false,
         })
+    }
+
+    /// Returns the GPUs that run the same operators on a data-parallel rank's batch.
+    fn ranks_per_stage(&self) -> f64 {
+        f64::from(self.tensor_parallel_size) * f64::from(self.prefill_context_parallel_size)
     }
 
     /// Returns the rows of all ranks, and those that every rank computes at least.
@@ -351,7 +368,7 @@ impl Operators {
         let total = SimDuration::from_seconds(total_s)?;
         // total_s is no less than gpu_s and rounding keeps order, so the difference is not negative.
         let cpu_exposed = total - SimDuration::from_seconds(gpu_s)?;
-        let ranks = f64::from(self.tensor_parallel_size);
+        let ranks = self.ranks_per_stage();
         Ok(StepTime {
             total,
             cpu_exposed,

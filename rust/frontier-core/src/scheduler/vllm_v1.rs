@@ -17,6 +17,7 @@ use crate::workload::Segment;
 
 /// State of the scheduler of one engine.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of its past")]
 pub struct VllmScheduler {
     config: SchedulerConfig,
     /// Blocks to keep free when admitting beside running requests.

@@ -28,7 +28,7 @@ fn trace_plan(data_parallel: &Value) -> Value {
 /// Runs requests of (arrival in us, prompt, output).
 fn run_rows(plan: &Value, rows: &[(u64, u32, u32)]) -> (Recorder, Totals) {
     let trace = RawTrace {
-        arrival_ns: rows.iter().map(|row| (row.0 * US) as i64).collect(),
+        arrival_ns: rows.iter().map(|row| (row.0 * US).cast_signed()).collect(),
         prompt_tokens: rows.iter().map(|row| row.1).collect(),
         output_tokens: rows.iter().map(|row| row.2).collect(),
         priority: None,
@@ -185,10 +185,8 @@ fn an_external_balancer_sees_every_rank() {
 }
 
 #[test]
-fn a_request_that_can_never_run_is_reported_although_ranks_spin() {
-    // 150 blocks' worth of prompt never fits with the full input reserved, and nobody else will free any.
+fn a_request_waits_for_blocks_while_others_run() {
     let mut plan = trace_plan(&lock_step(2));
-    plan["limits"]["refuse_oversized"] = json!(true);
     plan["scheduler"]["watermark"] = json!(0.9);
     // 99 blocks, 90 of them a reserve beside running requests: the second request waits for the first to end.
     let (recorder, _) = run_rows(&plan, &[(0, 100, 50), (0, 100, 2), (10, 200, 4)]);
