@@ -182,7 +182,9 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
     if linear is not None or attached is None:
         assert linear is not None
         constants = {f"{name}_ns": getattr(linear, name) for name in type(linear).model_fields}
-        return {"kind": "linear", **constants, "pipeline_stages": engine.pipeline_parallel_size}
+        stages = engine.pipeline_parallel_size
+        pipeline = {"pipeline_stages": stages} if stages > 1 else {}
+        return {"kind": "linear", **constants, **pipeline}
     overhead = engine.cpu_overhead
     per_step_ns = overhead.per_step if overhead else DEFAULT_CPU_PER_STEP_NS
     per_seq_ns = overhead.per_seq if overhead else DEFAULT_CPU_PER_SEQ_NS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable
 from typing import Any, ClassVar, cast
 
@@ -67,7 +68,10 @@ class Section(BaseModel):
     @classmethod
     def expected(cls, value: object) -> str:
         """Return the message for a value that is no form of this section."""
-        form = f"a mapping with fields such as '{next(iter(cls.model_fields))}'" if cls.model_fields else "{}"
+        # Its own fields before those that it inherits.
+        fields = [name for name in inspect.get_annotations(cls) if name in cls.model_fields]
+        first = next(iter(fields or cls.model_fields), None)
+        form = f"a mapping with fields such as '{first}'" if first is not None else "{}"
         return f"was {show_value(value)}, must be {form}"
 
     @classmethod
