@@ -148,7 +148,7 @@ def test_decode_context_parallelism_spreads_blocks_over_ranks(base: Scenario) ->
 
     one, two = operators(copies), operators(dealt)
     assert two["attention"]["kv_bytes_per_token"] == one["attention"]["kv_bytes_per_token"] / 2
-    # 4 query heads of 128 in 16 bits per rank, of 2 ranks; outputs likewise; a 32-bit number per head and rank.
+    # 4 query heads of 128 in 16 bits on each of 2 ranks; outputs likewise; 32 bits per head and rank.
     assert two["all_gather.dcp_queries"]["bytes_per_row"] == 2 * 4 * 128 * 2
     assert two["reduce_scatter.dcp_output"]["bytes_per_row"] == 2 * 4 * 128 * 2
     assert two["all_gather.dcp_lse"]["bytes_per_row"] == 2 * 2 * 4 * 4

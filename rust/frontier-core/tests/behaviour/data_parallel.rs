@@ -1,11 +1,13 @@
 //! Data-parallel ranks: lock step, dummy batches, waves, and requests spread over them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::support::{plan, run, run_with, synthetic};
-use frontier_core::metrics::Recorder;
+use frontier_core::metrics::{Recorder, StepRow};
 use frontier_core::simulation::Totals;
 use frontier_core::workload::{RawTrace, TraceColumns};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const US: u64 = 1_000;
@@ -215,5 +217,53 @@ fn bad_ranks_are_refused() {
         ranks[field] = value;
         let error = run(&trace_plan(&ranks)).unwrap_err();
         assert!(error.to_string().contains(path), "{error}");
+    }
+}
+
+/// What the linear clock of these plans says of a rank's batch.
+fn own_ns(row: &StepRow) -> u64 {
+    1_000_000 + 10_000 * u64::from(row.prefill_tokens)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn every_step_ends_for_all_ranks_with_the_slowest(
+        rows in prop::collection::vec((0_u64..60_000, 1_u32..400, 1_u32..30), 1..60),
+        size in 2_u32..6,
+        asynchronous in any::<bool>(),
+        interval in prop::sample::select(vec![1_u32, 3]),
+    ) {
+        let mut rows = rows;
+        rows.sort_unstable();
+        let mut ranks = lock_step(size);
+        ranks["lock_step"]["prefill_schedule_interval"] = json!(interval);
+        let mut plan = trace_plan(&ranks);
+        plan["scheduler"]["async_scheduling"] = json!(asynchronous);
+        let (recorder, totals) = run_rows(&plan, &rows);
+        let mut steps: BTreeMap<u64, (u64, Vec<u64>)> = BTreeMap::new();
+        for table in &recorder.steps {
+            for (row, &end) in table.rows.iter().zip(&table.end_ns) {
+                let step = steps.entry(row.start_ns).or_insert((end, Vec::new()));
+                prop_assert_eq!(step.0, end, "ranks end together");
+                step.1.push(own_ns(row));
+            }
+        }
+        let mut free = 0;
+        for (&start, (end, own)) in &steps {
+            // A dummy takes 1 ms, no more than any batch.
+            prop_assert_eq!(end - start, own.iter().copied().max().unwrap());
+            prop_assert!(start >= free, "steps do not overlap");
+            free = *end;
+        }
+        // Every rank is in every step, with a batch or a dummy; dummies of all ranks have no row.
+        let in_rows: u64 = steps.values().map(|step| u64::from(size) - step.1.len() as u64).sum();
+        prop_assert!(totals.dummy_steps >= in_rows);
+        prop_assert_eq!((totals.dummy_steps - in_rows) % u64::from(size), 0);
+        prop_assert_eq!(recorder.num_ended(), rows.len() as u64);
+        for (record, row) in recorder.requests.iter().zip(&rows) {
+            prop_assert_eq!(record.generated_tokens, row.2);
+        }
     }
 }
