@@ -1,5 +1,7 @@
 //! Step times of several ranks: padding of data-parallel ranks, shares of prompts, and times of pipeline stages.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use frontier_core::fidelity::{BatchShape, StepTimer};
 use frontier_core::plan::StepTimeSpec;
 use serde_json::{Value, json};
