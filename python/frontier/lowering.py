@@ -17,6 +17,8 @@ from frontier.config.engine import DEFAULT_CPU_PER_SEQ_NS, DEFAULT_CPU_PER_STEP_
 from frontier.config.lengths import Length
 from frontier.config.parallel import data_parallel_plan
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
+from frontier.config.speculative import speculative_plan
+from frontier.config.versions import minor_of, uses_v2_runner
 from frontier.config.workload import Synthetic, Workload
 from frontier.errors import ConfigError, Issue
 from frontier.trace_columns import trace_columns
@@ -103,7 +105,11 @@ def lower(scenario: Scenario) -> Lowered:
         "replication": scenario.replication,
         "cluster": {"replicas": scenario.cluster.replicas, "router": _router(scenario.cluster.router)},
         "data_parallel": data_parallel_plan(scenario.engine, resolved.model, resolved.layout),
-        "scheduler": _scheduler(scenario.engine, resolved),
+        "scheduler": _scheduler(
+            scenario.engine,
+            resolved,
+            speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
+        ),
         "step_time": _step_time(scenario.engine, resolved, attached),
         "workload": _workload(scenario.workload),
         "output": {
@@ -146,25 +152,32 @@ def _router(router: Router) -> dict[str, Any]:
     return {"policy": router.policy, "max_imbalance": DEFAULT_MAX_IMBALANCE if given is None else given}
 
 
-def _scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
+def _scheduler(engine: Engine, resolved: Resolved, speculative: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "kind": "vllm_v1",
+        "minor_version": minor_of(engine.version),
         "block_size": resolved.memory.tokens_per_block,
         "num_blocks": resolved.num_blocks,
         "max_model_len": resolved.max_model_len,
         "max_num_batched_tokens": resolved.max_num_batched_tokens,
-        "max_num_scheduled_tokens": engine.max_num_scheduled_tokens,
+        "max_num_scheduled_tokens": resolved.max_num_scheduled_tokens,
         "max_num_seqs": resolved.max_num_seqs,
         "max_num_active_seqs": engine.max_num_active_seqs,
         "long_prefill_token_threshold": engine.long_prefill_token_threshold,
-        "long_prefill_token_threshold_adaptive": engine.long_prefill_token_threshold_adaptive,
+        "long_prefill_token_threshold_adaptive": bool(engine.long_prefill_token_threshold_adaptive),
         "enable_chunked_prefill": engine.enable_chunked_prefill,
         "enable_prefix_caching": engine.enable_prefix_caching,
         "policy": engine.scheduling_policy,
-        "scheduler_reserve_full_isl": engine.scheduler_reserve_full_isl,
-        "watermark": engine.watermark,
-        "num_lookahead_tokens": 0,  # slots for drafts; speculative decoding is not part of this version
-        "async_scheduling": engine.async_scheduling,
+        "scheduler_reserve_full_isl": engine.scheduler_reserve_full_isl is not False,
+        "watermark": engine.watermark or 0.0,
+        "async_scheduling": engine.schedules_asynchronously,
+        "pipeline_parallel_size": engine.pipeline_parallel_size,
+        "v2_runner": uses_v2_runner(
+            engine.version,
+            dense=not resolved.model.is_moe,
+            method=None if engine.speculative is None else engine.speculative.method,
+        ),
+        "speculative": speculative,
     }
 
 
@@ -182,9 +195,7 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
     if linear is not None or attached is None:
         assert linear is not None
         constants = {f"{name}_ns": getattr(linear, name) for name in type(linear).model_fields}
-        stages = engine.pipeline_parallel_size
-        pipeline = {"pipeline_stages": stages} if stages > 1 else {}
-        return {"kind": "linear", **constants, **pipeline}
+        return {"kind": "linear", **constants}
     overhead = engine.cpu_overhead
     per_step_ns = overhead.per_step if overhead else DEFAULT_CPU_PER_STEP_NS
     per_seq_ns = overhead.per_seq if overhead else DEFAULT_CPU_PER_SEQ_NS
@@ -195,7 +206,7 @@ def _step_time(engine: Engine, resolved: Resolved, attached: Attached | None) ->
         "cpu": {
             "per_step_s": per_step_ns / 1e9,
             "per_seq_s": per_seq_ns / 1e9,
-            "overlapped": engine.async_scheduling,
+            "overlapped": engine.schedules_asynchronously,
         },
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,

@@ -22,6 +22,19 @@ LEARNED = {"engine.step_time.learned.packs": ["PACK"]}
 LINEAR = {"engine.step_time": {"linear": {"per_step": "10ms"}}}
 LONG = {"engine.long_prefill_token_threshold": 512}
 SHARED = {"workload.synthetic.shared_prefix": {"count": 2, "tokens": 16}}
+DRAFTED = {"engine.speculative": {"method": "eagle", "num_speculative_tokens": 2, "acceptance": 0.7}}
+LOOKED_UP = {
+    "engine.speculative": {
+        "method": "ngram",
+        "num_speculative_tokens": 2,
+        "acceptance": 0.7,
+        "match_rate": 0.5,
+    }
+}
+ALL_BUT_ACCEPTANCE = {
+    "engine.speculative.method": "eagle",
+    "engine.speculative.num_speculative_tokens": 2,
+}
 AZURE = {"workload": {"trace": {"path": "azure-2023-conv", "num_requests": 200}}}
 EXPERTS = {"model": "qwen3-30b-a3b", "engine.data_parallel_size": 2}
 SPREAD = {**EXPERTS, "engine.pipeline_parallel_size": 2, "hardware.gpus_per_node": 2}
@@ -53,6 +66,16 @@ EFFECTS: dict[str, Change] = {
     "engine.enable_expert_parallel": (EXPERTS, False, True),
     "engine.decode_context_parallel_size": ({**EXPERTS, "engine.tensor_parallel_size": 8}, 1, 2),
     "engine.prefill_context_parallel_size": ({}, 1, 2),
+    "engine.version": ({}, "0.19", "0.32"),
+    "engine.performance_mode": ({}, "balanced", "throughput"),
+    "engine.speculative.method": (DRAFTED, "eagle", "medusa"),
+    "engine.speculative.num_speculative_tokens": (DRAFTED, 1, 2),
+    "engine.speculative.acceptance.rate": (ALL_BUT_ACCEPTANCE, 0.5, 0.6),
+    "engine.speculative.acceptance.per_position": (ALL_BUT_ACCEPTANCE, [0.5, 0.5], [0.5, 0.4]),
+    "engine.speculative.acceptance.trace": (ALL_BUT_ACCEPTANCE, [1, 2], [[1, 2], [0]]),
+    "engine.speculative.match_rate": (LOOKED_UP, 0.1, 0.2),
+    "engine.speculative.prompt_lookup_min": (LOOKED_UP, 2, 3),
+    "engine.speculative.prompt_lookup_max": (LOOKED_UP, 2, 3),
     "engine.tensor_parallel_size": ({}, 1, 2),
     "engine.dtype": ({}, "bfloat16", "float16"),
     "engine.kv_cache_dtype": ({}, "auto", "fp8"),
@@ -164,7 +187,18 @@ EFFECTS |= {
 
 SLIDING = {"model": "gpt-oss-20b", "engine.disable_hybrid_kv_cache_manager": True}
 
+DRAFT_MODEL = {
+    "model": "qwen3-8b",
+    "engine.speculative": {
+        "method": "draft_model",
+        "model": "qwen3-0.6b",
+        "num_speculative_tokens": 2,
+        "acceptance": 0.7,
+    },
+}
+
 STARTS: dict[str, Change] = {
+    "engine.speculative.model": (DRAFT_MODEL, "qwen3-1.7b", "llama-3.1-8b"),
     "engine.disable_hybrid_kv_cache_manager": (SLIDING, True, False),
     "workload.trace.format": (plain(), "plain", "azure"),
     "workload.trace.on_bad_row": (plain(columns={**COLUMNS, "output_tokens": "level"}), "skip", "error"),
@@ -174,7 +208,6 @@ STARTS: dict[str, Change] = {
 
 ONE_VALUE = {
     "engine.name": "sglang",
-    "engine.version": "0.19",
 }
 """Fields that accept one value so far; another is refused."""
 

@@ -14,7 +14,7 @@ import csv
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,11 @@ SCHEDULER_KEYS = (
     "scheduler_reserve_full_isl",
     "watermark",
     "async_scheduling",
+    "pipeline_parallel_size",
+    "v2_runner",
 )
+SPEC_KEYS = ("method", "k", "accept_permille", "seed", "draft_len")
+FIRST, LAST = 11, 32  # minor versions of vLLM
 CLOCK_KEYS = {
     "a": "per_step_ns",
     "b": "per_prefill_token_ns",
@@ -82,23 +86,48 @@ def check_keys(given: Iterable[str], known: Iterable[str], path: str) -> None:
             raise ReplayError(f"{path} has the unknown key {key!r}{hint}")
 
 
-def check_supported(config: dict[str, Any]) -> None:
+def minor_version(config: dict[str, Any]) -> int:
+    """Return N of the version 0.N whose rules a configuration asks for."""
     version = str(config.get("vllm", "0.32"))
-    reasons = {
-        "speculative decoding (`spec`)": config["spec"],
-        f"pipeline stages (`pipeline_parallel_size` {config['pipeline_parallel_size']})": (
-            config["pipeline_parallel_size"] != 1
-        ),
-        f"`mode` {config.get('mode')!r}": config.get("mode", "colocated") != "colocated",
-        f"the rules of vLLM {version}": version.split(".")[:2] != ["0", "32"],
+    parts = version.split(".")
+    if len(parts) < 2 or parts[0] != "0" or not parts[1].isdigit() or not FIRST <= int(parts[1]) <= LAST:
+        raise UnsupportedError(
+            f"this version of frontier does not simulate the rules of vLLM {version} (0.{FIRST} to 0.{LAST})"
+        )
+    return int(parts[1])
+
+
+def check_supported(config: dict[str, Any]) -> None:
+    if config.get("mode", "colocated") != "colocated":
+        raise UnsupportedError(f"this version of frontier does not simulate `mode` {config.get('mode')!r}")
+
+
+def speculative(spec: dict[str, Any] | None, request_numbers: list[int]) -> dict[str, Any] | None:
+    """Return the plan's speculative decoding; `request_numbers`: place in the file of each, by arrival."""
+    if not spec:
+        return None
+    check_keys(spec, SPEC_KEYS, "`spec`")
+    if missing := [key for key in SPEC_KEYS[:4] if key not in spec]:
+        raise ReplayError(f"`spec` lacks {', '.join(missing)}")
+    draws = {"seed": spec["seed"], "request_numbers": request_numbers}
+    lengths = {"full": {"kind": "full"}, "hash": {"kind": "replay", **draws}}
+    draft_len = spec.get("draft_len", "full")
+    if draft_len not in lengths:
+        raise ReplayError(f"`spec.draft_len` was {draft_len!r}, must be one of {', '.join(lengths)}")
+    return {
+        "method": spec["method"],
+        "num_speculative_tokens": spec["k"],
+        "draft_length": lengths[draft_len],
+        "acceptance": {"kind": "replay", "accept_permille": spec["accept_permille"], "draws": draws},
+        "seed": 0,
+        "replication": 0,
     }
-    asked = [name for name, present in reasons.items() if present]
-    if asked:
-        raise UnsupportedError(f"this version of frontier does not simulate {', '.join(asked)}")
 
 
-def plan(config: dict[str, Any]) -> dict[str, Any]:
+def plan(config: dict[str, Any], request_numbers: list[int]) -> dict[str, Any]:
     """Return the plan of one replica under a golden-format configuration.
+
+    `request_numbers`: the place in the trace of each request, in order of arrival.
 
     Raises:
         ReplayError: a key is unknown or missing.
@@ -113,7 +142,11 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
     config = DEFAULTS | config
     check_supported(config)
     scheduler = {key: config[key] for key in SCHEDULER_KEYS}
-    scheduler |= {"kind": "vllm_v1", "num_lookahead_tokens": 0}
+    scheduler |= {
+        "kind": "vllm_v1",
+        "minor_version": minor_version(config),
+        "speculative": speculative(config["spec"], request_numbers),
+    }
     for limit in ("max_num_scheduled_tokens", "max_num_active_seqs"):  # 0 means unset, as in the engine
         scheduler[limit] = scheduler[limit] or None
     clock = {"e": 0} | config["clock"]
@@ -252,18 +285,24 @@ def summary(raw: dict[str, Any], requests: list[Request], numbers: list[int]) ->
 
 
 def replay(config: dict[str, Any], trace_lines: Iterable[str]) -> list[str]:
-    """Return the lines of frontier's log.
+    """Return the lines of frontier's log, of the engine that the configuration is for."""
+    engine = next((engine for key, engine in ENGINE_OF_KEY.items() if key in config), replay_vllm)
+    return engine(config, trace_lines)
+
+
+def replay_vllm(config: dict[str, Any], trace_lines: Iterable[str]) -> list[str]:
+    """Return the lines of frontier's log as vLLM.
 
     Raises:
         ReplayError: the configuration or the trace is not in the golden format.
         frontier.errors.FrontierError: the simulation refused the plan or failed.
 
     """
-    document = json.dumps(plan(config))
     requests = read_trace(trace_lines)
     order = sorted(
         range(len(requests)), key=lambda i: requests[i].arrival_ns
     )  # stable, as the engine's inbox
+    document = json.dumps(plan(config, order))
     arrived = [requests[i] for i in order]
     raw = _frontier.simulate(document, _frontier.Trace(**columns(arrived)))
     ids = [request.id for request in arrived]
@@ -273,6 +312,10 @@ def replay(config: dict[str, Any], trace_lines: Iterable[str]) -> list[str]:
         numbers[i] = number
     records.append(summary(raw, requests, numbers))
     return [json.dumps(record, separators=(",", ":")) for record in records]
+
+
+ENGINE_OF_KEY: dict[str, Callable[[dict[str, Any], Iterable[str]], list[str]]] = {}
+"""Keys that only another engine's configurations have, and how it is replayed."""
 
 
 def main() -> None:

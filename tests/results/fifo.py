@@ -97,8 +97,11 @@ def fifo(
         "requests": {name: np.array(requests[name], dtype) for name, dtype in _REQUEST_COLUMNS.items()},
         "steps": raw_steps,
         "token_runs": {
-            name: np.array([run[index] for run in runs], np.uint32)
-            for index, name in enumerate(("request", "first_step", "last_step"))
+            **{
+                name: np.array([run[index] for run in runs], np.uint32)
+                for index, name in enumerate(("request", "first_step", "last_step"))
+            },
+            "tokens_per_step": np.ones(len(runs), np.uint32),
         },
         "timeline": _timeline(
             asks, requests, steps, spans, [*range(interval_ns, end_ns, interval_ns), end_ns]
@@ -114,6 +117,8 @@ def fifo(
             "prefix_lookup_tokens": 0,
             "prefix_hit_tokens": 0,
             "step_time": step_time,
+            "drafted_per_position": (),
+            "accepted_per_position": (),
         },
         "trust": [],
         "decision_log": None,
@@ -124,6 +129,7 @@ _REQUEST_COLUMNS: dict[str, type] = {
     **dict.fromkeys(("arrival_ns", "scheduled_ns", "first_token_ns", "finished_ns"), np.int64),
     **dict.fromkeys(("replica", "prompt_tokens", "output_tokens", "generated_tokens"), np.uint32),
     **dict.fromkeys(("cached_tokens", "preemptions", "session"), np.uint32),
+    **dict.fromkeys(("num_drafts", "draft_tokens", "accepted_tokens"), np.uint32),
     "priority": np.int32,
     "status": np.uint8,
     "reject_reason": np.uint8,

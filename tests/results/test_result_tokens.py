@@ -17,9 +17,10 @@ def tokens_by_loop(columns: Columns) -> list[list[int]]:
     """Return the times of the tokens of each request, one by one."""
     times: list[list[int]] = [[] for _ in columns.requests["status"]]
     runs = columns.token_runs
-    for request, first, last in zip(runs["request"], runs["first_step"], runs["last_step"], strict=True):
+    for request, first, last, tokens_per_step in zip(*runs.values(), strict=True):
         base = int(columns.replica_offsets[columns.requests["replica"][request]])
-        times[request] += [int(columns.steps["end_ns"][base + step]) for step in range(first, last + 1)]
+        for step in range(first, last + 1):
+            times[request] += [int(columns.steps["end_ns"][base + step])] * int(tokens_per_step)
     return times
 
 
@@ -29,7 +30,7 @@ def token_tables(draw: st.DrawFn) -> Columns:
     replicas = draw(st.integers(1, 3))
     lengths = draw(st.lists(st.integers(0, 40), min_size=replicas, max_size=replicas))
     ends = [np.cumsum(draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))) for n in lengths]
-    request_of, first_of, last_of, replica_of = [], [], [], []
+    request_of, first_of, last_of, per_step_of, replica_of = [], [], [], [], []
     for request in range(draw(st.integers(1, 6))):
         replica = draw(st.integers(0, replicas - 1))
         replica_of.append(replica)
@@ -39,6 +40,7 @@ def token_tables(draw: st.DrawFn) -> Columns:
                 request_of.append(request)
                 first_of.append(first)
                 last_of.append(last)
+                per_step_of.append(draw(st.sampled_from([1, 1, 2, 5])))
     # Runs of one request stay in order; requests interleave at random.
     ranks = draw(st.permutations(range(len(request_of))))
     order = sorted(range(len(request_of)), key=lambda index: (ranks[index], index))
@@ -56,6 +58,7 @@ def token_tables(draw: st.DrawFn) -> Columns:
             "request": np.array(request_of, np.uint32)[order],
             "first_step": np.array(first_of, np.uint32)[order],
             "last_step": np.array(last_of, np.uint32)[order],
+            "tokens_per_step": np.array(per_step_of, np.uint32)[order],
         },
         timeline={},
         totals={},
@@ -121,11 +124,30 @@ def test_a_gap_between_two_runs_is_counted_once() -> None:
         "request": np.array([0, 1, 0], np.uint32),
         "first_step": np.array([0, 2, 4], np.uint32),
         "last_step": np.array([1, 3, 4], np.uint32),
+        "tokens_per_step": np.ones(3, np.uint32),
     }
     runs = TokenRuns.from_columns(Columns.from_raw(raw))
     gaps = runs.gaps(np.array([True, False]))
     assert np.repeat(gaps.values, gaps.counts).tolist() == [10 * MS, 120 * MS]
     assert runs.max_gap_ns.tolist() == [120 * MS, 10 * MS]
+
+
+def test_tokens_of_one_step_have_gaps_of_no_time() -> None:
+    raw = fifo([Ask(0, 3)])
+    # The second step accepted two drafts, and the third none.
+    raw["token_runs"] = {
+        "request": np.zeros(3, np.uint32),
+        "first_step": np.array([0, 1, 2], np.uint32),
+        "last_step": np.array([0, 1, 2], np.uint32),
+        "tokens_per_step": np.array([1, 3, 1], np.uint32),
+    }
+    runs = TokenRuns.from_columns(Columns.from_raw(raw))
+    gaps = runs.gaps()
+    assert np.repeat(gaps.values, gaps.counts).tolist() == [0, 0, 10 * MS, 10 * MS]
+    assert runs.tokens_per_request.tolist() == [5]
+    assert runs.max_gap_ns.tolist() == [10 * MS]
+    ends = np.array([0, 100, 101, 110, 111, 121]) * MS
+    assert runs.tokens_until(ends).tolist() == [0, 0, 1, 1, 4, 5]
 
 
 @pytest.mark.parametrize("mask", [np.ones(2, bool), np.ones(3, int)])

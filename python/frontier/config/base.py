@@ -17,8 +17,6 @@ BASE_KEY = "config"
 """Key of an inline model that names the configuration its other keys change."""
 
 UNMODELLED: dict[str, str] = {
-    "speculative_config": "speculative decoding",
-    "speculative": "speculative decoding",
     "quantization": "quantization at load time (the model's own quantization_config is read)",
     "enforce_eager": "CUDA graphs",
     "cudagraph_capture_sizes": "CUDA graphs",

@@ -20,16 +20,22 @@ from frontier.config.fields import (
     parse_whole,
 )
 from frontier.config.parallel import Parallelism
+from frontier.config.speculative import Speculative
 from frontier.config.step_time import LearnedStepTime, StepTime
+from frontier.config.versions import ENGINE_VERSIONS, default_async_scheduling
 from frontier.errors import show_value
-
-ENGINE_VERSIONS: Final = ("0.32",)
-"""Minor versions of vLLM whose rules are modelled."""
 
 DEFAULT_CPU_PER_STEP_NS: Final = 1_000_000
 DEFAULT_CPU_PER_SEQ_NS: Final = 10_000
 
 Auto = Literal["auto"]
+
+_VERSION_SCHEMA: Final[dict[str, Any]] = {
+    "enum": [
+        *ENGINE_VERSIONS,
+        *(float(version) for version in ENGINE_VERSIONS if not version.endswith("0")),
+    ]
+}
 
 
 def parse_version(value: object) -> str:
@@ -39,8 +45,16 @@ def parse_version(value: object) -> str:
         raise ValueError(f"was {show_value(value)}, must be a version such as '{ENGINE_VERSIONS[-1]}'")
     minor = ".".join(text.removeprefix("v").split(".")[:2])
     if minor not in ENGINE_VERSIONS:
-        allowed = ", ".join(ENGINE_VERSIONS)
-        raise ValueError(f"was {show_value(value)}, a version that is not modelled (allowed: {allowed})")
+        allowed = f"{ENGINE_VERSIONS[0]} to {ENGINE_VERSIONS[-1]}"
+        # YAML and JSON read 0.30 as the number 0.3.
+        hint = (
+            f"; write '{minor}0' in quotes"
+            if isinstance(value, float) and f"{minor}0" in ENGINE_VERSIONS
+            else ""
+        )
+        raise ValueError(
+            f"was {show_value(value)}, a version that is not modelled (allowed: {allowed}){hint}"
+        )
     return minor
 
 
@@ -70,9 +84,9 @@ class Engine(Parallelism):
 
     name: Literal["vllm"] = "vllm"
     """Which engine's rules."""
-    version: Annotated[
-        str, BeforeValidator(parse_version), WithJsonSchema({"enum": [*ENGINE_VERSIONS, 0.32]})
-    ] = ENGINE_VERSIONS[-1]
+    version: Annotated[str, BeforeValidator(parse_version), WithJsonSchema(_VERSION_SCHEMA)] = (
+        ENGINE_VERSIONS[-1]
+    )
     """Its version."""
     tensor_parallel_size: Positive = 1
     """GPUs that share every layer."""
@@ -82,8 +96,11 @@ class Engine(Parallelism):
         "auto"
     )
     """Type of the KV cache; `auto` is the model's."""
-    gpu_memory_utilization: PositiveShare = 0.92
-    """Share of the GPU's memory that the engine may use."""
+    gpu_memory_utilization: PositiveShare | None = None
+    """Share of the GPU's memory that the engine may use; left out, 0.92 (0.9 before version 0.20)."""
+    performance_mode: Literal["balanced", "interactivity", "throughput"] | None = None
+    """Preset of vLLM's own (from 0.17): throughput doubles the default limits of a batch; left out,
+    balanced."""
     block_size: Annotated[int, Field(ge=1, le=4096), BeforeValidator(parse_whole)] | None = None
     """Tokens per KV block: a size that the attention backend takes; left out, the one it prefers."""
     num_gpu_blocks_override: Annotated[int, Field(ge=2, le=U32_MAX), BeforeValidator(parse_whole)] | None = (
@@ -107,31 +124,43 @@ class Engine(Parallelism):
     max_num_batched_tokens: Tokens | None = None
     """Token budget of a step; left out, vLLM's default for the GPU."""
     max_num_scheduled_tokens: Tokens | None = None
-    """A smaller budget for scheduling, if any."""
+    """A smaller budget for scheduling, if any (from 0.17)."""
     max_num_seqs: Positive | None = None
     """Most running requests; left out, vLLM's default for the GPU."""
     max_num_active_seqs: Positive | None = None
-    """A smaller limit on admissions to running, if any."""
+    """A smaller limit on admissions to running, if any (from 0.31)."""
     long_prefill_token_threshold: TokensOrZero = 0
     """Largest chunk of a prompt while other requests wait or run; 0 is no limit."""
-    long_prefill_token_threshold_adaptive: Flag = False
-    """Raise the threshold to a fair share of the budget when that is larger."""
+    long_prefill_token_threshold_adaptive: Flag | None = None
+    """Raise the threshold to a fair share of the budget when that is larger (from 0.31; left out, false)."""
     enable_chunked_prefill: Flag = True
     """Split prompts over steps."""
     enable_prefix_caching: Flag = True
     """Keep full blocks for requests with the same prefix."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     """Order of the waiting queue."""
-    scheduler_reserve_full_isl: Flag = True
-    """Admit a request only if its whole input fits."""
-    watermark: ShareBelowOne = 0.0
-    """Share of the blocks kept free when admitting beside running requests."""
-    async_scheduling: Flag = True
-    """Schedule the next step while the present one runs."""
+    scheduler_reserve_full_isl: Flag | None = None
+    """Admit a request only if its whole input fits (from 0.19; left out, true)."""
+    watermark: ShareBelowOne | None = None
+    """Share of the blocks kept free when admitting beside running requests (from 0.24; left out, 0)."""
+    async_scheduling: Flag | None = None
+    """Schedule the next step while the present one runs; left out, what the version does by default."""
+    speculative: Speculative | None = None
+    """Speculative decoding, if any."""
     cpu_overhead: CpuOverhead | None = None
     """Host time of a step; left out, 1 ms and 10 us per request. Not with a linear step time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())
     """How long a step takes."""
+
+    @property
+    def schedules_asynchronously(self) -> bool:
+        """Whether the next step is scheduled while the present one runs: given, or the version's default."""
+        if self.async_scheduling is not None:
+            return self.async_scheduling
+        method = None if self.speculative is None else self.speculative.method
+        return default_async_scheduling(
+            self.version, method=method, pipeline_parallel_size=self.pipeline_parallel_size
+        )
 
     @field_validator("name", mode="before")
     @classmethod

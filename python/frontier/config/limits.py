@@ -1,6 +1,7 @@
 """The engine's effective limits: vLLM's defaults by GPU, its clamps, and its start-up errors.
 
-Mirrors vLLM 0.32: `vllm/engine/arg_utils.py` (defaults of `vllm serve`), `vllm/config/scheduler.py` (errors).
+Mirrors vLLM 0.11 to 0.32: `vllm/engine/arg_utils.py` (defaults of `vllm serve`), `vllm/config/scheduler.py`
+(errors), `vllm/config/vllm.py` (slots of a draft model).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from frontier.config.engine import Engine
+from frontier.config.versions import ENGINE_VERSIONS, minor_of
 from frontier.errors import Issue
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 _LARGE_BYTES: Final = 160 * 2**30
 _MEDIUM_BYTES: Final = 70 * 2**30
+_LARGE_FROM: Final = 28
+_DRAFT_SLOTS_SET_ASIDE: Final = range(17, 28)
+"""Minor versions that take the slots of a draft model off the scheduling budget for good; later ones charge
+each scheduled request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +34,24 @@ class Limits:
             until the KV cache is known.
         max_num_batched_tokens: token budget of a step.
         max_num_seqs: most running requests.
+        max_num_scheduled_tokens: a smaller budget for scheduling, None where there is none.
     """
 
     max_model_len: int
     max_num_batched_tokens: int
     max_num_seqs: int
+    max_num_scheduled_tokens: int | None = None
 
 
-def default_batch(device_name: str | None, memory_bytes: int) -> tuple[int, int]:
+def default_batch(
+    device_name: str | None, memory_bytes: int, version: str = ENGINE_VERSIONS[-1]
+) -> tuple[int, int]:
     """Return the batched tokens and sequences that `vllm serve` assumes for a GPU.
 
-    By the memory the device reports: from 160 GiB, from 70 GiB unless its name says that it is an A100, and
-    all others. `device_name` is the name that CUDA reports; None is no A100.
+    By the memory the device reports: from 160 GiB (from 0.28 on), from 70 GiB unless its name says that it is
+    an A100, and all others. `device_name` is the name that CUDA reports; None is no A100.
     """
-    if memory_bytes >= _LARGE_BYTES:
+    if memory_bytes >= _LARGE_BYTES and minor_of(version) >= _LARGE_FROM:
         return 16384, 1024
     if memory_bytes >= _MEDIUM_BYTES and not _is_a100(device_name):
         return 8192, 1024
@@ -58,7 +68,9 @@ def effective_limits(
     """Return the limits with vLLM's defaults and clamps for those that the scenario leaves out."""
     given = engine.max_model_len
     max_model_len = given if isinstance(given, int) else model_max_len
-    default_tokens, default_seqs = default_batch(device_name, memory_bytes)
+    default_tokens, default_seqs = default_batch(device_name, memory_bytes, engine.version)
+    if engine.performance_mode == "throughput":
+        default_tokens, default_seqs = 2 * default_tokens, 2 * default_seqs
     tokens = engine.max_num_batched_tokens or default_tokens
     seqs = engine.max_num_seqs or default_seqs
     if engine.max_num_batched_tokens is None:
@@ -67,7 +79,11 @@ def effective_limits(
         tokens = min(tokens, seqs * max_model_len)
     if engine.max_num_seqs is None:
         seqs = min(seqs, tokens)
-    return Limits(max_model_len, tokens, seqs)
+    scheduled = engine.max_num_scheduled_tokens
+    drafts = engine.speculative is not None and engine.speculative.method == "draft_model"
+    if scheduled is None and drafts and minor_of(engine.version) in _DRAFT_SLOTS_SET_ASIDE:
+        scheduled = tokens - seqs
+    return Limits(max_model_len, tokens, seqs, scheduled)
 
 
 def limit_issues(
@@ -117,6 +133,12 @@ def limit_issues(
         value = getattr(engine, field)
         if value is not None and bound is not None and value > bound:
             report(field, f"was {value}, must be at most {bound_name} ({bound})")
+    if limits is not None and limits.max_num_scheduled_tokens == 0 and known("max_num_scheduled_tokens"):
+        message = (
+            f"max_num_batched_tokens ({tokens}) must exceed max_num_seqs ({seqs}): vLLM {engine.version} sets"
+            " a token aside for each request's draft model"
+        )
+        report("max_num_batched_tokens", message)
     adaptive = engine.long_prefill_token_threshold_adaptive
     if adaptive and not engine.long_prefill_token_threshold and known("long_prefill_token_threshold"):
         message = "was true without effect: set long_prefill_token_threshold, which it raises"

@@ -67,6 +67,8 @@ _PATH_FIELDS: Final[tuple[tuple[tuple[str, ...], Callable[[str], bool]], ...]] =
     (("hardware", "gpu"), _never),
     (("workload", "trace"), _never),
     (("workload", "trace", "path"), _never),
+    (("engine", "speculative", "model"), _may_be_hub_name),
+    (("engine", "speculative", "acceptance", "trace"), _never),
 )
 
 

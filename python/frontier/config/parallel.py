@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from frontier.config.base import Section
 from frontier.config.fields import Flag, Positive, parse_whole
+from frontier.config.versions import minor_of
 from frontier.errors import ConfigError, Issue, show_value
 
 if TYPE_CHECKING:
@@ -85,14 +86,9 @@ class Parallelism(Section):
     """Ranks that share the tokens of every prompt, each with all weights of its stage."""
 
 
-def minor(version: str) -> int:
-    """Return the minor number of a version such as `0.32`."""
-    return int(version.partition(".")[2])
-
-
 def in_lock_step(engine: Engine, spec: ModelSpec) -> bool:
     """Return whether data parallel ranks step together: with experts; without, up to 0.13."""
-    return engine.data_parallel_size > 1 and (spec.is_moe or minor(engine.version) < 14)
+    return engine.data_parallel_size > 1 and (spec.is_moe or minor_of(engine.version) < 14)
 
 
 def layout_of(engine: Engine, hardware: Hardware, spec: ModelSpec, gpu: GpuSpec) -> Layout:
@@ -141,7 +137,7 @@ def parallel_issues(engine: Engine, spec: ModelSpec | None, known: Known) -> lis
 
     if not known("engine.data_parallel_size", "engine.pipeline_parallel_size", "engine.version"):
         return issues
-    size, version = engine.data_parallel_size, minor(engine.version)
+    size, version = engine.data_parallel_size, minor_of(engine.version)
     external, hybrid = engine.data_parallel_external_lb, engine.data_parallel_hybrid_lb
     given = {
         "data_parallel_external_lb": external,
@@ -217,15 +213,16 @@ def data_parallel_plan(engine: Engine, spec: ModelSpec, layout: Layout) -> dict[
 
     Rules by version: `vllm/v1/engine/{core,core_client}.py`, `vllm/entrypoints/cli/serve.py`.
     """
-    size, version = engine.data_parallel_size, minor(engine.version)
+    size, version = engine.data_parallel_size, minor_of(engine.version)
     if size == 1:
         return None
     local = ranks_per_balancer(engine, layout)
     servers = engine.api_server_count or (local if version >= 15 else 1)
+    drafts = 0 if engine.speculative is None else engine.speculative.num_speculative_tokens
     lock_step = None
     if in_lock_step(engine, spec):
         lock_step = {
-            "dummy_tokens": 1,
+            "dummy_tokens": 1 + (drafts if version >= 20 else 0),
             "sync_interval": engine.dp_sync_interval or (16 if version >= 30 else 32),
             "sync_at_first_step": version >= 30,
             "pad_to_largest": version <= 16,

@@ -15,6 +15,8 @@ from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
 from frontier.config.parallel import layout_of, parallel_issues, placement_issues, replica_gpus
 from frontier.config.sections import Cluster, Hardware, Objectives
+from frontier.config.speculative import draft_model_issues, speculative_issues, speculative_warnings
+from frontier.config.versions import version_issues
 from frontier.config.workload import Workload
 from frontier.errors import ConfigError, Issue, show_value
 
@@ -34,6 +36,7 @@ class Resolved:
         max_model_len: longest prompt + output, in tokens.
         max_num_batched_tokens: token budget of a step.
         max_num_seqs: most running requests of a replica.
+        max_num_scheduled_tokens: a smaller token budget for scheduling, None where there is none.
         block_size: tokens per KV block.
         num_blocks: KV blocks of a replica, the null block included.
         memory: how the GPU's memory is spent, and why that many blocks.
@@ -50,6 +53,7 @@ class Resolved:
     max_model_len: int
     max_num_batched_tokens: int
     max_num_seqs: int
+    max_num_scheduled_tokens: int | None
     block_size: int
     num_blocks: int
     memory: MemoryPlan
@@ -130,8 +134,11 @@ def examine(parts: Parts) -> Examined:
         issues += parallel_issues(engine, spec, parts.known)
         if parts.hardware is not None:
             issues += placement_issues(parts.hardware, engine, parts.known)
+        issues += version_issues(engine, parts.known)
+        issues += speculative_issues(engine, parts.known)
         if spec is not None:
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
+            issues += draft_model_issues(engine, spec, parts.known)
     if parts.cluster is not None:
         issues += checks.cluster_issues(parts.cluster, engine, parts.workload, parts.known)
     if parts.workload is not None:
@@ -205,7 +212,15 @@ def _load_gpu(parts: Parts, issues: list[Issue]) -> GpuSpec | None:
 
 def _limits(parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec | None) -> Limits | None:
     """Return the effective limits, None where something they depend on is not known."""
-    fields = ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "enable_chunked_prefill")
+    fields = (
+        "version",
+        "performance_mode",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "enable_chunked_prefill",
+        "speculative",
+    )
     if spec is None or gpu is None or not parts.known(*(f"engine.{field}" for field in fields)):
         return None
     return effective_limits(
@@ -298,7 +313,7 @@ def _memory(
     issues: list[Issue],
 ) -> tuple[MemoryPlan, int] | None:
     """Return the memory plan and the longest context, None where it cannot be told."""
-    needed = ("gpu_memory_utilization", "block_size", "num_gpu_blocks_override")
+    needed = ("version", "gpu_memory_utilization", "block_size", "num_gpu_blocks_override")
     if not parts.known(*(f"engine.{field}" for field in needed)):
         return None
     if engine.block_size is not None:
@@ -373,6 +388,7 @@ def _facts(
     warnings = [
         *limit_warnings(engine, limits, gpu),
         *memory.warnings,
+        *speculative_warnings(engine),
         *checks.workload_warnings(workload, limits.max_model_len),
     ]
     price = hardware.price_per_hour
@@ -382,6 +398,7 @@ def _facts(
         max_model_len=limits.max_model_len,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_num_seqs=limits.max_num_seqs,
+        max_num_scheduled_tokens=limits.max_num_scheduled_tokens,
         block_size=_block_size(engine, spec, gpu),
         num_blocks=memory.num_gpu_blocks,
         memory=memory,

@@ -91,7 +91,7 @@ def check_token_runs(columns: Columns) -> None:
     if bool((requests["replica"][raw["request"]] == NONE_U32).any()):
         raise InvariantError("token_runs names a request that was never routed")
     steps = np.diff(columns.replica_offsets)[requests["replica"][raw["request"]]]
-    bad = (raw["first_step"] > raw["last_step"]) | (raw["last_step"] >= steps)
+    bad = (raw["first_step"] > raw["last_step"]) | (raw["last_step"] >= steps) | (raw["tokens_per_step"] < 1)
     _no_request(
         bad,
         "emitted tokens in steps that do not exist",
@@ -205,6 +205,24 @@ def check_prefix_hits(columns: Columns) -> None:
         raise InvariantError("totals.prefix_hit_tokens exceeds prefix_lookup_tokens")
 
 
+def check_drafts(columns: Columns) -> None:
+    """Check that drafts of the requests add up to the totals by position, and that no more are accepted."""
+    requests, totals = columns.requests, columns.totals
+    steps, drafted, accepted = (requests[n] for n in ("num_drafts", "draft_tokens", "accepted_tokens"))
+    _no_request(accepted > drafted, "accepted more drafts than it had", draft_tokens=drafted)
+    _no_request(
+        steps > drafted, "has steps with drafts without drafts", num_drafts=steps, draft_tokens=drafted
+    )
+    most = requests["generated_tokens"].astype(np.int64)
+    # Each step with drafts gives a token beside the accepted ones; the last may be cut short by the end.
+    finished = (requests["status"] == FINISHED) & (steps > 0)
+    _no_request(finished & (steps > most), "has more steps with drafts than tokens", num_drafts=steps)
+    for name, column in (("drafted_per_position", drafted), ("accepted_per_position", accepted)):
+        counted, expected = sum(totals[name]), int(column.sum(dtype=np.int64))
+        if counted != expected:
+            raise InvariantError(f"totals.{name} sums up to {counted}, the requests to {expected}")
+
+
 def check_all(columns: Columns, max_model_len: int | None) -> None:
     """Run every check.
 
@@ -218,6 +236,7 @@ def check_all(columns: Columns, max_model_len: int | None) -> None:
     check_token_runs(columns)
     check_timeline(columns)
     check_prefix_hits(columns)
+    check_drafts(columns)
 
 
 def _no_request(

@@ -55,6 +55,9 @@ REQUEST_COLUMNS: dict[str, np.dtype[Any]] = {
     "generated_tokens": _U32,
     "cached_tokens": _U32,
     "preemptions": _U32,
+    "num_drafts": _U32,
+    "draft_tokens": _U32,
+    "accepted_tokens": _U32,
     "priority": _I32,
     "session": _U32,
     "status": _U8,
@@ -73,7 +76,12 @@ WIDE_STEP_COLUMNS: dict[str, np.dtype[Any]] = {
     "num_waiting": _U32,
     "free_blocks": _U32,
 }
-TOKEN_RUN_COLUMNS: dict[str, np.dtype[Any]] = {"request": _U32, "first_step": _U32, "last_step": _U32}
+TOKEN_RUN_COLUMNS: dict[str, np.dtype[Any]] = {
+    "request": _U32,
+    "first_step": _U32,
+    "last_step": _U32,
+    "tokens_per_step": _U32,
+}
 TIMELINE_GAUGES = ("num_running", "num_waiting", "used_blocks", "peak_used_blocks")
 TIMELINE_COUNTERS = (
     "prompt_tokens",
@@ -101,6 +109,8 @@ TOTALS = {
     "prefix_lookup_tokens": int,
     "prefix_hit_tokens": int,
     "step_time": str,
+    "drafted_per_position": tuple,
+    "accepted_per_position": tuple,
 }
 
 

@@ -48,6 +48,9 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
                 "generated_tokens",
                 "cached_tokens",
                 "preemptions",
+                "num_drafts",
+                "draft_tokens",
+                "accepted_tokens",
             )
         ),
         *(_seconds(f"{stamp}_s", requests[f"{stamp}_ns"]) for stamp in _STAMPS),

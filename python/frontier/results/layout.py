@@ -15,6 +15,7 @@ GROUP_TITLES = {
     "throughput": "Throughput",
     "objectives": "Objectives",
     "engine": "Engine",
+    "speculative": "Speculative decoding",
     "cost": "Cost",
     "energy": "Energy (unmeasured: from idle and peak power)",
 }

@@ -91,6 +91,7 @@ def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) 
     }
     grown = _grown(columns, window)
     values |= _engine(columns, facts, chosen, grown)
+    values |= _drafts(columns, chosen.arrived)
     values |= _cost(facts, values)
     values |= _energy(facts, values, grown)
     verdict = judge_saturation(columns, window)
@@ -247,6 +248,23 @@ def _engine(
         if facts.memory_bandwidth_bytes_per_s is not None:
             values["mbu"] = grown["bytes"] / (gpu_seconds * facts.memory_bandwidth_bytes_per_s)
     return values
+
+
+def _drafts(columns: Columns, arrived: Mask) -> dict[str, Any]:
+    """Return what became of drafts, None where there were none; by position, it is of the whole run."""
+    requests, totals = columns.requests, columns.totals
+    names = ("num_drafts", "draft_tokens", "accepted_tokens")
+    steps, drafted, accepted = (int(requests[name][arrived].sum(dtype=np.int64)) for name in names)
+    # Every step with drafts has a first one.
+    all_steps = next(iter(totals["drafted_per_position"]), 0)
+    shares = {str(at): hits / all_steps for at, hits in enumerate(totals["accepted_per_position"], 1)}
+    drafts = (drafted, accepted, drafted - accepted) if steps else (None, None, None)
+    return {
+        **dict(zip(("draft_tokens", "accepted_tokens", "rejected_tokens"), drafts, strict=True)),
+        "acceptance_rate": accepted / drafted if drafted else None,
+        "mean_acceptance_length": 1 + accepted / steps if steps else None,
+        "acceptance_rate_per_position": shares or None,
+    }
 
 
 def _cost(facts: RunFacts, values: dict[str, Any]) -> dict[str, Any]:

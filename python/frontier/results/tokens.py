@@ -1,9 +1,10 @@
 """Exact token times without a row per token.
 
-A request emits one token at the end of each step of its runs, so the gaps inside a run are differences of
-consecutive step ends, shared by all requests that were decoding there. Counting how many requests cross each
-step boundary (a difference array) gives the whole multiset of inter-token gaps in O(steps + runs). How many
-tokens came before some moment follows from the runs alone.
+A request emits one token (with speculative decoding, equally many in each step) at the end of each step of
+its runs. So the gaps inside a run are differences of consecutive step ends, shared by all requests that were
+decoding there, and gaps of no time between the tokens of one step. Counting how many requests cross each step
+boundary (a difference array) gives the whole multiset of inter-token gaps in O(steps + runs). How many tokens
+came before some moment follows from the runs alone.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ _BLOCK = 1 << 16
 class TokenRuns:
     """Runs of tokens, ordered by request and then by time.
 
-    `request`, `first` and `last` have one entry per run; steps are numbered over all replicas, so that they
-    index `end_ns`. The steps of replica r are `replica_offsets[r] .. replica_offsets[r + 1]`.
+    `request`, `first`, `last` and `per_step` have one entry per run; steps are numbered over all replicas, so
+    that they index `end_ns`. The steps of replica r are `replica_offsets[r] .. replica_offsets[r + 1]`.
     """
 
     request: Ints
     first: Ints
     last: Ints
+    per_step: Ints
     end_ns: Ints
     replica_offsets: Ints
     num_requests: int
@@ -49,6 +51,7 @@ class TokenRuns:
             request=request,
             first=base + runs["first_step"][order],
             last=base + runs["last_step"][order],
+            per_step=runs["tokens_per_step"][order].astype(np.int64),
             end_ns=columns.steps["end_ns"],
             replica_offsets=columns.replica_offsets,
             num_requests=len(columns.requests["status"]),
@@ -60,14 +63,19 @@ class TokenRuns:
         Args:
             requests: boolean mask over all requests of the run.
         """
-        request, first, last = self._select(requests)
+        chosen = slice(None) if requests is None else requests[self.request]
+        request, first, last = self.request[chosen], self.first[chosen], self.last[chosen]
+        together = int(((last - first + 1) * (self.per_step[chosen] - 1)).sum())
         # inside[i]: how many requests cross from step i to step i + 1. It is 0 at the last step of a replica,
         # so no difference reaches over replicas.
         inside = self._crossings(first + 1, last)[1:]
         between = self._between(request, first, last)
         many = int(np.count_nonzero(inside))
-        values, counts = np.empty(many + len(between), np.int64), np.ones(many + len(between), np.int64)
-        values[many:] = between
+        length = many + len(between) + (together > 0)
+        values, counts = np.zeros(length, np.int64), np.ones(length, np.int64)
+        values[many : many + len(between)] = between
+        if together:
+            counts[-1] = together
         self._fill(values, counts, inside)
         del inside  # as long as the steps, of which there may be millions
         return weighted_sample(values, counts)
@@ -98,14 +106,14 @@ class TokenRuns:
 
     @cached_property
     def _ramps(self) -> tuple[Ramps, Ramps]:
-        # A run adds one token per step from its first step on, and no more from the step after its last one.
-        return Ramps.of(self.first), Ramps.of(self.last + 1)
+        # A run adds its tokens per step from its first step on, and no more from the step after its last one.
+        return Ramps.of(self.first, self.per_step), Ramps.of(self.last + 1, self.per_step)
 
     @cached_property
     def tokens_per_request(self) -> Ints:
         """Tokens that each request emitted, one entry per request."""
         tokens = np.zeros(self.num_requests, np.int64)
-        np.add.at(tokens, self.request, self.last - self.first + 1)
+        np.add.at(tokens, self.request, (self.last - self.first + 1) * self.per_step)
         return tokens
 
     @cached_property
@@ -113,16 +121,11 @@ class TokenRuns:
         """Largest gap between consecutive tokens of each request, -1 for those with fewer than two tokens."""
         largest = np.full(self.num_requests, NEVER, np.int64)
         np.maximum.at(largest, self.request, self._max_inside())
+        np.maximum.at(largest, self.request[self.per_step > 1], 0)
         if len(self.request) > 1:
             same = self.request[1:] == self.request[:-1]
             np.maximum.at(largest, self.request[1:][same], self._between(self.request, self.first, self.last))
         return largest
-
-    def _select(self, requests: NDArray[np.bool_] | None) -> tuple[Ints, Ints, Ints]:
-        if requests is None:
-            return self.request, self.first, self.last
-        chosen = requests[self.request]
-        return self.request[chosen], self.first[chosen], self.last[chosen]
 
     def _crossings(self, first: Ints, last: Ints) -> Ints:
         """Count, for each step, the runs with first <= step <= last (empty where first = last + 1)."""
@@ -160,19 +163,21 @@ class TokenRuns:
 
 @dataclass(frozen=True, slots=True)
 class Ramps:
-    """The sum of the ramps max(x - k, 0) of many whole numbers k."""
+    """The sum of the ramps slope * max(x - k, 0) of many whole numbers k."""
 
     corners: Ints
+    slopes: Ints
     sums: Ints
 
     @classmethod
-    def of(cls, corners: Ints) -> Ramps:
-        """Take the numbers k in any order."""
-        corners = np.sort(corners)
-        return cls(corners, np.append(0, np.cumsum(corners)))
+    def of(cls, corners: Ints, slopes: Ints) -> Ramps:
+        """Take the numbers k in any order, each with its slope."""
+        order = np.argsort(corners, kind="stable")
+        corners, slopes = corners[order], slopes[order]
+        return cls(corners, np.append(0, np.cumsum(slopes)), np.append(0, np.cumsum(slopes * corners)))
 
     def __call__(self, at: Ints) -> Ints:
         """Return the sum at each of `at`."""
         passed = np.searchsorted(self.corners, at)
-        result: Ints = passed * at - self.sums[passed]
+        result: Ints = self.slopes[passed] * at - self.sums[passed]
         return result

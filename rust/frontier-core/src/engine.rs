@@ -1,32 +1,25 @@
 //! One engine: its scheduler, the batches in flight, and the time they take.
 //!
-//! Mirrors the control flow of `EngineCore.step` and `step_with_batch_queue` (`vllm/v1/engine/core.py`, vLLM
-//! 0.32) on simulated time. The synchronous engine forms a batch, waits for it, processes its output, and
-//! forms the next one at the same instant. The asynchronous engine keeps two batches in flight: it forms the
-//! next one while the queue is not full, otherwise it waits for the oldest.
+//! `core_loop` says when batches are formed, `forming` prices and records them, `completion` takes their output,
+//! and `pipeline` holds the stages that they pass.
 
 use std::collections::VecDeque;
 
-use crate::error::SimError;
-use crate::fidelity::{BatchShape, StepTime, StepTimer};
+mod completion;
+mod core_loop;
+mod forming;
+mod pipeline;
+
+use pipeline::Pipeline;
+
+use crate::fidelity::{BatchShape, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
-use crate::metrics::{Activity, HostMeter, Recorder, ReplicaSample, StepFacts, StepRow};
+use crate::metrics::{HostMeter, Recorder, ReplicaSample};
 use crate::plan::SchedulerSpec;
-use crate::scheduler::{
-    Admission, BatchScheduler, Scheduled, Scheduler, SchedulerOutput, StepOutcome, Submission,
-};
-use crate::time::{SimDuration, SimTime};
+use crate::scheduler::{BatchScheduler, Scheduler, SchedulerOutput, StepOutcome, Submission};
+use crate::time::SimTime;
 use crate::workload::Segment;
-
-/// Batches that an asynchronous engine keeps in flight.
-const ASYNC_DEPTH: usize = 2;
-
-/// vLLM spins on empty batches where nothing can change; two in a row send the simulated engine to sleep.
-const FRUITLESS_ROUNDS: u8 = 2;
-
-/// Most requests that an error names.
-const MAX_NAMED: usize = 8;
 
 /// When an engine wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,23 +68,6 @@ impl InFlight {
     }
 }
 
-/// When a batch runs, and what is booked for it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Launch {
-    /// When it was formed.
-    pub(crate) formed: SimTime,
-    /// When the device begins with it.
-    pub(crate) start: SimTime,
-    /// When its output is there.
-    pub(crate) end: SimTime,
-    /// Its cost; none where nothing runs.
-    pub(crate) time: Option<StepTime>,
-    /// The engine's share of the work in `time`.
-    pub(crate) share: f64,
-    /// Prompts are computed in the step.
-    pub(crate) mixed: bool,
-}
-
 /// One engine on simulated time.
 #[derive(Debug)]
 pub struct EngineCore {
@@ -106,8 +82,8 @@ pub struct EngineCore {
     fruitless_rounds: u8,
     /// Nothing changes until a request arrives, although requests are waiting.
     stalled: bool,
-    /// When the device is free.
-    device_free: SimTime,
+    /// The stages of layers that batches pass.
+    pipeline: Pipeline,
     meter: HostMeter,
     counters: ReplicaSample,
     counted_until: SimTime,
@@ -132,17 +108,14 @@ impl EngineCore {
     ) -> Self {
         Self {
             replica,
-            depth: match scheduler {
-                SchedulerSpec::VllmV1(config) if config.async_scheduling => ASYNC_DEPTH,
-                SchedulerSpec::VllmV1(_) => 1,
-            },
+            depth: scheduler.queue_depth(),
             scheduler: Scheduler::new(scheduler),
             queue: VecDeque::new(),
             awaited: None,
             last_formed_changed: false,
             fruitless_rounds: 0,
             stalled: false,
-            device_free: SimTime::ZERO,
+            pipeline: Pipeline::new(scheduler.pipeline_parallel_size() as usize),
             meter: HostMeter::default(),
             counters: ReplicaSample::default(),
             counted_until: SimTime::ZERO,
@@ -166,6 +139,11 @@ impl EngineCore {
     /// Returns how many batches the engine keeps in flight.
     pub(crate) fn depth(&self) -> usize {
         self.depth
+    }
+
+    /// Says whether the next batches hold prompts back while others decode.
+    pub(crate) fn throttle_prefills(&mut self, throttle: bool) {
+        self.scheduler.throttle_prefills(throttle);
     }
 
     /// Tells whether the engine waits for a batch to end.
@@ -194,11 +172,6 @@ impl EngineCore {
         self.scheduler.cached_prefix(segments, hashes)
     }
 
-    /// Says whether the next batches hold prompts back while others decode.
-    pub(crate) fn throttle_prefills(&mut self, throttle: bool) {
-        self.scheduler.throttle_prefills(throttle);
-    }
-
     /// Adds a request to the waiting queue.
     pub fn submit(&mut self, submission: &Submission<'_>) {
         self.stalled = false;
@@ -215,304 +188,9 @@ impl EngineCore {
             num_running: gauges.num_running,
             num_waiting: gauges.num_waiting,
             used_blocks: gauges.used(),
-            // Steps are back to back, so what lies ahead of `now` is one stretch.
-            busy_ns: self.counters.busy_ns - self.device_free.since(now).0,
+            busy_ns: self.pipeline.busy_ns(now),
             ..self.counters
         }
-    }
-
-    /// Processes the output of the awaited batch, which ends `now`.
-    ///
-    /// # Errors
-    /// [`SimError::Livelock`], or [`SimError::Invariant`] if no batch is awaited.
-    pub fn complete(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<(), SimError> {
-        let Some(batch) = self.awaited.take() else {
-            return Err(SimError::Invariant {
-                what: format!("replica {} completed a batch it did not await", self.replica.0),
-            });
-        };
-        self.process_and_judge(batch, now, context)
-    }
-
-    /// Forms batches until the engine has to wait.
-    ///
-    /// # Errors
-    /// [`SimError::ClockOverflow`], [`SimError::InvalidDuration`] from the step timer, [`SimError::Livelock`].
-    pub fn run_until_blocked(
-        &mut self,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<Wake, SimError> {
-        debug_assert!(self.awaited.is_none(), "Invariant: an engine that waits is not run");
-        while !self.stalled {
-            let next = if self.depth <= 1 {
-                if !self.scheduler.has_requests() {
-                    return Ok(Wake::OnArrival);
-                }
-                let batch = self.form_batch(now, context)?;
-                self.last_formed_changed = batch.changed();
-                batch
-            } else {
-                match self.fill_queue(now, context)? {
-                    Some(oldest) => oldest,
-                    None => return Ok(Wake::OnArrival),
-                }
-            };
-            // Even a step that takes no time is waited for, so that the event loop keeps control.
-            if next.end > now || next.step.is_some() {
-                let end = next.end;
-                self.awaited = Some(next);
-                return Ok(Wake::At(end));
-            }
-            self.process_and_judge(next, now, context)?;
-        }
-        self.stalled = false;
-        Ok(Wake::OnArrival)
-    }
-
-    /// Forms batches while the queue has room and there is something to gain, then takes the oldest. `None`
-    /// if there is nothing to do at all.
-    fn fill_queue(
-        &mut self,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<Option<InFlight>, SimError> {
-        loop {
-            self.last_formed_changed = false;
-            if !self.scheduler.has_requests() {
-                return Ok(self.queue.pop_front());
-            }
-            let batch = self.form_batch(now, context)?;
-            let executes = batch.step.is_some();
-            self.last_formed_changed = batch.changed();
-            self.queue.push_back(batch);
-            let has_room = self.queue.len() < self.depth && (executes || self.scheduler.has_requests());
-            if !(has_room
-                && (self.last_formed_changed || self.queue.iter().any(|batch| batch.step.is_some())))
-            {
-                return Ok(self.queue.pop_front());
-            }
-        }
-    }
-
-    /// Processes a batch and notes whether the engine is getting anywhere.
-    fn process_and_judge(
-        &mut self,
-        batch: InFlight,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<(), SimError> {
-        let fruitful = self.process(batch, now, context)?
-            || self.last_formed_changed
-            || self.queue.iter().any(|batch| batch.step.is_some());
-        self.fruitless_rounds = if fruitful { 0 } else { self.fruitless_rounds + 1 };
-        if self.fruitless_rounds == FRUITLESS_ROUNDS {
-            self.fruitless_rounds = 0;
-            self.stalled = true;
-        }
-        Ok(())
-    }
-
-    /// Lets the scheduler form a batch, prices it, and records who is in it.
-    fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
-        let (batch, row) = self.draft(now, context.work);
-        let time = if batch.executes() { Some(context.timer.step(&self.shape)?) } else { None };
-        let start = now.max(self.device_free);
-        let end = start.after(time.map_or(SimDuration::ZERO, |time| time.total))?;
-        let mixed = row.prefill_tokens > 0;
-        let launch = Launch { formed: now, start, end, time, share: 1.0, mixed };
-        Ok(self.launch(batch, row, &launch, context.recorder))
-    }
-
-    /// Lets the scheduler form a batch and describes it to the step timer ([`Self::shape`]).
-    pub(crate) fn draft(&mut self, now: SimTime, work: &mut u64) -> (InFlight, StepRow) {
-        self.count_blocks(now);
-        let mut batch = self.spare.pop().unwrap_or_default();
-        self.scheduler.schedule(now, &mut batch.output);
-        *work += batch.output.scheduled.len() as u64;
-        // Blocks are taken here and only here, so no moment in between has more.
-        self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());
-        batch.step = None;
-        let row = self.shape_batch(&batch.output);
-        (batch, row)
-    }
-
-    /// Returns the batch that was drafted last, as the step timer sees it.
-    pub(crate) fn shape(&self) -> &BatchShape {
-        &self.shape
-    }
-
-    /// Books a drafted batch that runs as `launch` says, and records who is in it.
-    pub(crate) fn launch(
-        &mut self,
-        mut batch: InFlight,
-        mut row: StepRow,
-        launch: &Launch,
-        recorder: &mut Recorder,
-    ) -> InFlight {
-        let Launch { formed, start, end, .. } = *launch;
-        let before = self.meter;
-        self.book(launch);
-        batch.end = end;
-        batch.meter = self.meter;
-        if batch.changed() {
-            self.record_activities(&batch.output, start, before, recorder);
-            if let Some(log) = &mut recorder.decision_log {
-                let facts = StepFacts {
-                    step: self.num_steps,
-                    replica: self.replica,
-                    scheduled_at: formed,
-                    start,
-                    end,
-                    prefill_tokens: u64::from(row.prefill_tokens),
-                    decode_tokens: u64::from(row.decode_tokens),
-                    kv_tokens: row.kv_tokens,
-                };
-                batch.record = Some(log.begin(&facts, &self.scheduler, &batch.output));
-            }
-        }
-        if batch.executes() {
-            row.start_ns = start.0;
-            batch.step = Some(recorder.step(self.replica, end, row));
-            self.num_steps += 1;
-        } else if launch.time.is_none() {
-            self.num_empty_steps += 1;
-        }
-        batch
-    }
-
-    /// Books what the device does in a step.
-    pub(crate) fn book(&mut self, launch: &Launch) {
-        // Batches of a pipeline overlap: only what lies past the end of the last one is new.
-        self.counters.busy_ns += launch.end.since(launch.start.max(self.device_free)).0;
-        self.device_free = self.device_free.max(launch.end);
-        let Some(time) = &launch.time else { return };
-        self.meter.cpu_ns += time.cpu_exposed.0;
-        if launch.mixed {
-            self.meter.mixed_ns += (time.total - time.cpu_exposed).0;
-        }
-        self.counters.flops += time.flops * launch.share;
-        self.counters.bytes += time.bytes * launch.share;
-        self.counters.active_s += time.active_s * launch.share;
-    }
-
-    /// Describes a batch to the step timer, and counts its tokens.
-    fn shape_batch(&mut self, output: &SchedulerOutput) -> StepRow {
-        let gauges = self.scheduler.gauges();
-        let mut row = StepRow {
-            num_seqs: output.scheduled.len() as u32,
-            num_running: gauges.num_running,
-            num_waiting: gauges.num_waiting,
-            free_blocks: gauges.num_free,
-            ..StepRow::default()
-        };
-        self.shape.clear();
-        for entry in &output.scheduled {
-            let context_after = entry.computed_before + entry.num_tokens;
-            let is_prefill = entry.computed_before < entry.prompt_tokens || entry.num_tokens > 1;
-            self.shape.add(entry.num_tokens, context_after, is_prefill);
-            row.kv_tokens += u64::from(context_after);
-            if is_prefill {
-                row.prefill_tokens += entry.num_tokens;
-                self.counters.prompt_tokens += u64::from(entry.num_tokens);
-            } else {
-                row.decode_tokens += entry.num_tokens;
-            }
-        }
-        row
-    }
-
-    /// Books what every running or preempted request does from `start` on.
-    fn record_activities(
-        &mut self,
-        output: &SchedulerOutput,
-        start: SimTime,
-        meter: HostMeter,
-        recorder: &mut Recorder,
-    ) {
-        for evicted in &output.preempted {
-            self.counters.preemptions += 1;
-            recorder.preempt(evicted.id, start, meter);
-        }
-        for entry in &output.scheduled {
-            if entry.admission != Admission::Running {
-                if entry.admission == Admission::New && self.scheduler.caching() {
-                    self.prefix_lookup_tokens += u64::from(entry.prompt_tokens);
-                    self.prefix_hit_tokens += u64::from(entry.computed_before);
-                }
-                recorder.admit(entry.id, start, entry.computed_before);
-            }
-            recorder.enter(entry.id, activity(entry), start, meter);
-        }
-        if output.scheduled.len() < self.scheduler.gauges().num_running as usize {
-            self.scheduler.visit_left_out(&mut |id, prompt_is_unfinished| {
-                let wait = if prompt_is_unfinished { Activity::ChunkWait } else { Activity::DecodeWait };
-                recorder.enter(id, wait, start, meter);
-            });
-        }
-    }
-
-    /// Processes the output of a batch. Returns whether anything came of it.
-    pub(crate) fn process(
-        &mut self,
-        mut batch: InFlight,
-        now: SimTime,
-        context: &mut EngineContext<'_>,
-    ) -> Result<bool, SimError> {
-        self.count_blocks(now);
-        self.scheduler.update(now, &batch.output, &mut self.outcome);
-        self.counters.output_tokens +=
-            self.outcome.emitted.iter().map(|emission| u64::from(emission.num_tokens)).sum::<u64>();
-        self.counters.finished += self.outcome.finished.len() as u64;
-        if let Some(step) = batch.step {
-            for emission in &self.outcome.emitted {
-                context.recorder.token(emission.id, step, now, batch.meter);
-            }
-        }
-        for &id in &self.outcome.finished {
-            context.recorder.finish(id, now, batch.meter);
-            context.ended.push(id);
-        }
-        if let (Some(record), Some(log)) = (batch.record.take(), &mut context.recorder.decision_log) {
-            log.end(record, &self.scheduler, &self.outcome);
-        }
-        for index in 0..self.outcome.retired.len() {
-            self.scheduler.retire(self.outcome.retired[index]);
-        }
-        if batch.step.is_some() {
-            self.watch_progress(now)?;
-        }
-        self.spare.push(batch);
-        Ok(!self.outcome.emitted.is_empty())
-    }
-
-    /// Reports steps that go round in circles, as the real engine would with the same settings.
-    fn watch_progress(&mut self, now: SimTime) -> Result<(), SimError> {
-        if self.scheduler.take_progress() || !self.outcome.emitted.is_empty() {
-            self.steps_without_progress = 0;
-            return Ok(());
-        }
-        self.steps_without_progress += 1;
-        if self.livelock_steps.is_none_or(|limit| self.steps_without_progress < limit) {
-            return Ok(());
-        }
-        let mut requests = Vec::new();
-        self.scheduler.visit_preempted(&mut |id, times| {
-            if requests.len() < MAX_NAMED {
-                requests.push(format!("{} ({times} times)", id.0));
-            }
-        });
-        Err(SimError::Livelock {
-            name: "endless preemption",
-            replica: self.replica.0,
-            time_ns: now.0,
-            detail: format!(
-                "{} steps in a row only recomputed what preemptions had dropped; preempted requests: {}; the real \
-                 engine does the same: set scheduler_reserve_full_isl, enlarge the KV cache or lower max_num_seqs",
-                self.steps_without_progress,
-                requests.join(", ")
-            ),
-        })
     }
 
     fn used_blocks(&self) -> u32 {
@@ -524,15 +202,5 @@ impl EngineCore {
         let elapsed = now.since(self.counted_until).0;
         self.counters.used_block_ns += u128::from(self.used_blocks()) * u128::from(elapsed);
         self.counted_until = now;
-    }
-}
-
-fn activity(entry: &Scheduled) -> Activity {
-    if entry.recomputes {
-        Activity::PreemptionRedo
-    } else if entry.computed_before < entry.prompt_tokens || entry.num_tokens > 1 {
-        Activity::Prefill
-    } else {
-        Activity::Decode
     }
 }

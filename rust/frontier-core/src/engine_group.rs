@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::{EngineContext, EngineCore, InFlight, Launch, Wake};
+use crate::engine::{EngineContext, EngineCore, InFlight, Wake};
 use crate::error::SimError;
 use crate::fidelity::{BatchShape, StepTime};
 use crate::metrics::StepRow;
@@ -60,8 +60,6 @@ pub struct LockStepGroup {
     committed: Vec<bool>,
     fruitless_rounds: u8,
     stalled: bool,
-    /// When each pipeline stage is free.
-    stages_free: Vec<SimTime>,
     shapes: Vec<BatchShape>,
     drafts: Vec<Option<(InFlight, StepRow)>>,
     spare: Vec<GroupStep>,
@@ -82,7 +80,6 @@ impl LockStepGroup {
             committed: vec![false; ranks],
             fruitless_rounds: 0,
             stalled: false,
-            stages_free: Vec::new(),
             shapes: vec![batch.clone(); ranks],
             drafts: Vec::with_capacity(ranks),
             spare: Vec::new(),
@@ -236,14 +233,14 @@ impl LockStepGroup {
             self.drafts.push(draft);
         }
         let time = self.price(context)?;
-        let (start, end) = self.occupy(now, context)?;
         let share = 1.0 / engines.len() as f64;
-        let launch = Launch { formed: now, start, end, time: Some(time), share, mixed };
         let mut step = self.spare.pop().unwrap_or_default();
-        step.end = end;
         step.in_vain = tried && !held_back && !executes;
         step.batches.clear();
         for (engine, draft) in engines.iter_mut().zip(self.drafts.drain(..)) {
+            // The pipelines of all ranks are passed by the same steps, so they agree on when.
+            let launch = engine.pass(now, &time, context.timer.stages_s(), share, mixed)?;
+            step.end = launch.end();
             step.batches.push(if let Some((batch, row)) = draft {
                 Some(engine.launch(batch, row, &launch, context.recorder))
             } else {
@@ -276,19 +273,6 @@ impl LockStepGroup {
         // Leaves the stages of the slowest behind.
         let slowest = context.timer.step(&self.shapes[slowest_shape])?;
         Ok(StepTime { flops, bytes, active_s, ..slowest })
-    }
-
-    /// Passes the step that was priced last through the pipeline. Returns its start and end.
-    fn occupy(&mut self, now: SimTime, context: &EngineContext<'_>) -> Result<(SimTime, SimTime), SimError> {
-        let stages = context.timer.stages();
-        self.stages_free.resize(stages.len(), SimTime::ZERO);
-        let start = now.max(self.stages_free[0]);
-        let mut end = start;
-        for (free, &duration) in self.stages_free.iter_mut().zip(stages) {
-            end = end.max(*free).after(duration)?;
-            *free = end;
-        }
-        Ok((start, end))
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`fidelity`] | how long a batch takes; knows no request, queue or policy |
 //! | [`predictor`] | packs of learned operator predictors, and how they are evaluated; knows no scheduling |
 //! | [`kvcache`] | blocks, prefix identity; knows no time |
+//! | [`speculation`] | drafts as data: how many, and how many are accepted; knows no time |
 //! | [`scheduler`] | batch formation: data in, data out; knows no time |
 //! | [`metrics`] | what a run leaves behind |
 //! | [`engine`] | one engine: its scheduler, its batches in flight, the time they take |
@@ -37,5 +38,6 @@ pub mod predictor;
 pub mod rng;
 pub mod scheduler;
 pub mod simulation;
+pub mod speculation;
 pub mod time;
 pub mod workload;

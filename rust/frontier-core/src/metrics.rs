@@ -8,5 +8,7 @@ mod timeline;
 
 pub use attribution::{Activity, Cause, HostMeter, Ledger, NUM_CAUSES};
 pub use decision_log::{DecisionLog, StepFacts};
-pub use recorder::{Recorder, RejectReason, RequestRecord, RequestStatus, StepRow, StepTable, TokenRun};
+pub use recorder::{
+    Recorder, RejectReason, RequestRecord, RequestStatus, StepRow, StepTable, TokenRun, Verifications,
+};
 pub use timeline::{ReplicaSample, Timeline};

@@ -10,12 +10,16 @@ use crate::error::SimError;
 
 pub mod data_parallel;
 pub mod scheduler;
+pub mod speculative;
 pub mod step_time;
+pub mod vllm_rules;
 pub mod workload;
 
 pub use data_parallel::{BalancerSpec, DataParallelSpec, LockStepSpec, RankScore};
 pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
+pub use speculative::{AcceptanceSpec, DraftLengthSpec, DraftMethod, SpeculativeSpec};
 pub use step_time::StepTimeSpec;
+pub use vllm_rules::Rules;
 pub use workload::WorkloadSpec;
 
 /// Version of this schema; a plan of another version is refused.

@@ -56,6 +56,9 @@ pub trait BatchScheduler {
     /// still to be computed.
     fn visit_left_out(&self, visit: &mut dyn FnMut(RequestId, bool));
 
+    /// Tells whether an earlier batch in flight carries the request of `entry`, too.
+    fn is_in_flight_elsewhere(&self, entry: &Scheduled) -> bool;
+
     /// Visits the live requests that were preempted, running ones first, with how often.
     fn visit_preempted(&self, visit: &mut dyn FnMut(RequestId, u32));
 
@@ -114,8 +117,10 @@ pub struct Scheduled {
     pub prompt_tokens: u32,
     /// Tokens whose KV existed (or was being computed) before this step.
     pub computed_before: u32,
-    /// Tokens to compute in this step.
+    /// Tokens to compute in this step, drafts included.
     pub num_tokens: u32,
+    /// Drafts among them, to be verified: the last ones. A decode computes one token more than it has drafts.
+    pub num_drafts: u32,
     /// The chunk reaches the end of what is known, so that the step samples a token.
     pub samples: bool,
     /// Part of this chunk was computed once and lost to a preemption.
@@ -131,6 +136,15 @@ pub struct Member {
     pub id: RequestId,
 }
 
+impl Scheduled {
+    /// Tells whether this part counts as prefill: its prompt was unfinished, or it has more than one token beside
+    /// its drafts.
+    #[inline]
+    pub fn is_prefill(&self) -> bool {
+        self.computed_before < self.prompt_tokens || self.num_tokens > 1 + self.num_drafts
+    }
+}
+
 /// A request that got tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Emission {
@@ -138,6 +152,10 @@ pub struct Emission {
     pub id: RequestId,
     /// New output tokens, at least 1.
     pub num_tokens: u32,
+    /// Drafts that the step verified, paddings included.
+    pub num_drafts: u32,
+    /// Drafts that were accepted; the request may have ended before the last of them.
+    pub num_accepted: u32,
 }
 
 /// One batch: what to compute, and who had to make room for it.

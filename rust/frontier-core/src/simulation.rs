@@ -117,6 +117,16 @@ impl Simulation {
         let scheduler = plan.scheduler.clone();
         let (max_tokens, max_seqs) = scheduler.batch_limits();
         let mut timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs, predictors)?;
+        let stages = timer.stages_s().len();
+        if stages > 0 && stages != scheduler.pipeline_parallel_size() as usize {
+            return Err(SimError::Plan {
+                path: "scheduler.pipeline_parallel_size".into(),
+                message: format!(
+                    "was {}, step_time has {stages} stages of operators",
+                    scheduler.pipeline_parallel_size()
+                ),
+            });
+        }
         let spec = plan.data_parallel.as_ref();
         let size = spec.map_or(1, |spec| spec.size);
         let ranks_per_balancer = spec.map_or(1, |spec| spec.ranks_per_balancer);

@@ -41,6 +41,9 @@ pub(crate) fn raw_result<'py>(
     facts.set_item("data_parallel_size", totals.data_parallel_size)?;
     facts.set_item("prefix_lookup_tokens", totals.prefix_lookup_tokens)?;
     facts.set_item("prefix_hit_tokens", totals.prefix_hit_tokens)?;
+    let verifications = &recorder.verifications;
+    facts.set_item("drafted_per_position", &verifications.drafted)?;
+    facts.set_item("accepted_per_position", &verifications.accepted)?;
     facts.set_item("num_blocks", totals.num_blocks)?;
     facts.set_item("step_time", totals.step_time)?;
     facts.set_item("replicas", replicas)?;
@@ -83,6 +86,9 @@ fn requests<'py>(py: Python<'py>, records: &[RequestRecord]) -> PyResult<Bound<'
     table.set_item("generated_tokens", column(py, records, |r| r.generated_tokens))?;
     table.set_item("cached_tokens", column(py, records, |r| r.cached_tokens))?;
     table.set_item("preemptions", column(py, records, |r| r.preemptions))?;
+    table.set_item("num_drafts", column(py, records, |r| r.num_drafts))?;
+    table.set_item("draft_tokens", column(py, records, |r| r.draft_tokens))?;
+    table.set_item("accepted_tokens", column(py, records, |r| r.accepted_tokens))?;
     table.set_item("priority", column(py, records, |r| r.spec.priority))?;
     table.set_item("session", column(py, records, |r| r.spec.session.map_or(NO_SESSION, |id| id.0)))?;
     table.set_item("status", column(py, records, |r| r.status as u8))?;
@@ -123,6 +129,7 @@ fn token_runs<'py>(py: Python<'py>, runs: &[TokenRun]) -> PyResult<Bound<'py, Py
     table.set_item("request", column(py, runs, |r| r.request.0))?;
     table.set_item("first_step", column(py, runs, |r| r.first_step))?;
     table.set_item("last_step", column(py, runs, |r| r.last_step))?;
+    table.set_item("tokens_per_step", column(py, runs, |r| r.tokens_per_step))?;
     Ok(table)
 }
 

@@ -34,7 +34,6 @@ mod tests {
         per_decode_token_ns: 20_011,
         per_seq_ns: 307,
         per_kv_token_ns: 3,
-        pipeline_stages: None,
     };
 
     #[test]

@@ -33,8 +33,6 @@ pub struct StepTime {
 #[derive(Clone, Debug)]
 pub struct StepTimer {
     model: Model,
-    /// What each pipeline stage takes of the last step: together all of it.
-    stages: Vec<SimDuration>,
     max_tokens: u32,
     max_seqs: u32,
 }
@@ -78,11 +76,7 @@ impl StepTimer {
                 Model::Operators(Box::new(Operators::compile(spec, max_tokens, max_seqs, predictors)?))
             }
         };
-        let stages = match &model {
-            Model::Linear(spec) => spec.pipeline_stages.unwrap_or(1) as usize,
-            Model::Operators(operators) => operators.stages_s.len(),
-        };
-        Ok(Self { model, stages: vec![SimDuration::ZERO; stages], max_tokens, max_seqs })
+        Ok(Self { model, max_tokens, max_seqs })
     }
 
     /// Returns the name of the model, which labels every result: `linear`, `roofline`, or `learned` where at least one
@@ -140,48 +134,16 @@ impl StepTimer {
     #[inline]
     pub fn step_all(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
         self.admit(batches)?;
-        let time = match &mut self.model {
-            Model::Linear(spec) => StepTime {
+        match &mut self.model {
+            Model::Linear(spec) => Ok(StepTime {
                 total: linear_step(spec, &batches[0])?,
                 cpu_exposed: SimDuration::ZERO,
                 flops: 0.0,
                 bytes: 0.0,
                 active_s: 0.0,
-            },
-            Model::Operators(operators) => operators.step(batches)?,
-        };
-        if let [only] = self.stages.as_mut_slice() {
-            *only = time.total;
-        } else {
-            self.divide(time.total)?;
+            }),
+            Model::Operators(operators) => operators.step(batches),
         }
-        Ok(time)
-    }
-
-    /// Divides the time of a step among its pipeline stages. The host's part, and what rounding leaves, is the first
-    /// one's, whose device waits for the host.
-    fn divide(&mut self, total: SimDuration) -> Result<(), SimError> {
-        match &self.model {
-            Model::Linear(_) => {
-                let share = total.0 / self.stages.len() as u64;
-                self.stages.fill(SimDuration(share));
-            }
-            Model::Operators(operators) => {
-                for (stage, &seconds) in self.stages.iter_mut().zip(&operators.stages_s) {
-                    *stage = SimDuration::from_seconds(seconds)?;
-                }
-            }
-        }
-        let later: u64 = self.stages[1..].iter().map(|stage| stage.0).sum();
-        self.stages[0] = SimDuration(total.0.saturating_sub(later));
-        Ok(())
-    }
-
-    /// Returns what each pipeline stage takes of the step that was priced last, sending to the next one included. They
-    /// add up to [`StepTime::total`].
-    #[inline]
-    pub fn stages(&self) -> &[SimDuration] {
-        &self.stages
     }
 
     /// Lets data-parallel ranks compute as many rows as the largest of them, as vLLM did up to 0.16 even without CUDA
@@ -362,12 +324,16 @@ impl Operators {
         // The slowest of several hides times that are not numbers; their sum does not.
         let gpu_s = if work.seconds.is_finite() { gpu_s } else { work.seconds };
         let cpu_s = self.cpu.per_step_s + self.cpu.per_seq_s * f64::from(most_seqs);
+        // In a pipeline, the host works while the first stage computes the batch before.
+        let (hiding_s, later_s) =
+            if let [first_s, _, ..] = self.stages_s[..] { (first_s, gpu_s - first_s) } else { (gpu_s, 0.0) };
         // `max` would prefer a number to what is none.
-        let total_s = if self.cpu.overlapped && cpu_s > gpu_s { cpu_s } else { gpu_s };
+        let total_s = if self.cpu.overlapped && cpu_s > hiding_s { cpu_s + later_s } else { gpu_s };
         let total_s = if self.cpu.overlapped { total_s } else { gpu_s + cpu_s };
         let total = SimDuration::from_seconds(total_s)?;
-        // total_s is no less than gpu_s and rounding keeps order, so the difference is not negative.
-        let cpu_exposed = total - SimDuration::from_seconds(gpu_s)?;
+        // total_s is no less than gpu_s, but for a rounding error of the sum over stages.
+        let gpu = SimDuration::from_seconds(gpu_s)?;
+        let cpu_exposed = total.max(gpu) - gpu;
         let ranks = self.ranks_per_stage();
         Ok(StepTime {
             total,

@@ -40,12 +40,17 @@ struct Twins {
 /// 2. blocks never used so far, by number (`fresh`): they need no memory of their own;
 /// 3. freed blocks that still hold a cached prefix, least recently freed first (`oldest` .. `newest`).
 ///
+/// Earlier releases append every freed block to the queue ([`Self::appending_all`]): then 1 is empty, and 3 holds all
+/// freed blocks.
+///
 /// A cached block loses its hash only when it is taken again, so until then a request with the same prefix
 /// can revive it.
 #[derive(Clone, Debug)]
 pub struct BlockPool {
     num_blocks: u32,
     caching: bool,
+    /// Freed blocks without a hash join the list, too.
+    appends_all: bool,
     blocks: Vec<Block>,
     stack: Vec<u32>,
     oldest: u32,
@@ -60,6 +65,7 @@ impl BlockPool {
         Self {
             num_blocks,
             caching,
+            appends_all: false,
             blocks: vec![Block::default()],
             stack: Vec::new(),
             oldest: NIL,
@@ -67,6 +73,14 @@ impl BlockPool {
             num_listed: 0,
             cached: FxHashMap::default(),
         }
+    }
+
+    /// Returns the pool with the reuse order of vLLM up to 0.23: least recently freed first, cached or not, after the
+    /// blocks never used so far.
+    #[must_use]
+    pub fn appending_all(mut self) -> Self {
+        self.appends_all = true;
+        self
     }
 
     /// Returns the blocks that requests can use in total.
@@ -132,7 +146,7 @@ impl BlockPool {
             debug_assert!(state.users > 0, "Invariant: a released block had a user");
             state.users -= 1;
             if state.users == 0 {
-                if state.hash.is_some() {
+                if state.hash.is_some() || self.appends_all {
                     self.list_newest(block.0);
                 } else {
                     self.stack.push(block.0);
@@ -270,7 +284,11 @@ impl BlockPool {
         let (mut block, mut before) = (self.oldest, NIL);
         while block != NIL {
             let state = &self.blocks[block as usize];
-            if state.users != 0 || state.hash.is_none() || state.older != before || listed > self.num_blocks {
+            if state.users != 0
+                || (state.hash.is_none() && !self.appends_all)
+                || state.older != before
+                || listed > self.num_blocks
+            {
                 return broken(format!("block {block} is listed as reusable but is not"));
             }
             listed += 1;

@@ -112,6 +112,14 @@ impl Ledger {
         &self.spent
     }
 
+    /// Goes on as a decode from `at` on, if its prompt was being computed.
+    #[inline]
+    pub fn decode_goes_on(&mut self, at: SimTime, meter: HostMeter) {
+        if matches!(self.activity, Activity::Prefill | Activity::PreemptionRedo) {
+            self.enter(Activity::Decode, at, meter);
+        }
+    }
+
     /// Enters `activity` at `at`, when the replica's totals are `meter`. Entering the present activity again
     /// costs a comparison.
     #[inline]
@@ -133,14 +141,16 @@ impl Ledger {
             Activity::PreemptionWait => book(Cause::PreemptionWait, elapsed),
             Activity::Prefill | Activity::PreemptionRedo | Activity::Decode => {
                 // Capped, so that the sum is exact even where steps overlap.
-                let cpu = (meter.cpu_ns - self.meter.cpu_ns).min(elapsed);
+                // In a pipeline, the output of a batch arrives after later batches were formed, so that totals that
+                // were read then are ahead of its own.
+                let cpu = meter.cpu_ns.saturating_sub(self.meter.cpu_ns).min(elapsed);
                 let gpu = elapsed - cpu;
                 book(Cause::Cpu, cpu);
                 match self.activity {
                     Activity::Prefill => book(Cause::Prefill, gpu),
                     Activity::PreemptionRedo => book(Cause::PreemptionRedo, gpu),
                     _ => {
-                        let mixed = (meter.mixed_ns - self.meter.mixed_ns).min(gpu);
+                        let mixed = meter.mixed_ns.saturating_sub(self.meter.mixed_ns).min(gpu);
                         book(Cause::DecodeMixed, mixed);
                         book(Cause::Decode, gpu - mixed);
                     }
@@ -148,7 +158,8 @@ impl Ledger {
             }
         }
         self.since = self.since.max(at);
-        self.meter = meter;
+        self.meter.cpu_ns = self.meter.cpu_ns.max(meter.cpu_ns);
+        self.meter.mixed_ns = self.meter.mixed_ns.max(meter.mixed_ns);
     }
 }
 

@@ -75,8 +75,8 @@ impl DecisionLog {
                 Admission::New => "new",
                 Admission::Resumed => "resumed",
             };
-            let _ =
-                write!(out, "[{},\"{kind}\",{},{},0]", entry.id.0, entry.computed_before, entry.num_tokens);
+            let (id, before, tokens) = (entry.id.0, entry.computed_before, entry.num_tokens);
+            let _ = write!(out, "[{id},\"{kind}\",{before},{tokens},{}]", entry.num_drafts);
         });
         if !batch.preempted.is_empty() {
             record.push_str(",\"pre\":");

@@ -60,8 +60,15 @@ pub struct RequestRecord {
     pub reject_reason: RejectReason,
     /// ns per cause until the first token.
     pub ttft_causes: [u64; NUM_CAUSES],
+    /// Its steps with drafts.
+    pub num_drafts: u32,
+    /// Drafts that were verified for it.
+    pub draft_tokens: u32,
+    /// Those of them that were accepted.
+    pub accepted_tokens: u32,
     ledger: Ledger,
-    run: Option<(u32, u32)>,
+    /// The token run that may go on.
+    run: Option<TokenRun>,
     digest: u64,
 }
 
@@ -78,7 +85,7 @@ impl RequestRecord {
     }
 }
 
-/// The request got one token at the end of each step `first ..= last` of its replica.
+/// The request got `tokens_per_step` tokens at the end of each step `first ..= last` of its replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenRun {
     /// The request.
@@ -87,6 +94,17 @@ pub struct TokenRun {
     pub first_step: u32,
     /// Last step.
     pub last_step: u32,
+    /// Tokens of each of these steps, at least 1; more with accepted drafts.
+    pub tokens_per_step: u32,
+}
+
+/// Steps with drafts and what became of them, over a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verifications {
+    /// Entry i: how often draft i was accepted.
+    pub accepted: Vec<u64>,
+    /// Entry i: how often there was a draft i.
+    pub drafted: Vec<u64>,
 }
 
 /// Wide facts of one step.
@@ -128,6 +146,8 @@ pub struct Recorder {
     pub steps: Vec<StepTable>,
     /// Token runs, completed ones first come.
     pub runs: Vec<TokenRun>,
+    /// Steps with drafts.
+    pub verifications: Verifications,
     /// The time line.
     pub timeline: Timeline,
     /// The decision log, if asked for.
@@ -143,6 +163,7 @@ impl Recorder {
             requests: Vec::new(),
             steps: vec![StepTable::default(); replicas as usize],
             runs: Vec::new(),
+            verifications: Verifications::default(),
             timeline: Timeline::default(),
             decision_log: output.decision_log.as_ref().map(DecisionLog::new),
             keep_step_rows: output.steps,
@@ -179,6 +200,9 @@ impl Recorder {
             status: RequestStatus::Unfinished,
             reject_reason: RejectReason::None,
             ttft_causes: [0; NUM_CAUSES],
+            num_drafts: 0,
+            draft_tokens: 0,
+            accepted_tokens: 0,
             ledger: Ledger::open(spec.arrival),
             run: None,
             digest: 0,
@@ -227,17 +251,19 @@ impl Recorder {
         self.request(id).ledger.enter(activity, at, meter);
     }
 
-    /// Records a token made by step `step` of the request's replica, which ended `now`.
+    /// Records `num_tokens` tokens made by step `step` of the request's replica, which ended `now`.
     #[inline]
-    pub fn token(&mut self, id: RequestId, step: u32, now: SimTime, meter: HostMeter) {
+    pub fn tokens(&mut self, id: RequestId, step: u32, num_tokens: u32, now: SimTime, meter: HostMeter) {
         let record = &mut self.requests[id.index()];
-        record.generated_tokens += 1;
+        record.generated_tokens += num_tokens;
         match &mut record.run {
-            Some((_, last)) if *last + 1 == step => *last = step,
+            Some(open) if open.last_step + 1 == step && open.tokens_per_step == num_tokens => {
+                open.last_step = step;
+            }
             run => {
-                if let Some((first_step, last_step)) = run.replace((step, step)) {
-                    self.runs.push(TokenRun { request: id, first_step, last_step });
-                }
+                let new =
+                    TokenRun { request: id, first_step: step, last_step: step, tokens_per_step: num_tokens };
+                self.runs.extend(run.replace(new));
             }
         }
         if record.first_token.is_none() {
@@ -246,6 +272,26 @@ impl Recorder {
             record.ttft_causes = *record.ledger.spent();
             record.witness(6, now, 0);
         }
+    }
+
+    /// Records the outcome of a step with drafts.
+    pub fn verify(&mut self, id: RequestId, num_drafts: u32, num_accepted: u32) {
+        let record = self.request(id);
+        record.num_drafts += 1;
+        record.draft_tokens += num_drafts;
+        record.accepted_tokens += num_accepted;
+        let totals = &mut self.verifications;
+        let longest = totals.drafted.len().max(num_drafts as usize);
+        totals.drafted.resize(longest, 0);
+        totals.accepted.resize(longest, 0);
+        totals.drafted[..num_drafts as usize].iter_mut().for_each(|count| *count += 1);
+        totals.accepted[..num_accepted as usize].iter_mut().for_each(|count| *count += 1);
+    }
+
+    /// Records that a request whose prompt is done goes on decoding, if it runs.
+    #[inline]
+    pub fn decode_goes_on(&mut self, id: RequestId, at: SimTime, meter: HostMeter) {
+        self.request(id).ledger.decode_goes_on(at, meter);
     }
 
     /// Records that a request is complete.
@@ -284,9 +330,7 @@ impl Recorder {
     }
 
     fn close_run(&mut self, id: RequestId) {
-        if let Some((first_step, last_step)) = self.requests[id.index()].run.take() {
-            self.runs.push(TokenRun { request: id, first_step, last_step });
-        }
+        self.runs.extend(self.requests[id.index()].run.take());
     }
 
     #[inline]

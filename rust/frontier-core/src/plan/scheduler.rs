@@ -2,7 +2,12 @@
 
 use serde::Deserialize;
 
+use super::speculative::{DraftMethod, SpeculativeSpec};
+use super::vllm_rules::Rules;
 use crate::error::SimError;
+
+/// Most stages of a pipeline.
+pub const MAX_STAGES: u32 = 1024;
 
 /// Order of the waiting queue and choice of preemption victims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -37,6 +42,20 @@ impl SchedulerSpec {
         }
     }
 
+    /// Returns the stages of layers that a batch passes one after the other.
+    pub fn pipeline_parallel_size(&self) -> u32 {
+        match self {
+            Self::VllmV1(config) => config.pipeline_parallel_size,
+        }
+    }
+
+    /// Returns the batches that an engine keeps in flight; 1 waits for each batch before it forms the next.
+    pub fn queue_depth(&self) -> usize {
+        match self {
+            Self::VllmV1(config) => config.queue_depth(),
+        }
+    }
+
     /// Returns the most tokens and the most requests of one batch.
     pub fn batch_limits(&self) -> (u32, u32) {
         match self {
@@ -60,6 +79,8 @@ impl SchedulerSpec {
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "these are vLLM's own switches")]
 pub struct SchedulerConfig {
+    /// Which release's rules: 19 for vLLM 0.19, from 11 to 32 ([`Rules`]).
+    pub minor_version: u32,
     /// Tokens per KV block.
     pub block_size: u32,
     /// Blocks in total, the null block 0 included: `num_blocks - 1` are usable.
@@ -88,10 +109,14 @@ pub struct SchedulerConfig {
     pub scheduler_reserve_full_isl: bool,
     /// Share of blocks kept free when admitting beside running requests.
     pub watermark: f64,
-    /// Tokens for which blocks are reserved beyond those scheduled (drafts of speculative decoding).
-    pub num_lookahead_tokens: u32,
     /// Schedule the next step while the present one runs.
     pub async_scheduling: bool,
+    /// Stages of layers: as many batches are in flight.
+    pub pipeline_parallel_size: u32,
+    /// Workers run vLLM's second model runner, which from 0.23 on keeps one batch more in flight than it has stages.
+    pub v2_runner: bool,
+    /// Speculative decoding, if any.
+    pub speculative: Option<SpeculativeSpec>,
 }
 
 impl SchedulerConfig {
@@ -101,14 +126,59 @@ impl SchedulerConfig {
         tokens.min(self.max_model_len).div_ceil(self.block_size)
     }
 
+    /// Returns the rules of the release.
+    pub fn rules(&self) -> Rules {
+        Rules::of(self.minor_version)
+    }
+
     /// Returns the tokens that one step may compute.
     pub fn token_budget(&self) -> u32 {
-        self.max_num_scheduled_tokens.unwrap_or(u32::MAX).min(self.max_num_batched_tokens)
+        let given = self.max_num_scheduled_tokens.filter(|_| self.rules().max_num_scheduled_tokens);
+        given.unwrap_or(u32::MAX).min(self.max_num_batched_tokens)
     }
 
     /// Returns the most requests that a batch can have.
     pub fn max_batch_seqs(&self) -> u32 {
-        self.max_num_active_seqs.unwrap_or(self.max_num_seqs)
+        let given = self.max_num_active_seqs.filter(|_| self.rules().max_num_active_seqs);
+        given.unwrap_or(self.max_num_seqs)
+    }
+
+    /// Returns the drafts per request and step, at most.
+    pub fn num_speculative_tokens(&self) -> u32 {
+        self.speculative.as_ref().map_or(0, |spec| spec.num_speculative_tokens)
+    }
+
+    /// Returns the tokens for which blocks are reserved beyond those scheduled: the drafts of a drafter that keeps
+    /// KV of its own.
+    pub fn num_lookahead_tokens(&self) -> u32 {
+        match &self.speculative {
+            Some(spec) if spec.method.is_eagle() => spec.num_speculative_tokens,
+            Some(spec) if spec.method == DraftMethod::DraftModel && self.rules().draft_model_lookahead => {
+                spec.num_speculative_tokens
+            }
+            _ => 0,
+        }
+    }
+
+    /// Returns what each scheduled request costs of the input budget beside its tokens.
+    pub fn draft_slots(&self) -> u32 {
+        let drafts = self.speculative.as_ref().is_some_and(|spec| spec.method == DraftMethod::DraftModel);
+        u32::from(drafts && self.rules().draft_slots)
+    }
+
+    /// Tells whether steps of one request are kept `pipeline_parallel_size` calls apart.
+    pub fn spaces_steps(&self) -> bool {
+        self.async_scheduling && self.pipeline_parallel_size > 1 && self.v2_runner && self.rules().v2_runner
+    }
+
+    /// Returns the batches in flight (`VllmConfig.max_concurrent_batches`).
+    pub fn queue_depth(&self) -> usize {
+        let stages = self.pipeline_parallel_size as usize;
+        match (self.async_scheduling, stages) {
+            (false, _) => stages,
+            (true, 1) => 2,
+            (true, _) => stages + usize::from(self.spaces_steps()),
+        }
     }
 
     /// Checks the settings on their own.
@@ -127,10 +197,25 @@ impl SchedulerConfig {
             ("max_num_seqs", self.max_num_seqs, 1),
             ("max_num_scheduled_tokens", self.max_num_scheduled_tokens.unwrap_or(1), 1),
             ("max_num_active_seqs", self.max_num_active_seqs.unwrap_or(1), 1),
+            ("pipeline_parallel_size", self.pipeline_parallel_size, 1),
         ] {
             if value < least {
                 return refuse(field, format!("was {value}, must be at least {least}"));
             }
+        }
+        if !(Rules::FIRST_MINOR..=Rules::LAST_MINOR).contains(&self.minor_version) {
+            let (first, last) = (Rules::FIRST_MINOR, Rules::LAST_MINOR);
+            return refuse(
+                "minor_version",
+                format!("was {}, must be in {first} ..= {last}", self.minor_version),
+            );
+        }
+        if self.pipeline_parallel_size > MAX_STAGES {
+            let message = format!("was {}, must be at most {MAX_STAGES}", self.pipeline_parallel_size);
+            return refuse("pipeline_parallel_size", message);
+        }
+        if let Some(speculative) = &self.speculative {
+            speculative.check()?;
         }
         // False for NaN, so NaN is refused as well.
         if !(self.watermark >= 0.0 && self.watermark < 1.0) {

@@ -39,8 +39,6 @@ pub struct LinearSpec {
     pub per_seq_ns: u64,
     /// ns per token of context after the step, summed over requests.
     pub per_kv_token_ns: u64,
-    /// Pipeline stages that share the time equally; none is one.
-    pub pipeline_stages: Option<u32>,
 }
 
 /// A device, its links, the host beside it, and the operators that one step launches on one rank.

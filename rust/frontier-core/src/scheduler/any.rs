@@ -1,6 +1,6 @@
 //! The closed set of schedulers.
 
-use super::{BatchScheduler, Gauges, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use super::{BatchScheduler, Gauges, Scheduled, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
 use crate::error::SimError;
 use crate::ids::{RequestId, Slot};
 use crate::kvcache::BlockHash;
@@ -80,6 +80,10 @@ impl BatchScheduler for Scheduler {
 
     fn visit_left_out(&self, visit: &mut dyn FnMut(RequestId, bool)) {
         on!(self, scheduler => scheduler.visit_left_out(visit));
+    }
+
+    fn is_in_flight_elsewhere(&self, entry: &Scheduled) -> bool {
+        on!(self, scheduler => scheduler.is_in_flight_elsewhere(entry))
     }
 
     fn visit_preempted(&self, visit: &mut dyn FnMut(RequestId, u32)) {

@@ -1,27 +1,55 @@
-//! The vLLM V1 scheduler, rules of version 0.32 (`vllm/v1/core/sched/{scheduler,async_scheduler}.py`).
+//! The vLLM V1 scheduler, versions 0.11 to 0.32 (`vllm/v1/core/sched/{scheduler,async_scheduler}.py`); which rules
+//! a version has: [`Rules`].
 //!
 //! "There is no decoding phase nor prefill phase": each step gives a request
-//! `num_tokens + placeholders - num_computed` tokens, clipped by budgets. `num_computed` advances when a
-//! batch is scheduled, not when it is done. Speculative tokens, pipeline stages and remote KV are not part of
-//! this version.
+//! `num_tokens + drafts + placeholders - num_computed` tokens, clipped by budgets. `num_computed` advances when a
+//! batch is scheduled, not when it is done; rejected drafts take it back. Remote KV is not part of this version.
+
+mod admission;
+mod budget;
+mod caching;
+mod output;
+mod running;
+
+use budget::Budget;
 
 use super::live::{LiveRequest, Status, Submission};
 use super::queue::WaitingQueue;
-use super::{Admission, BatchScheduler, Emission, Gauges, Member, Scheduled, SchedulerOutput, StepOutcome};
+use super::{Admission, BatchScheduler, Gauges, Scheduled, SchedulerOutput, StepOutcome};
 use crate::error::SimError;
 use crate::ids::{BlockId, RequestId, Slot};
 use crate::kvcache::{BlockHash, BlockPool};
-use crate::plan::{Policy, SchedulerConfig};
+use crate::plan::{Rules, SchedulerConfig};
+use crate::speculation::Speculation;
 use crate::time::SimTime;
 use crate::workload::Segment;
 
 /// State of the scheduler of one engine.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts of its past")]
+#[expect(clippy::struct_excessive_bools, reason = "settings resolved once, read in every step")]
 pub struct VllmScheduler {
     config: SchedulerConfig,
+    rules: Rules,
     /// Blocks to keep free when admitting beside running requests.
     watermark_blocks: u32,
+    /// Most requests in RUNNING.
+    max_running: usize,
+    /// All present tokens of a request must fit when it is admitted.
+    reserve_full_isl: bool,
+    speculation: Option<Speculation>,
+    /// Drafts per request and step, at most; 0 without speculative decoding.
+    num_speculative_tokens: u32,
+    /// Tokens for which running requests reserve blocks beyond those scheduled, and admitted ones.
+    lookahead_tokens: u32,
+    admission_lookahead_tokens: u32,
+    draft_slots: u32,
+    /// The last block of a prefix hit is computed again.
+    drops_last_hit: bool,
+    /// Drafts are known after a step, not planned with it.
+    drafts_after_output: bool,
+    pads_admissions: bool,
+    /// Steps of one request are kept as many calls apart as there are stages.
+    spaces_steps: bool,
     pool: BlockPool,
     requests: Vec<LiveRequest>,
     vacant: Vec<Slot>,
@@ -41,26 +69,30 @@ pub struct VllmScheduler {
     hits: Vec<BlockId>,
 }
 
-/// What one step may still compute.
-struct Budget {
-    /// Tokens left.
-    left: u32,
-    /// Largest chunk of a prompt, if limited.
-    chunk: Option<u32>,
-}
-
-impl Budget {
-    fn clip_chunk(&self, num_tokens: u32) -> u32 {
-        self.chunk.map_or(num_tokens, |limit| num_tokens.min(limit))
-    }
-}
-
 impl VllmScheduler {
     /// Returns an idle scheduler.
     pub fn new(config: SchedulerConfig) -> Self {
+        let rules = config.rules();
+        let caching = config.enable_prefix_caching;
+        let pool = BlockPool::new(config.num_blocks, caching);
+        let lookahead_tokens = config.num_lookahead_tokens();
+        let speculation = config.speculative.as_ref().map(Speculation::new);
+        let watermark = if rules.watermark { config.watermark } else { 0.0 };
         Self {
-            watermark_blocks: (config.watermark * f64::from(config.num_blocks)) as u32,
-            pool: BlockPool::new(config.num_blocks, config.enable_prefix_caching),
+            rules,
+            watermark_blocks: (watermark * f64::from(config.num_blocks)) as u32,
+            max_running: config.max_batch_seqs() as usize,
+            reserve_full_isl: config.scheduler_reserve_full_isl && rules.reserve_full_isl,
+            num_speculative_tokens: config.num_speculative_tokens(),
+            lookahead_tokens,
+            admission_lookahead_tokens: if rules.lookahead_at_admission { lookahead_tokens } else { 0 },
+            draft_slots: config.draft_slots(),
+            drops_last_hit: config.speculative.as_ref().is_some_and(|spec| spec.method.is_eagle()),
+            drafts_after_output: speculation.is_some() && !config.async_scheduling,
+            pads_admissions: speculation.is_some() && rules.pads_admissions,
+            spaces_steps: config.spaces_steps(),
+            speculation,
+            pool: if rules.reuses_unhashed_first(caching) { pool } else { pool.appending_all() },
             requests: Vec::new(),
             vacant: Vec::new(),
             running: Vec::new(),
@@ -99,249 +131,6 @@ impl VllmScheduler {
     /// Returns the waiting requests in queue order.
     pub fn waiting(&self) -> impl Iterator<Item = Slot> {
         self.waiting.iter()
-    }
-
-    fn step_budget(&self) -> Budget {
-        let config = &self.config;
-        let num_requests = (self.running.len() + self.waiting.len()) as u32;
-        // The long-prefill threshold spares others, so it does not bind a lone request.
-        let mut chunk = match config.long_prefill_token_threshold {
-            0 => None,
-            _ if num_requests <= 1 => None,
-            threshold => Some(threshold),
-        };
-        if config.long_prefill_token_threshold_adaptive {
-            chunk = chunk.map(|threshold| threshold.max(config.max_num_batched_tokens / num_requests));
-        }
-        Budget { left: config.token_budget(), chunk }
-    }
-
-    /// Tells whether prompts wait: it is not their turn, their last one was not cut short, and others decode
-    /// meanwhile.
-    fn defers_prefills(&self) -> bool {
-        let decodes = |slot: &Slot| !self.requests[slot.index()].prompt_is_unfinished();
-        self.throttled && !self.turn_was_full && self.running.iter().any(decodes)
-    }
-
-    /// Phase 1: every running request gets its next tokens; whoever cannot have blocks preempts others.
-    fn schedule_running(&mut self, budget: &mut Budget, out: &mut SchedulerOutput, defer_prefills: bool) {
-        let mut position = 0;
-        while position < self.running.len() && budget.left > 0 {
-            let slot = self.running[position];
-            let request = &self.requests[slot.index()];
-            let deferred = defer_prefills && request.prompt_is_unfinished();
-            let num_tokens = if deferred || end_is_certain(request) {
-                0
-            } else {
-                let room = self.config.max_model_len.saturating_sub(request.num_computed + 1);
-                budget.clip_chunk(request.num_pending()).min(budget.left).min(room)
-            };
-            if num_tokens == 0 {
-                position += 1;
-                continue;
-            }
-            if !self.make_room(slot, num_tokens, &mut position, budget, out) {
-                break;
-            }
-            budget.left -= num_tokens;
-            let request = &self.requests[slot.index()];
-            out.scheduled.push(scheduled(slot, request, Admission::Running, num_tokens));
-            position += 1;
-        }
-    }
-
-    /// Allocates blocks for `num_tokens` more tokens of a running request, preempting until it works. Returns
-    /// false if the request had to preempt itself.
-    fn make_room(
-        &mut self,
-        slot: Slot,
-        num_tokens: u32,
-        position: &mut usize,
-        budget: &mut Budget,
-        out: &mut SchedulerOutput,
-    ) -> bool {
-        while !self.allocate_running(slot, num_tokens) {
-            let (victim_position, victim) = self.choose_victim();
-            self.running.remove(victim_position);
-            if self.config.policy == Policy::Priority {
-                if victim_position < *position {
-                    *position -= 1;
-                }
-                // Already part of this very batch: its budget is free again.
-                if let Some(at) = out.scheduled.iter().position(|entry| entry.slot == victim) {
-                    budget.left += out.scheduled.remove(at).num_tokens;
-                }
-            }
-            self.preempt(victim);
-            out.preempted.push(Member { slot: victim, id: self.requests[victim.index()].id });
-            if victim == slot {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn choose_victim(&self) -> (usize, Slot) {
-        let last = self.running.len() - 1;
-        match self.config.policy {
-            Policy::Fcfs => (last, self.running[last]),
-            Policy::Priority => {
-                // The first of the largest by (priority, arrival).
-                let rank = |at: usize| {
-                    let request = &self.requests[self.running[at].index()];
-                    (request.priority, request.arrival)
-                };
-                let at = (1..=last).fold(0, |best, at| if rank(at) > rank(best) { at } else { best });
-                (at, self.running[at])
-            }
-        }
-    }
-
-    /// Preemption recomputes: all blocks are freed (their cached content may be found again), and output in
-    /// flight becomes stale.
-    fn preempt(&mut self, slot: Slot) {
-        let request = &mut self.requests[slot.index()];
-        let inserted = request.num_hit_blocks.max(request.private_from)..request.num_cached_blocks;
-        if !inserted.is_empty() {
-            let blocks = &request.blocks[inserted.start as usize..inserted.end as usize];
-            request.former.push(inserted.start as usize, blocks, request.hasher.hashes(), &self.pool);
-        }
-        self.pool.release(&request.blocks);
-        request.blocks.clear();
-        request.num_cached_blocks = 0;
-        request.status = Status::Preempted;
-        request.num_computed = 0;
-        request.num_stale = request.num_in_flight;
-        request.num_placeholders = 0;
-        request.num_preemptions += 1;
-        self.waiting.put_back(slot, &self.requests);
-    }
-
-    /// Phase 2: admits waiting requests until the first that does not fit.
-    fn admit_waiting(&mut self, budget: &mut Budget, out: &mut SchedulerOutput) {
-        let max_running = self.config.max_batch_seqs() as usize;
-        let mut passed_over = Vec::new();
-        while budget.left > 0 && self.running.len() < max_running {
-            let Some(slot) = self.waiting.front() else {
-                break;
-            };
-            let request = &self.requests[slot.index()];
-            if request.num_stale > 0 {
-                // Its stale output has to drain first; it keeps its place.
-                self.waiting.pop_front();
-                passed_over.push(slot);
-                continue;
-            }
-            debug_assert_eq!(request.num_computed, 0, "Invariant: a waiting request has nothing computed");
-            let computed = self.find_hits(slot);
-            let request = &self.requests[slot.index()];
-            let wanted = budget.clip_chunk(request.num_tokens - computed);
-            if wanted > budget.left && !self.config.enable_chunked_prefill {
-                break;
-            }
-            let num_tokens = wanted.min(budget.left);
-            if !self.allocate_admitted(slot, computed, num_tokens) {
-                break;
-            }
-            self.waiting.pop_front();
-            let request = &mut self.requests[slot.index()];
-            let admission = if request.num_preemptions == 0 { Admission::New } else { Admission::Resumed };
-            request.status = Status::Running;
-            request.num_computed = computed;
-            self.running.push(slot);
-            budget.left -= num_tokens;
-            out.scheduled.push(scheduled(slot, request, admission, num_tokens));
-        }
-        for slot in passed_over.into_iter().rev() {
-            self.waiting.put_back(slot, &self.requests);
-        }
-    }
-
-    /// Finds the longest cached prefix (left in `self.hits`) and returns its length in tokens. At least one
-    /// token is always computed.
-    fn find_hits(&mut self, slot: Slot) -> u32 {
-        self.hits.clear();
-        if !self.pool.caching() {
-            return 0;
-        }
-        let request = &self.requests[slot.index()];
-        let most = ((request.num_tokens - 1) / self.config.block_size) as usize;
-        let private_from = request.private_from as usize;
-        let find = |(index, &hash)| {
-            if index < private_from {
-                self.pool.lookup(hash)
-            } else {
-                request.former.find(index, hash, &self.pool)
-            }
-        };
-        self.hits.extend(request.hasher.hashes()[..most].iter().enumerate().map_while(find));
-        self.hits.len() as u32 * self.config.block_size
-    }
-
-    fn allocate_running(&mut self, slot: Slot, num_tokens: u32) -> bool {
-        let request = &mut self.requests[slot.index()];
-        let total = request.num_computed.min(self.config.max_model_len) + num_tokens;
-        let wanted = self.config.blocks_for(total.saturating_add(self.config.num_lookahead_tokens));
-        let missing = wanted.saturating_sub(request.blocks.len() as u32);
-        if missing > 0 {
-            if missing > self.pool.num_free() {
-                return false;
-            }
-            self.pool.allocate(missing, &mut request.blocks);
-        }
-        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), self.config.block_size);
-        true
-    }
-
-    /// Allocates blocks for an admission: the hits in `self.hits` and `num_tokens` more. All present tokens
-    /// must fit if `scheduler_reserve_full_isl` is set, and the watermark is kept beside running requests.
-    fn allocate_admitted(&mut self, slot: Slot, computed: u32, num_tokens: u32) -> bool {
-        let config = &self.config;
-        let request = &mut self.requests[slot.index()];
-        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
-        // A hit that nobody holds sits among the free blocks, so reviving it costs one.
-        let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u64;
-        let held = self.hits.len() as u32;
-        let fits = |tokens: u32| {
-            let fresh = config.blocks_for(tokens).saturating_sub(held);
-            u64::from(fresh) + revived + u64::from(watermark) <= u64::from(self.pool.num_free())
-        };
-        if config.scheduler_reserve_full_isl && !fits(request.num_tokens) {
-            return false;
-        }
-        let total = computed + num_tokens;
-        let reserved = total.saturating_add(config.num_lookahead_tokens);
-        if !fits(reserved) {
-            return false;
-        }
-        for &block in &self.hits {
-            self.pool.touch(block);
-        }
-        request.blocks.extend_from_slice(&self.hits);
-        request.num_cached_blocks = held;
-        request.num_hit_blocks = held;
-        self.pool.allocate(config.blocks_for(reserved).saturating_sub(held), &mut request.blocks);
-        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), config.block_size);
-        true
-    }
-
-    /// Counters advance at schedule time, so that the next call may follow before the batch is done.
-    fn commit(&mut self, out: &mut SchedulerOutput) {
-        for entry in &mut out.scheduled {
-            let request = &mut self.requests[entry.slot.index()];
-            request.num_computed += entry.num_tokens;
-            request.num_in_flight += entry.num_tokens;
-            request.last_scheduled = self.calls;
-            entry.recomputes = entry.computed_before < request.high_water;
-            if request.num_computed > request.high_water {
-                request.high_water = request.num_computed;
-                self.progressed = true;
-            }
-            entry.samples = request.num_computed >= request.num_tokens + request.num_placeholders;
-            if entry.samples && self.config.async_scheduling {
-                request.num_placeholders += 1;
-            }
-        }
     }
 }
 
@@ -390,81 +179,22 @@ impl BatchScheduler for VllmScheduler {
     fn schedule(&mut self, _now: SimTime, out: &mut SchedulerOutput) {
         out.clear();
         self.calls += 1;
-        let mut budget = self.step_budget();
+        let num_requests = (self.running.len() + self.waiting.len()) as u32;
+        let mut budget = Budget::new(&self.config, &self.rules, self.draft_slots, num_requests);
         let defer_prefills = self.defers_prefills();
-        self.schedule_running(&mut budget, out, defer_prefills);
+        let prompt_continues = self.schedule_running(defer_prefills, &mut budget, out);
         if out.preempted.is_empty() && !defer_prefills {
-            self.admit_waiting(&mut budget, out);
+            self.admit_waiting(prompt_continues, &mut budget, out);
         }
         if !defer_prefills {
-            self.turn_was_full = budget.left == 0;
+            self.turn_was_full = budget.room() == 0;
         }
         self.commit(out);
         self.newly_finished = false;
     }
 
-    /// Processes the output of a batch: each request whose chunk reached its end gets one token, and leaves
-    /// when it has as many as it asked for or as the model allows.
     fn update(&mut self, _now: SimTime, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
-        outcome.clear();
-        let block_size = self.config.block_size;
-        let (mut left_running, mut left_waiting) = (false, false);
-        for entry in &batch.scheduled {
-            let request = &mut self.requests[entry.slot.index()];
-            request.num_in_flight -= entry.num_tokens;
-            let stale = request.num_stale > 0;
-            if stale {
-                request.num_stale -= entry.num_tokens;
-            }
-            if request.status == Status::Finished {
-                if request.num_in_flight == 0 {
-                    outcome.retired.push(entry.slot);
-                }
-                continue;
-            }
-            if !entry.samples {
-                continue;
-            }
-            request.num_tokens += 1;
-            if self.pool.caching() {
-                request.rehash(block_size);
-            }
-            outcome.emitted.push(Emission { id: request.id, num_tokens: 1 });
-            if self.config.async_scheduling {
-                if !stale {
-                    request.num_placeholders -= 1;
-                }
-                if request.status == Status::Running {
-                    let known = request.num_computed - request.num_placeholders;
-                    cache_full_blocks(&mut self.pool, request, known, block_size);
-                }
-            }
-            if request.num_tokens >= self.config.max_model_len
-                || request.num_output_tokens() >= request.max_tokens
-            {
-                match request.status {
-                    Status::Running => left_running = true,
-                    // Output that was in flight when the request was preempted can still finish it.
-                    Status::Preempted | Status::Waiting | Status::Finished => left_waiting = true,
-                }
-                request.status = Status::Finished;
-                self.pool.release(&request.blocks);
-                request.blocks.clear();
-                self.newly_finished = true;
-                outcome.finished.push(request.id);
-                if request.num_in_flight == 0 {
-                    outcome.retired.push(entry.slot);
-                }
-            }
-        }
-        let requests = &self.requests;
-        let goes_on = |slot: &Slot| requests[slot.index()].status != Status::Finished;
-        if left_running {
-            self.running.retain(goes_on);
-        }
-        if left_waiting {
-            self.waiting.retain(goes_on);
-        }
+        self.take_output(batch, outcome);
     }
 
     #[inline]
@@ -488,10 +218,16 @@ impl BatchScheduler for VllmScheduler {
     fn visit_left_out(&self, visit: &mut dyn FnMut(RequestId, bool)) {
         for &slot in &self.running {
             let request = &self.requests[slot.index()];
-            if !request.was_scheduled_in(self.calls) {
+            // In a pipeline, a request is not left out of a batch while another one that carries it is under way.
+            let under_way = self.config.pipeline_parallel_size > 1 && request.num_in_flight > 0;
+            if !request.was_scheduled_in(self.calls) && !under_way {
                 visit(request.id, request.prompt_is_unfinished());
             }
         }
+    }
+
+    fn is_in_flight_elsewhere(&self, entry: &Scheduled) -> bool {
+        self.requests[entry.slot.index()].num_in_flight > entry.num_tokens
     }
 
     fn visit_preempted(&self, visit: &mut dyn FnMut(RequestId, u32)) {
@@ -532,7 +268,8 @@ impl BatchScheduler for VllmScheduler {
     }
 }
 
-fn scheduled(slot: Slot, request: &LiveRequest, admission: Admission, num_tokens: u32) -> Scheduled {
+/// Returns a request's part of a batch, without drafts.
+fn entry(slot: Slot, request: &LiveRequest, admission: Admission, num_tokens: u32) -> Scheduled {
     Scheduled {
         slot,
         id: request.id,
@@ -540,34 +277,8 @@ fn scheduled(slot: Slot, request: &LiveRequest, admission: Admission, num_tokens
         prompt_tokens: request.prompt_tokens,
         computed_before: request.num_computed,
         num_tokens,
+        num_drafts: 0,
         samples: false,
         recomputes: false,
-    }
-}
-
-/// With output in flight, tells whether that output is the request's last: then there is nothing to add.
-fn end_is_certain(request: &LiveRequest) -> bool {
-    request.num_placeholders > 0
-        && request.num_computed + 2 - request.num_placeholders >= request.prompt_tokens + request.max_tokens
-}
-
-/// Enters the full blocks among the first `num_tokens` tokens into the cache index. A block can be hit from
-/// the moment it is allocated, even while it is being computed.
-#[inline]
-fn cache_full_blocks(pool: &mut BlockPool, request: &mut LiveRequest, num_tokens: u32, block_size: u32) {
-    if !pool.caching() {
-        return;
-    }
-    // A prompt beyond `max_model_len` (only replays admit one) has fewer blocks than tokens would fill.
-    let full = (num_tokens / block_size).min(request.blocks.len() as u32);
-    while request.num_cached_blocks < full {
-        let index = request.num_cached_blocks as usize;
-        let (block, hash) = (request.blocks[index], request.hasher.hashes()[index]);
-        if request.num_cached_blocks < request.private_from {
-            pool.insert_cached(block, hash);
-        } else {
-            pool.insert_private(block, hash);
-        }
-        request.num_cached_blocks += 1;
     }
 }

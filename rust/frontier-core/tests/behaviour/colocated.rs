@@ -109,7 +109,7 @@ fn token_runs_account_for_every_token() {
     let (recorder, _) = run(&plan(&burst(16, 90, 120))).unwrap();
     let mut tokens = vec![0; recorder.requests.len()];
     for run in &recorder.runs {
-        tokens[run.request.index()] += run.last_step - run.first_step + 1;
+        tokens[run.request.index()] += (run.last_step - run.first_step + 1) * run.tokens_per_step;
     }
     assert!(tokens.iter().all(|&count| count == 120), "{tokens:?}");
 }

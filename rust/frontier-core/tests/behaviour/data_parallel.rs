@@ -220,6 +220,41 @@ fn bad_ranks_are_refused() {
     }
 }
 
+/// Returns a plan with `stages` pipeline stages of equal time and room for many prompts.
+fn pipelined(stages: u32, data_parallel: &Value) -> Value {
+    let mut plan = trace_plan(data_parallel);
+    plan["scheduler"]["pipeline_parallel_size"] = json!(stages);
+    plan["scheduler"]["num_blocks"] = json!(1000);
+    plan
+}
+
+#[test]
+fn a_pipeline_passes_micro_batches_one_stage_apart() {
+    // Prompts of a whole budget (1 ms + 256 * 10 us = 3.56 ms), so each is a batch; a stage takes a p-th of it.
+    for (batches, stages) in [(1_u64, 4_u32), (4, 4), (7, 4), (16, 4), (5, 2), (9, 8)] {
+        let rows: Vec<_> = (0..batches).map(|_| (0, 256, 1)).collect();
+        let stage = 3_560_000 / u64::from(stages);
+        for ranks in [json!(null), lock_step(2)] {
+            // With two ranks, request 1, 3, ... go to the other one, beside those of the first.
+            let per_rank = if ranks.is_null() { batches } else { batches.div_ceil(2) };
+            let (_, totals) = run_rows(&pipelined(stages, &ranks), &rows);
+            assert_eq!(
+                totals.end.0,
+                (per_rank + u64::from(stages) - 1) * stage,
+                "{batches} on {stages}, {ranks}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_lone_decode_waits_for_all_stages() {
+    let (recorder, totals) = run_rows(&pipelined(4, &json!(null)), &[(0, 1, 5)]);
+    // One request is in one batch at a time: three stages of four are idle.
+    assert_eq!(totals.end.0 / US, 1_010 + 4 * 1_000);
+    assert_eq!(recorder.requests[0].generated_tokens, 5);
+}
+
 /// What the linear clock of these plans says of a rank's batch.
 fn own_ns(row: &StepRow) -> u64 {
     1_000_000 + 10_000 * u64::from(row.prefill_tokens)

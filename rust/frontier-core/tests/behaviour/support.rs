@@ -21,7 +21,8 @@ pub(crate) fn plan(workload: &Value) -> Value {
             "max_num_seqs": 16, "max_num_active_seqs": null,
             "long_prefill_token_threshold": 0, "long_prefill_token_threshold_adaptive": false,
             "enable_chunked_prefill": true, "enable_prefix_caching": true, "policy": "fcfs",
-            "scheduler_reserve_full_isl": true, "watermark": 0.0, "num_lookahead_tokens": 0,
+            "scheduler_reserve_full_isl": true, "watermark": 0.0, "minor_version": 32,
+            "pipeline_parallel_size": 1, "v2_runner": true, "speculative": null,
             "async_scheduling": false
         },
         "step_time": {"kind": "linear", "per_step_ns": 1_000_000, "per_prefill_token_ns": 10_000,

@@ -1,8 +1,8 @@
 //! Values that the types of the schema cannot rule out, refused with the path of the field.
 
 use super::{
-    AttentionPhase, AttentionSpec, CpuSpec, Dtype, FusedMoeSpec, GemmSpec, GpuSpec, LayoutSpec, LinearSpec,
-    LinkSpec, OperatorSpec, OperatorsSpec, StepTimeSpec,
+    AttentionPhase, AttentionSpec, CpuSpec, Dtype, FusedMoeSpec, GemmSpec, GpuSpec, LayoutSpec, LinkSpec,
+    OperatorSpec, OperatorsSpec, StepTimeSpec,
 };
 use crate::error::SimError;
 
@@ -20,10 +20,6 @@ impl StepTimeSpec {
     /// [`SimError::Plan`] naming the first offending field.
     pub fn check(&self) -> Result<(), SimError> {
         match self {
-            Self::Linear(LinearSpec { pipeline_stages: Some(0), .. }) => Err(SimError::Plan {
-                path: "step_time.pipeline_stages".into(),
-                message: "was 0, must be at least 1".into(),
-            }),
             Self::Linear(_) => Ok(()),
             Self::Operators(spec) => spec.check(),
         }

@@ -1,0 +1,92 @@
+//! Phase 2 of a step: waiting requests, until the first that does not fit.
+
+use super::budget::Budget;
+use super::{VllmScheduler, entry};
+use crate::ids::Slot;
+use crate::scheduler::live::Status;
+use crate::scheduler::{Admission, SchedulerOutput};
+
+/// What phase 2 does with the request at the head of the queue.
+enum Chunk {
+    /// Compute this many tokens, of which so many are paddings for drafts.
+    Tokens { num_tokens: u32, num_drafts: u32 },
+    /// Nothing more is admitted in this step.
+    Stop,
+    /// The request is passed over.
+    PassOver,
+}
+
+impl VllmScheduler {
+    /// Admits waiting requests. `prompt_continues`: phase 1 scheduled a part of a prompt.
+    pub(super) fn admit_waiting(
+        &mut self,
+        prompt_continues: bool,
+        budget: &mut Budget,
+        out: &mut SchedulerOutput,
+    ) {
+        // Padding keeps batches of decodes uniform, so it needs one: running requests without a prompt among them.
+        let beside_running = !out.scheduled.is_empty();
+        let mut passed_over: Vec<Slot> = Vec::new();
+        while budget.room() > 0 && self.running.len() < self.max_running {
+            let Some(slot) = self.waiting.front() else {
+                break;
+            };
+            let request = &self.requests[slot.index()];
+            if request.num_stale > 0 {
+                // Its stale output has to drain first; it keeps its place.
+                self.waiting.pop_front();
+                passed_over.push(slot);
+                continue;
+            }
+            debug_assert_eq!(request.num_computed, 0, "Invariant: a waiting request has nothing computed");
+            let computed = self.find_hits(slot);
+            let pads = self.pads_admissions
+                && !prompt_continues
+                && (beside_running || (computed > 0 && self.rules.pads_alone));
+            let (num_tokens, num_drafts) = match self.first_chunk(slot, computed, pads, budget) {
+                Chunk::Tokens { num_tokens, num_drafts } => (num_tokens, num_drafts),
+                Chunk::Stop => break,
+                Chunk::PassOver => {
+                    self.waiting.pop_front();
+                    passed_over.insert(0, slot);
+                    continue;
+                }
+            };
+            if !self.allocate_admitted(slot, computed, num_tokens) {
+                break;
+            }
+            self.waiting.pop_front();
+            let request = &mut self.requests[slot.index()];
+            let admission = if request.num_preemptions == 0 { Admission::New } else { Admission::Resumed };
+            request.status = Status::Running;
+            request.num_computed = computed;
+            self.running.push(slot);
+            budget.take(num_tokens);
+            let mut scheduled = entry(slot, request, admission, num_tokens);
+            scheduled.num_drafts = num_drafts;
+            out.scheduled.push(scheduled);
+        }
+        for slot in passed_over.into_iter().rev() {
+            self.waiting.put_back(slot, &self.requests);
+        }
+    }
+
+    /// Decides how much of a request with `computed` cached tokens is computed first.
+    fn first_chunk(&self, slot: Slot, computed: u32, pads: bool, budget: &Budget) -> Chunk {
+        let room = budget.room();
+        let mut wanted = self.requests[slot.index()].num_tokens - computed;
+        let mut num_drafts = 0;
+        let most = self.num_speculative_tokens;
+        if pads && wanted == 1 && computed.saturating_add(most + 2) <= self.config.max_model_len {
+            if 1 + most > room {
+                return Chunk::Stop;
+            }
+            (wanted, num_drafts) = (1 + most, most);
+        }
+        wanted = budget.clip_chunk(wanted);
+        if wanted > room && !self.config.enable_chunked_prefill {
+            return if self.rules.stop_at_unchunked { Chunk::Stop } else { Chunk::PassOver };
+        }
+        Chunk::Tokens { num_tokens: wanted.min(room), num_drafts }
+    }
+}
