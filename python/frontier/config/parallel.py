@@ -118,6 +118,10 @@ def layout_of(engine: Engine, hardware: Hardware, spec: ModelSpec, gpu: GpuSpec)
             " give another GPU file if yours differ"
         )
         raise ConfigError(Issue("hardware.gpus_per_node", layout.gpus_per_node, message))
+    if layout.tensor_parallel_size > layout.gpus_per_node and gpu.nic_bandwidth_bytes_per_s is None:
+        tp, node = layout.tensor_parallel_size, f"a node has {layout.gpus_per_node} {gpu.name}"
+        message = f"was {tp}, but {node}, and the network between nodes is not known"
+        raise ConfigError(Issue("engine.tensor_parallel_size", tp, message))
     gpu.links(layout.gpus, layout.nodes)
     return layout
 

@@ -51,7 +51,10 @@ fn padded_ranks_compute_as_many_rows_as_the_largest() {
     let (apart, together) = (timer.step_all(&mixed).unwrap(), timer.step_all(&both).unwrap());
     assert!(apart.total < together.total, "the experts have 8,197 rows against 16,384");
     timer.pad_to_largest(true);
-    assert_eq!(timer.step_all(&mixed).unwrap().total, together.total);
+    let padded = timer.step_all(&mixed).unwrap();
+    assert_eq!(padded.total, together.total);
+    assert!((padded.flops / apart.flops - 1.0).abs() < 1e-12, "padding is no useful work");
+    assert!(padded.active_s > apart.active_s, "yet keeps the GPU busy");
     assert_eq!(timer.step_all(&both).unwrap().total, together.total);
 }
 

@@ -305,15 +305,25 @@ impl Operators {
 
     #[inline]
     fn step(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
-        let (all_tokens, least_tokens) = self.padded_tokens(batches);
+        let useful_tokens = all_tokens(batches);
+        let (padded_tokens, least_tokens) = self.padded_tokens(batches);
         let (mut work, mut gpu_s, mut most_seqs) = (TotalCost::default(), 0.0, 0);
         for stage in 0..self.stages_s.len() {
             let (mut slowest_s, mut shared_s) = (0.0_f64, 0.0);
             for batch in batches {
-                let rows = row_counts(batch, least_tokens, all_tokens, self.tensor_parallel_size);
+                let rows = row_counts(batch, least_tokens, padded_tokens, self.tensor_parallel_size);
                 let cost = self.program.stage_cost(stage, batch, rows);
-                work.plus(&cost.own);
-                work.plus(&cost.shared);
+                if padded_tokens == useful_tokens {
+                    work.plus(&cost.own);
+                    work.plus(&cost.shared);
+                } else {
+                    // Rows that are padding keep the GPU busy, but do no useful work.
+                    let rows = row_counts(batch, 0, useful_tokens, self.tensor_parallel_size);
+                    let useful = self.program.stage_cost(stage, batch, rows);
+                    for (busy, useful) in [(&cost.own, &useful.own), (&cost.shared, &useful.shared)] {
+                        work.plus(&TotalCost { flops: useful.flops, bytes: useful.bytes, ..*busy });
+                    }
+                }
                 slowest_s = slowest_s.max(cost.own.seconds);
                 shared_s = cost.shared.seconds;
                 most_seqs = most_seqs.max(rows.seqs);
