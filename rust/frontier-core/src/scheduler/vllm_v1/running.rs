@@ -16,12 +16,13 @@ impl VllmScheduler {
         while position < self.running.len() && budget.room() > 0 {
             let slot = self.running[position];
             let request = &self.requests[slot.index()];
-            let num_tokens = if end_is_certain(request) || self.calls < request.next_eligible {
-                0
-            } else {
-                let room = self.config.max_model_len.saturating_sub(request.num_computed + 1);
-                budget.clip_chunk(request.num_pending()).min(budget.room()).min(room)
-            };
+            let num_tokens =
+                if end_is_certain(request) || (self.spaces_steps && self.calls < request.next_eligible) {
+                    0
+                } else {
+                    let room = self.config.max_model_len.saturating_sub(request.num_computed + 1);
+                    budget.clip_chunk(request.num_pending()).min(budget.room()).min(room)
+                };
             if num_tokens == 0 {
                 position += 1;
                 continue;
@@ -33,7 +34,9 @@ impl VllmScheduler {
             let request = &mut self.requests[slot.index()];
             prompt_continues |= request.in_chunk;
             let mut scheduled = entry(slot, request, Admission::Running, num_tokens);
-            scheduled.num_drafts = request.take_drafts(num_tokens);
+            if request.num_drafts > 0 {
+                scheduled.num_drafts = request.take_drafts(num_tokens);
+            }
             out.scheduled.push(scheduled);
             position += 1;
         }
@@ -115,7 +118,9 @@ impl VllmScheduler {
 
 /// With output in flight, tells whether that output is the request's last: then there is nothing to add.
 fn end_is_certain(request: &LiveRequest) -> bool {
+    if request.num_placeholders == 0 {
+        return false;
+    }
     let last = u64::from(request.prompt_tokens) + u64::from(request.max_tokens);
-    request.num_placeholders > 0
-        && u64::from(request.num_computed) + 2 >= last + u64::from(request.num_placeholders)
+    u64::from(request.num_computed) + 2 >= last + u64::from(request.num_placeholders)
 }
