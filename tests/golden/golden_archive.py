@@ -65,6 +65,18 @@ def cases(archive: Path) -> dict[str, GoldenCase]:
     }
 
 
+@functools.cache
+def cases_of_versions(archive: Path, base: Path) -> dict[str, GoldenCase]:
+    """Return the cases of an archive of logs alone, `NAME@VERSION.jsonl`, with the inputs of `base`."""
+    inputs, found = cases(base), {}
+    for file, log in contents(archive).items():
+        stem = file.removesuffix(".jsonl")
+        name, version = stem.split("@")
+        config = inputs[name].config | {"vllm": version}
+        found[stem] = GoldenCase(stem, config, inputs[name].trace, log.splitlines())
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pack and unpack golden logs.")
     commands = parser.add_subparsers(required=True)

@@ -6,10 +6,12 @@ import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import fuzz_edges
 import fuzz_gen
+import fuzz_versions
 import golden_archive
 import pytest
 import ref_sched
@@ -17,10 +19,11 @@ import replay
 from differences import first_difference
 
 ARCHIVE = Path(__file__).with_name("vllm_scheduler.tar.xz")
+VERSIONS_ARCHIVE = Path(__file__).with_name("vllm_versions.tar.xz")
 CASES = golden_archive.cases(ARCHIVE)
-NOT_YET = ("spec", "pp", "pd")
-SUPPORTED = [name for name in CASES if not any(word in name for word in NOT_YET)]
-FUZZ_SEED, FUZZ_CASES, EDGE_CASES, CHUNKS = 3, 500, 120, 10
+VERSION_CASES = golden_archive.cases_of_versions(VERSIONS_ARCHIVE, ARCHIVE)
+SUPPORTED = [name for name in CASES if "pd" not in name]
+FUZZ_SEED, FUZZ_CASES, VERSION_FUZZ_CASES, EDGE_CASES, CHUNKS = 3, 500, 500, 120, 10
 
 
 def restated_log(config, trace):
@@ -32,7 +35,7 @@ def restated_log(config, trace):
 
 @functools.cache
 def fuzz_cases():
-    """Return the first `FUZZ_CASES` cases without drafts, pipeline stages and disaggregation."""
+    """Return the first `FUZZ_CASES` cases without disaggregation."""
     cases = (fuzz_gen.case(FUZZ_SEED, k) for k in itertools.count())
     wanted = (case for case in cases if fuzz_edges.supported(case[0]))
     return list(itertools.islice(wanted, FUZZ_CASES))
@@ -57,6 +60,20 @@ def test_our_log_equals_the_golden_log(name):
     assert first_difference(replay.replay(case.config, case.trace), case.log) is None
 
 
+@pytest.mark.parametrize("name", VERSION_CASES)
+def test_our_log_equals_that_of_the_version(name):
+    case = VERSION_CASES[name]
+    assert first_difference(replay.replay(case.config, case.trace), case.log) is None
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_fuzz_over_versions_agrees_with_the_restatement(chunk):
+    for k in range(chunk, VERSION_FUZZ_CASES, CHUNKS):
+        config, trace = fuzz_versions.case(FUZZ_SEED, k)
+        difference = first_difference(replay.replay(config, trace), restated_log(config, trace))
+        assert difference is None, f"seed {FUZZ_SEED}, case {k}, vLLM {config['vllm']}: {difference}"
+
+
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_fuzz_agrees_with_the_restatement(chunk):
     for config, trace in fuzz_cases()[chunk::CHUNKS]:
@@ -73,9 +90,11 @@ def test_edge_fuzz_agrees_with_the_restatement(kind):
 
 def test_golden_cases_are_all_there():
     assert len(CASES) == 46
-    assert len(SUPPORTED) == 29
+    assert len(SUPPORTED) == 39
     # Names and contents agree on what is not simulated yet.
     assert [name for name in CASES if fuzz_edges.supported(CASES[name].config)] == SUPPORTED
+    by_version = Counter(name.split("@")[1] for name in VERSION_CASES)
+    assert by_version == {"0.11.2": 22, "0.15.1": 4, "0.22.0": 37, "0.26.0": 3, "0.30.0": 2}
 
 
 def test_the_generator_draws_the_cases_it_always_drew():
@@ -99,10 +118,11 @@ def test_replay_from_the_command_line(tmp_path):
     assert json.loads(summary) == {"summary": json.loads(last)["summary"]}
 
 
-@pytest.mark.parametrize("name", ["30_spec_ngram_k3", "40_pp2_sync", "50_pd_base"])
-def test_features_that_are_not_simulated_yet_are_refused(name):
+@pytest.mark.parametrize("change", [{"mode": "pd"}, {"vllm": "0.10"}, {"vllm": "0.33"}, {"vllm": "1.0"}])
+def test_features_that_are_not_simulated_yet_are_refused(change):
+    case = CASES["01_base_poisson"]
     with pytest.raises(replay.UnsupportedError):
-        replay.replay(CASES[name].config, CASES[name].trace)
+        replay.replay(case.config | change, case.trace)
 
 
 def test_the_command_line_says_what_it_cannot_replay(tmp_path):
@@ -119,7 +139,9 @@ def test_the_command_line_says_what_it_cannot_replay(tmp_path):
     [
         ({"max_num_seq": 4}, "did you mean 'max_num_seqs'"),
         ({"clock": {"a": 1, "b": 1, "c": 1}}, "`clock` lacks d"),
-        ({"vllm": "0.31.2"}, "rules of vLLM 0.31.2"),
+        ({"vllm": "0.9.2"}, "rules of vLLM 0.9.2"),
+        ({"spec": {"method": "ngram", "k": 3, "seed": 1}}, "`spec` lacks accept_permille"),
+        ({"spec": {"method": "ngram", "K": 3}}, "`spec` has the unknown key 'K'"),
     ],
 )
 def test_replay_refuses_wrong_configurations(change, message):

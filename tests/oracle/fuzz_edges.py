@@ -10,10 +10,8 @@ KINDS = ("shuffled", "turns", "offsets", "small_pool", "step_limit", "still_cloc
 
 
 def supported(config):
-    """Tell whether a case needs neither drafts, nor pipeline stages, nor disaggregation."""
-    return not (
-        config.get("spec") or config.get("pipeline_parallel_size", 1) > 1 or config.get("mode") == "pd"
-    )
+    """Tell whether a case needs no disaggregation."""
+    return config.get("mode") != "pd"
 
 
 def case(seed, k):

@@ -45,8 +45,6 @@ pub struct VllmScheduler {
     draft_slots: u32,
     /// The last block of a prefix hit is computed again.
     drops_last_hit: bool,
-    /// Drafts are known after a step, not planned with it.
-    drafts_after_output: bool,
     pads_admissions: bool,
     /// Steps of one request are kept as many calls apart as there are stages.
     spaces_steps: bool,
@@ -88,7 +86,6 @@ impl VllmScheduler {
             admission_lookahead_tokens: if rules.lookahead_at_admission { lookahead_tokens } else { 0 },
             draft_slots: config.draft_slots(),
             drops_last_hit: config.speculative.as_ref().is_some_and(|spec| spec.method.is_eagle()),
-            drafts_after_output: speculation.is_some() && !config.async_scheduling,
             pads_admissions: speculation.is_some() && rules.pads_admissions,
             spaces_steps: config.spaces_steps(),
             speculation,

@@ -74,17 +74,6 @@ fn requests_that_can_never_fit_are_refused_with_a_reason() {
 }
 
 #[test]
-fn lookahead_slots_hold_blocks_that_no_token_fills() {
-    let peak = |lookahead: u32| {
-        let mut plan = plan(&burst(1, 30, 3));
-        plan["scheduler"]["num_lookahead_tokens"] = json!(lookahead);
-        let (recorder, _) = run(&plan).unwrap();
-        recorder.timeline.samples.iter().map(|sample| sample.peak_used_blocks).max().unwrap()
-    };
-    assert_eq!([peak(0), peak(1), peak(17), peak(10_000)], [2, 3, 4, 64]); // at most max_model_len / 16
-}
-
-#[test]
 fn causes_add_up_under_preemption_in_both_engines() {
     for asynchronous in [false, true] {
         let mut plan = plan(&burst(16, 90, 120));

@@ -5,7 +5,9 @@
 mod colocated;
 mod data_parallel;
 mod hangs;
+mod pipelines;
 mod private_content;
 mod routing;
 mod scheduler_laws;
+mod speculation;
 mod support;

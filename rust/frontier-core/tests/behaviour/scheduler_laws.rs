@@ -1,7 +1,9 @@
 //! Laws that hold in every step of the scheduler, whatever the settings and requests.
 
 use frontier_core::ids::RequestId;
-use frontier_core::plan::{Policy, SchedulerConfig};
+use frontier_core::plan::{
+    AcceptanceSpec, DraftLengthSpec, DraftMethod, Policy, SchedulerConfig, SpeculativeSpec,
+};
 use frontier_core::scheduler::{BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment};
@@ -9,9 +11,14 @@ use proptest::prelude::*;
 
 use crate::support::vllm_config;
 
+fn drafters() -> impl Strategy<Value = DraftMethod> {
+    prop::sample::select(vec![DraftMethod::Ngram, DraftMethod::Eagle, DraftMethod::DraftModel])
+}
+
 fn settings() -> impl Strategy<Value = SchedulerConfig> {
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (1_u32..9, 20_u32..60, 4_u32..40, 1_u32..6, 0_u32..12, switches).prop_map(
+    let release = (11_u32..=32, prop::option::of((drafters(), 1_u32..5, 0.0..1.0)));
+    (1_u32..9, 20_u32..60, 4_u32..40, 1_u32..6, 0_u32..12, switches, release).prop_map(
         |(
             block_size,
             num_blocks,
@@ -19,6 +26,7 @@ fn settings() -> impl Strategy<Value = SchedulerConfig> {
             max_num_seqs,
             threshold,
             (caching, priority, reserve, asynchronous),
+            (minor_version, drafts),
         )| {
             let base = vllm_config();
             SchedulerConfig {
@@ -31,6 +39,15 @@ fn settings() -> impl Strategy<Value = SchedulerConfig> {
                 policy: if priority { Policy::Priority } else { Policy::Fcfs },
                 scheduler_reserve_full_isl: reserve,
                 async_scheduling: asynchronous,
+                minor_version,
+                speculative: drafts.map(|(method, num_speculative_tokens, rate)| SpeculativeSpec {
+                    method,
+                    num_speculative_tokens,
+                    draft_length: DraftLengthSpec::Full {},
+                    acceptance: AcceptanceSpec::Rate { rate },
+                    seed: 1,
+                    replication: 0,
+                }),
                 ..base
             }
         },
@@ -79,8 +96,10 @@ proptest! {
             }
         }
         let wanted: Vec<u32> = requests.iter().map(|request| request.1).collect();
-        if config.scheduler_reserve_full_isl {
-            prop_assert_eq!(tokens, wanted); // 20 blocks of one token fit any of these requests
+        // Without drafts, 20 blocks of one token fit any of these requests.
+        let reserves = config.scheduler_reserve_full_isl && config.rules().reserve_full_isl;
+        if reserves && config.speculative.is_none() {
+            prop_assert_eq!(tokens, wanted);
             prop_assert!(!scheduler.has_requests() || batch.scheduled.is_empty());
         } else {
             prop_assert!(tokens.iter().zip(&wanted).all(|(got, asked)| got <= asked));

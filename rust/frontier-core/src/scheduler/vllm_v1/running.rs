@@ -29,7 +29,8 @@ impl VllmScheduler {
             let slot = self.running[position];
             let request = &self.requests[slot.index()];
             let deferred = defer_prefills && request.prompt_is_unfinished();
-            let num_tokens = if deferred || end_is_certain(request) || self.calls < request.next_eligible {
+            let spaced = self.spaces_steps && self.calls < request.next_eligible;
+            let num_tokens = if deferred || spaced || end_is_certain(request) {
                 0
             } else {
                 let room = self.config.max_model_len.saturating_sub(request.num_computed + 1);
@@ -46,7 +47,9 @@ impl VllmScheduler {
             let request = &mut self.requests[slot.index()];
             prompt_continues |= request.in_chunk;
             let mut scheduled = entry(slot, request, Admission::Running, num_tokens);
-            scheduled.num_drafts = request.take_drafts(num_tokens);
+            if request.num_drafts > 0 {
+                scheduled.num_drafts = request.take_drafts(num_tokens);
+            }
             out.scheduled.push(scheduled);
             position += 1;
         }
@@ -128,7 +131,9 @@ impl VllmScheduler {
 
 /// With output in flight, tells whether that output is the request's last: then there is nothing to add.
 fn end_is_certain(request: &LiveRequest) -> bool {
+    if request.num_placeholders == 0 {
+        return false;
+    }
     let last = u64::from(request.prompt_tokens) + u64::from(request.max_tokens);
-    request.num_placeholders > 0
-        && u64::from(request.num_computed) + 2 >= last + u64::from(request.num_placeholders)
+    u64::from(request.num_computed) + 2 >= last + u64::from(request.num_placeholders)
 }
