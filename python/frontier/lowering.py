@@ -15,6 +15,7 @@ from frontier.config import Resolved, Scenario
 from frontier.config.arrivals import Arrivals
 from frontier.config.engine import CpuOverhead, Engine
 from frontier.config.lengths import Length
+from frontier.config.parallel import data_parallel_plan
 from frontier.config.resolve_sglang import sglang_scheduler
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.speculative import speculative_plan
@@ -105,6 +106,7 @@ def lower(scenario: Scenario) -> Lowered:
         "seed": scenario.seed,
         "replication": scenario.replication,
         "cluster": {"replicas": scenario.cluster.replicas, "router": _router(scenario.cluster.router)},
+        "data_parallel": data_parallel_plan(scenario.engine, resolved.model, resolved.layout),
         "scheduler": _scheduler(
             scenario.engine,
             resolved,
@@ -163,7 +165,7 @@ def _scheduler(engine: Engine, resolved: Resolved, speculative: dict[str, Any] |
     return {
         "kind": "vllm_v1",
         "minor_version": minor_of(engine.version),
-        "block_size": resolved.block_size,
+        "block_size": memory.tokens_per_block,
         "num_blocks": resolved.num_blocks,
         "kv_group_windows": list(memory.kv_group_windows),
         "max_model_len": resolved.max_model_len,
@@ -179,7 +181,7 @@ def _scheduler(engine: Engine, resolved: Resolved, speculative: dict[str, Any] |
         "scheduler_reserve_full_isl": engine.scheduler_reserve_full_isl is not False,
         "watermark": engine.watermark or 0.0,
         "async_scheduling": engine.schedules_asynchronously,
-        "pipeline_parallel_size": 1,
+        "pipeline_parallel_size": engine.pipeline_parallel_size,
         "v2_runner": uses_v2_runner(
             engine.version,
             dense=not resolved.model.is_moe,
@@ -195,7 +197,7 @@ def _attached(engine: Engine, resolved: Resolved) -> Attached | None:
         return None
     from frontier.predictors.attach import attach  # noqa: PLC0415 - keeps `import frontier` light
 
-    return attach((resolved.program,), resolved.gpu, engine)
+    return attach(resolved.stages, resolved.gpu, engine)
 
 
 def _step_time(scenario: Scenario, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:

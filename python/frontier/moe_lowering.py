@@ -52,7 +52,10 @@ def moe_plan(
     if moe is None:
         return None
     located = [_stage(stage) for stage in stages]
-    first, sizes = 0, pipeline_layers(spec.num_layers, layout.pipeline_parallel_size)
+    first, sizes = (
+        0,
+        pipeline_layers(spec.num_layers, layout.pipeline_parallel_size, layout.pipeline_layer_partition),
+    )
     for found, stage, layers in zip(located, stages, sizes, strict=True):
         if found is not None:
             found |= {"first_layer": first, "layers": layers, "nodes": layout.expert_group.nodes}

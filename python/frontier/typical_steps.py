@@ -69,14 +69,19 @@ def typical_decode(
     fits = resolved.memory.kv_cache_tokens // context
     most = max(1, min(resolved.max_num_seqs, resolved.max_num_batched_tokens, fits))
     if load.most_requests is not None:
-        most = max(1, min(most, -(-load.most_requests // scenario.cluster.replicas)))
+        most = max(1, min(most, -(-load.most_requests // _engines(scenario))))
     if load.rate_per_s is None:
         return DecodeStep(most, context)
-    wanted_per_s = load.rate_per_s * load.output_tokens / scenario.cluster.replicas
+    wanted_per_s = load.rate_per_s * load.output_tokens / _engines(scenario)
     batch = 1
     while batch < most and batch / step_s(batch, context) < wanted_per_s:
         batch = min(2 * batch, most)
     return DecodeStep(batch, context)
+
+
+def _engines(scenario: Scenario) -> int:
+    """Return the engines that share the load."""
+    return scenario.cluster.replicas * scenario.engine.data_parallel_size
 
 
 def _load(scenario: Scenario, lowered: Lowered) -> _Load:

@@ -42,6 +42,10 @@ ALL_BUT_ACCEPTANCE = {
 AZURE = {"workload": {"trace": {"path": "azure-2023-conv", "num_requests": 200}}}
 SGLANG = {"engine.name": "sglang", "engine.version": "0.5.3"}
 PRIORITY = {"engine.sglang.enable_priority_scheduling": True}
+EXPERTS = {"model": "qwen3-30b-a3b", "engine.data_parallel_size": 2}
+SPREAD = {**EXPERTS, "engine.pipeline_parallel_size": 2, "hardware.gpus_per_node": 2}
+TWO_NODES = {"engine.data_parallel_size": 4, "hardware.gpus_per_node": 2}
+HYBRID = {"engine.data_parallel_size": 4, "engine.data_parallel_hybrid_lb": True}
 SEGMENTS = [{"duration": "1s", "rate": 1}]
 
 Change = tuple[dict[str, Any], Any, Any]
@@ -54,6 +58,20 @@ EFFECTS: dict[str, Change] = {
     "model": ({}, "llama-3.1-8b", "qwen3-8b"),
     "hardware.gpu": ({}, "h100", "h200"),
     "hardware.price_per_hour": ({}, 1.0, 2.0),
+    "hardware.gpus_per_node": ({"engine.tensor_parallel_size": 4}, 4, 2),
+    "hardware.placement": (SPREAD, "tp_pp_dp", "tp_dp_pp"),
+    "engine.pipeline_parallel_size": ({}, 1, 2),
+    "engine.pipeline_layer_partition": ({"engine.pipeline_parallel_size": 2}, [15, 17], "17,15"),
+    "engine.data_parallel_size": ({}, 1, 2),
+    "engine.data_parallel_size_local": (HYBRID, 1, 2),
+    "engine.data_parallel_external_lb": ({"engine.data_parallel_size": 2}, False, True),
+    "engine.data_parallel_hybrid_lb": (TWO_NODES, False, True),
+    "engine.api_server_count": ({"engine.data_parallel_size": 2}, 1, 2),
+    "engine.dp_sync_interval": (EXPERTS, 16, 32),
+    "engine.prefill_schedule_interval": (EXPERTS, 1, 4),
+    "engine.enable_expert_parallel": (EXPERTS, False, True),
+    "engine.decode_context_parallel_size": ({**EXPERTS, "engine.tensor_parallel_size": 8}, 1, 2),
+    "engine.prefill_context_parallel_size": ({}, 1, 2),
     "engine.version": ({}, "0.19", "0.32"),
     "engine.performance_mode": ({}, "balanced", "throughput"),
     "engine.speculative.method": (DRAFTED, "eagle", "medusa"),

@@ -90,7 +90,6 @@ def test_clamps_apply_to_values_left_out(
             "set long_prefill_token_threshold, which it raises",
         ),
         ({"tensor_parallel_size": 3}, "engine.tensor_parallel_size", "32 attention heads are not divisible"),
-        ({"tensor_parallel_size": 16}, "engine.tensor_parallel_size", "but a node has 8 h100"),
         ({"num_gpu_blocks_override": 100}, "engine.num_gpu_blocks_override", "takes 8192 blocks"),
         ({"gpu_memory_utilization": 0.1}, "hardware.gpu", "leaves no memory for the KV cache"),
         ({"gpu_memory_utilization": 0.3}, "engine.max_model_len", "but the KV cache holds"),

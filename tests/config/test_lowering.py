@@ -39,6 +39,7 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
         "seed",
         "replication",
         "cluster",
+        "data_parallel",
         "scheduler",
         "step_time",
         "frontend",
@@ -81,16 +82,6 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
         "refuse_oversized": True,
         "livelock_steps": LIVELOCK_STEPS,
     }
-
-
-def test_layouts_of_a_scenario_are_tensor_parallel_alone(base: Scenario) -> None:
-    for field, value in (
-        ("pipeline_parallel_size", 2),
-        ("data_parallel_size", 2),
-        ("enable_expert_parallel", True),
-    ):
-        with pytest.raises(ConfigError, match=rf"engine\.{field}"):
-            base.with_({f"engine.{field}": value})
 
 
 def test_one_gpu_crosses_no_link(base: Scenario) -> None:

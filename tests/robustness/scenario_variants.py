@@ -29,7 +29,7 @@ CONTRADICTIONS: Final[list[tuple[str, Change, str]]] = [
     ("poisson", {"engine.tensor_parallel_size": 64}, "engine.tensor_parallel_size"),
     ("poisson", {"engine.kv_cache_dtype": "fp8_ds_mla"}, "engine.kv_cache_dtype"),
     ("poisson", {"engine.speculative_config": {"method": "ngram"}}, "engine.speculative_config"),
-    ("poisson", {"engine.pipeline_parallel_size": 1}, "engine.pipeline_parallel_size"),
+    ("poisson", {"engine.pipeline_parallel_size": 33}, "engine.pipeline_parallel_size"),
     (
         "poisson",
         {"engine.gpu_memory_utilization": 1e-9, "engine.num_gpu_blocks_override": None},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable
 from typing import Any, ClassVar, cast
 
@@ -16,11 +17,6 @@ BASE_KEY = "config"
 """Key of an inline model that names the configuration its other keys change."""
 
 UNMODELLED: dict[str, str] = {
-    "pipeline_parallel_size": "pipeline parallelism",
-    "data_parallel_size": "data parallelism within an engine (use cluster.replicas for independent replicas)",
-    "enable_expert_parallel": "expert parallelism",
-    "decode_context_parallel_size": "context parallelism",
-    "prefill_context_parallel_size": "context parallelism",
     "quantization": "quantization at load time (the model's own quantization_config is read)",
     "cudagraph_capture_sizes": "sizes outside engine.cuda_graph (use engine.cuda_graph.capture_sizes)",
     "compilation_config": "compilation (CUDA graphs have settings of their own, engine.cuda_graph)",
@@ -69,7 +65,10 @@ class Section(BaseModel):
     @classmethod
     def expected(cls, value: object) -> str:
         """Return the message for a value that is no form of this section."""
-        form = f"a mapping with fields such as '{next(iter(cls.model_fields))}'" if cls.model_fields else "{}"
+        # Its own fields before those that it inherits.
+        fields = [name for name in inspect.get_annotations(cls) if name in cls.model_fields]
+        first = next(iter(fields or cls.model_fields), None)
+        form = f"a mapping with fields such as '{first}'" if first is not None else "{}"
         return f"was {show_value(value)}, must be {form}"
 
     @classmethod

@@ -75,6 +75,14 @@ def kv_cache_manager_issues(engine: Engine, spec: ModelSpec, known: Known) -> li
             return []
         message = f"has no effect on {spec.name}, whose layers are all of one kind; remove it"
         return [Issue(path, given, message)]
+    spread = ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size")
+    for field in spread:
+        size = getattr(engine, field)
+        if not given and size > 1 and known(f"engine.{field}"):
+            message = (
+                f"was not given: with {field} {size}, groups of layers with sliding windows are not modelled"
+            )
+            return [Issue(path, given, message, ("true",))]
     return []
 
 

@@ -23,6 +23,7 @@ from frontier.config.fields import (
 )
 from frontier.config.frontend import Frontend
 from frontier.config.moe import Moe
+from frontier.config.parallel import Parallelism
 from frontier.config.sglang import SGLANG_VERSIONS, Sglang
 from frontier.config.speculative import Speculative
 from frontier.config.step_time import LearnedStepTime, StepTime
@@ -99,7 +100,7 @@ class CpuOverhead(Section):
     """Per kernel in a replayed CUDA graph."""
 
 
-class Engine(Section):
+class Engine(Parallelism):
     """One inference engine. Fields left out follow `vllm serve`, or SGLang's server, of the version named."""
 
     name: Literal["vllm", "sglang"] = "vllm"
@@ -109,7 +110,7 @@ class Engine(Section):
     )
     """Its version; left out, the latest that is modelled."""
     tensor_parallel_size: Positive = 1
-    """GPUs that share every layer; also the GPUs of one replica."""
+    """GPUs that share every layer."""
     dtype: Literal["auto", "bfloat16", "float16", "half"] = "auto"
     """Type of weights and activations that are not quantised; `auto` is the checkpoint's."""
     quantization: str | None = None
@@ -212,7 +213,9 @@ class Engine(Section):
         if self.async_scheduling is not None:
             return self.async_scheduling
         method = None if self.speculative is None else self.speculative.method
-        return async_by_default(minor_of(self.version), method=method)
+        return async_by_default(
+            minor_of(self.version), method=method, pipeline_parallel_size=self.pipeline_parallel_size
+        )
 
     @field_validator("name", mode="before")
     @classmethod

@@ -14,7 +14,8 @@ from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.cuda_graph import capture_size_issues, graph_capture
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
-from frontier.config.moe import layout_settings, moe_issues, moe_model_issues
+from frontier.config.moe import moe_issues, moe_model_issues
+from frontier.config.parallel import layout_of, parallel_issues, placement_issues, replica_gpus
 from frontier.config.quantization import attends_in_fp8, quantized_model
 from frontier.config.resolve_sglang import examine_sglang
 from frontier.config.sections import Cluster, Hardware, Objectives
@@ -47,10 +48,11 @@ class Resolved:
         num_blocks: KV blocks of a replica, the null block included.
         memory: how the GPU's memory is spent, and why that many blocks.
         graphs: the CUDA graphs that a replica captures.
-        layout: how a replica is spread over its GPUs.
+        layout: how a replica, or one of its data parallel ranks that share nothing, is spread over its GPUs.
+        gpus_per_replica: GPUs of one replica, all data parallel ranks included.
         gpus_total: GPUs of all replicas.
         price_per_hour: US dollars per GPU and hour, None where no price is known.
-        program: operators of one step on one rank; a layout of a scenario has no pipeline stages.
+        stages: operators of one step on one rank of each pipeline stage.
         warnings: what a reader of the results should know.
     """
 
@@ -65,15 +67,16 @@ class Resolved:
     memory: MemoryPlan | SglangPlan
     graphs: GraphCapture
     layout: Layout
+    gpus_per_replica: int
     gpus_total: int
     price_per_hour: float | None
-    program: tuple[Operator, ...]
+    stages: tuple[tuple[Operator, ...], ...]
     warnings: tuple[str, ...]
 
     @property
-    def gpus_per_replica(self) -> int:
-        """GPUs of one replica."""
-        return self.layout.gpus
+    def program(self) -> tuple[Operator, ...]:
+        """Operators of one step on one rank of each pipeline stage, one stage after the other."""
+        return tuple(operator for stage in self.stages for operator in stage)
 
     @property
     def peak_flops_per_s(self) -> float | None:
@@ -140,6 +143,9 @@ def examine(parts: Parts) -> Examined:
         issues += checks.engine_issues(engine, parts.known)
         issues += moe_issues(engine, parts.known)
         if engine.name == "vllm":
+            issues += parallel_issues(engine, spec, parts.known)
+            if parts.hardware is not None:
+                issues += placement_issues(parts.hardware, engine, parts.known)
             issues += version_issues(engine, parts.known)
             issues += speculative_issues(engine, parts.known)
         if spec is not None and engine.name == "vllm":
@@ -154,8 +160,8 @@ def examine(parts: Parts) -> Examined:
     if engine is None:
         return Examined(issues)
     if engine.name == "sglang":
-        program = _program(parts, engine, spec, gpu, issues)
-        return examine_sglang(parts, engine, spec=spec, gpu=gpu, program=program, issues=issues)
+        stages = _stages(parts, engine, spec, gpu, layout=None, issues=issues)
+        return examine_sglang(parts, engine, spec=spec, gpu=gpu, stages=stages, issues=issues)
     if engine.version in SGLANG_VERSIONS:
         return Examined(issues)
     limits = _limits(parts, engine, spec, gpu)
@@ -167,10 +173,11 @@ def examine(parts: Parts) -> Examined:
     )
     if parts.known("engine.cuda_graph"):
         issues += capture_size_issues(engine, limits)
-    program = _program(parts, engine, spec, gpu, issues)
-    if spec is None or gpu is None or limits is None or program is None:
+    layout = _layout(parts, engine, spec, gpu, issues)
+    stages = _stages(parts, engine, spec, gpu, layout=layout, issues=issues)
+    if spec is None or gpu is None or limits is None or layout is None or stages is None:
         return Examined(issues)
-    planned = _memory(parts, engine, spec=spec, gpu=gpu, limits=limits, issues=issues)
+    planned = _memory(parts, engine, spec=spec, gpu=gpu, limits=limits, layout=layout, issues=issues)
     if planned is None:
         return Examined(issues)
     memory, max_model_len = planned
@@ -179,7 +186,9 @@ def examine(parts: Parts) -> Examined:
     if issues or parts.broken:
         return Examined(issues)
     limits = replace(limits, max_model_len=max_model_len)
-    return Examined([], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program))
+    return Examined(
+        [], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, layout=layout, stages=stages)
+    )
 
 
 def _load_model(parts: Parts, issues: list[Issue]) -> ModelSpec | None:
@@ -250,11 +259,42 @@ def _limits(parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec |
     )
 
 
-def _program(
+_LAYOUT_FIELDS = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "pipeline_layer_partition",
+    "data_parallel_size",
+    "enable_expert_parallel",
+    "decode_context_parallel_size",
+    "prefill_context_parallel_size",
+)
+
+
+def _layout(
     parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec | None, issues: list[Issue]
-) -> tuple[Operator, ...] | None:
-    """Return the operators of a step, None where the model cannot run so."""
-    from frontier.models import Layout, operator_program  # noqa: PLC0415
+) -> Layout | None:
+    """Return how a replica is spread over GPUs, None where there is no such layout."""
+    known = parts.known("hardware", *(f"engine.{field}" for field in _LAYOUT_FIELDS))
+    if spec is None or gpu is None or parts.hardware is None or not known:
+        return None
+    try:
+        return layout_of(engine, parts.hardware, spec, gpu)
+    except ConfigError as error:
+        issues += error.issues
+        return None
+
+
+def _stages(
+    parts: Parts,
+    engine: Engine,
+    spec: ModelSpec | None,
+    gpu: GpuSpec | None,
+    *,
+    layout: Layout | None,
+    issues: list[Issue],
+) -> tuple[tuple[Operator, ...], ...] | None:
+    """Return the operators of a step, stage by stage, None where the model cannot run so."""
+    from frontier.models import Layout, pipeline_stages  # noqa: PLC0415
     from frontier.models.kv import resolve_kv_cache_dtype  # noqa: PLC0415
     from frontier.models.program import required_dtypes  # noqa: PLC0415
 
@@ -264,33 +304,31 @@ def _program(
     ):
         return None
     count = len(issues)
+    program = []
     try:
-        layout = Layout.on_one_node(tp, **layout_settings(engine))
+        # Where the layout is broken, the model is still checked with its tensor parallelism alone.
+        layout = layout or Layout.on_one_node(tp)
         issues += moe_model_issues(engine, spec, layout, parts.known)
         cache = resolve_kv_cache_dtype(spec, engine.kv_cache_dtype)
-        program = operator_program(
+        program = pipeline_stages(
             spec,
-            layout=layout,
+            layout,
             weight_dtype="auto",
             kv_cache_dtype=engine.kv_cache_dtype,
             fp8_attention=attends_in_fp8(gpu, cache),
         )
     except ConfigError as error:
         issues += error.issues
-        program = []
     if gpu is None:
         return None
-    try:
-        gpu.link(tp)
-    except ConfigError as error:
-        issues += error.issues
     if engine.step_time.linear is None:
-        for dtype in gpu.unsupported_dtypes(required_dtypes(program)):
+        dtypes = dict.fromkeys(dtype for stage in program for dtype in required_dtypes(stage))
+        for dtype in gpu.unsupported_dtypes(dtypes):
             message = (
                 f"was {show_value(parts.model)}, computes in {dtype}, for which {gpu.name} has no peak rate"
             )
             issues.append(Issue("model", parts.model, message))
-    return tuple(program) if len(issues) == count else None
+    return tuple(map(tuple, program)) if len(issues) == count else None
 
 
 def _block_size(engine: Engine, spec: ModelSpec, gpu: GpuSpec) -> int:
@@ -301,7 +339,14 @@ def _block_size(engine: Engine, spec: ModelSpec, gpu: GpuSpec) -> int:
 
 
 def _memory(
-    parts: Parts, engine: Engine, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits, issues: list[Issue]
+    parts: Parts,
+    engine: Engine,
+    *,
+    spec: ModelSpec,
+    gpu: GpuSpec,
+    limits: Limits,
+    layout: Layout,
+    issues: list[Issue],
 ) -> tuple[MemoryPlan, int] | None:
     """Return the memory plan and the longest context, None where it cannot be told."""
     needed = (
@@ -318,7 +363,7 @@ def _memory(
             return None
 
     def plan(max_model_len: int | None) -> MemoryPlan:
-        return _plan_memory(engine, max_model_len, spec=spec, gpu=gpu, limits=limits)
+        return _plan_memory(engine, max_model_len, spec=spec, gpu=gpu, limits=limits, layout=layout)
 
     length = limits.max_model_len
     try:
@@ -338,14 +383,20 @@ def _graphs(engine: Engine, spec: ModelSpec, gpu: GpuSpec, limits: Limits) -> Gr
 
 
 def _plan_memory(
-    engine: Engine, max_model_len: int | None, *, spec: ModelSpec, gpu: GpuSpec, limits: Limits
+    engine: Engine,
+    max_model_len: int | None,
+    *,
+    spec: ModelSpec,
+    gpu: GpuSpec,
+    limits: Limits,
+    layout: Layout,
 ) -> MemoryPlan:
     from frontier.memory import plan_kv_cache  # noqa: PLC0415
 
     return plan_kv_cache(
         spec,
         gpu,
-        tensor_parallel_size=engine.tensor_parallel_size,
+        layout=layout,
         block_size=_block_size(engine, spec, gpu),
         gpu_memory_utilization=engine.gpu_memory_utilization,
         max_num_batched_tokens=limits.max_num_batched_tokens,
@@ -376,10 +427,9 @@ def _facts(
     spec: ModelSpec,
     gpu: GpuSpec,
     memory: MemoryPlan,
-    program: tuple[Operator, ...],
+    layout: Layout,
+    stages: tuple[tuple[Operator, ...], ...],
 ) -> Resolved:
-    from frontier.models import Layout  # noqa: PLC0415
-
     engine, cluster, hardware, workload = parts.engine, parts.cluster, parts.hardware, parts.workload
     assert engine is not None
     assert cluster is not None
@@ -403,12 +453,11 @@ def _facts(
         num_blocks=memory.num_gpu_blocks,
         memory=memory,
         graphs=_graphs(engine, spec, gpu, limits),
-        layout=Layout(
-            engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node, **layout_settings(engine)
-        ),
-        gpus_total=engine.tensor_parallel_size * cluster.replicas,
+        layout=layout,
+        gpus_per_replica=replica_gpus(engine, layout),
+        gpus_total=replica_gpus(engine, layout) * cluster.replicas,
         price_per_hour=gpu.price_per_hour_usd if price is None else price,
-        program=program,
+        stages=stages,
         warnings=tuple(warnings),
     )
 

@@ -26,13 +26,13 @@ def examine_sglang(
     *,
     spec: ModelSpec | None,
     gpu: GpuSpec | None,
-    program: tuple[Operator, ...] | None,
+    stages: tuple[tuple[Operator, ...], ...] | None,
     issues: list[Issue],
 ) -> Examined:
     """Check what vLLM's rules do not cover, and derive the facts."""
     from frontier.config.resolve import Examined  # noqa: PLC0415 - which imports this module
 
-    if spec is None or gpu is None or program is None:
+    if spec is None or gpu is None or stages is None:
         return Examined(issues)
     issues += sglang_model_issues(spec, gpu)
     if not parts.known("engine.sglang"):
@@ -61,7 +61,7 @@ def examine_sglang(
             issues.append(Issue("engine.sglang.max_total_tokens", sglang.max_total_tokens, message))
     if issues or parts.broken:
         return Examined(issues)
-    return Examined([], _facts(parts, engine, sglang, spec=spec, gpu=gpu, program=program, memory=memory))
+    return Examined([], _facts(parts, engine, sglang, spec=spec, gpu=gpu, stages=stages, memory=memory))
 
 
 def sglang_scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _facts(
     *,
     spec: ModelSpec,
     gpu: GpuSpec,
-    program: tuple[Operator, ...],
+    stages: tuple[tuple[Operator, ...], ...],
     memory: SglangPlan,
 ) -> Resolved:
     from frontier.config.resolve import Resolved  # noqa: PLC0415 - which imports this module
@@ -158,8 +158,9 @@ def _facts(
         memory=memory,
         graphs=_graphs(engine, memory),
         layout=Layout(engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node),
+        gpus_per_replica=engine.tensor_parallel_size,
         gpus_total=engine.tensor_parallel_size * parts.cluster.replicas,
         price_per_hour=gpu.price_per_hour_usd if price is None else price,
-        program=program,
+        stages=stages,
         warnings=(*sglang_warnings(sglang), *memory.warnings),
     )

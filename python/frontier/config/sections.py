@@ -11,6 +11,7 @@ from frontier.config.base import Section
 from frontier.config.fields import (
     Flag,
     Number,
+    Positive,
     PositiveDuration,
     Reference,
     Span,
@@ -35,6 +36,11 @@ class Hardware(Section):
     """Preset name, path of a YAML file, or an inline mapping."""
     price_per_hour: Number | None = None
     """US dollars per GPU and hour instead of the list price."""
+    gpus_per_node: Positive | None = None
+    """GPUs that a replica uses of each node, within which they share NVLink or a host; left out, all it
+    has."""
+    placement: Literal["tp_pp_dp", "tp_dp_pp"] | None = None
+    """Order in which the ranks of a replica fill nodes, the innermost first; left out, vLLM's (tp_pp_dp)."""
 
 
 class Router(Section):

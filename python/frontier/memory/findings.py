@@ -77,8 +77,8 @@ def _issues(plan: MemoryPlan, findings: Findings) -> list[Issue]:
         return []
     # Groups with windows take little of a long context: what is left goes to the others.
     whole = max(sum(window is None for window in plan.kv_group_windows), 1)
-    in_windows = needed - whole * math.ceil(plan.max_model_len / plan.block_size)
-    longest = max(plan.num_gpu_blocks - in_windows, 0) // whole * plan.block_size
+    in_windows = needed - whole * math.ceil(plan.max_model_len / plan.tokens_per_block)
+    longest = max(plan.num_gpu_blocks - in_windows, 0) // whole * plan.tokens_per_block
     remedies = [f"max_model_len {longest} or less"] if longest else []
     ranks = findings.smallest_fitting() if findings.smallest_fitting is not None else None
     if ranks is not None and ranks > plan.tensor_parallel_size:

@@ -40,6 +40,8 @@ class MemoryPlan:
         kv_group_windows: sliding window of each group of layers, None for whole contexts; empty where all
             layers keep whole contexts in common blocks.
         longest_request_blocks: blocks that a request of `max_model_len` tokens holds at most.
+        context_shards: ranks over which context parallelism deals out the tokens of a block: together they
+            hold so many times `block_size`.
         graphs_outside_bytes: graphs that the version does not subtract: they come out of the share left out.
         warnings: where the plan departs from what vLLM would do.
         issues: why vLLM would refuse to start; empty if it would not.
@@ -68,6 +70,7 @@ class MemoryPlan:
     pipeline_stage: int = 0
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
+    context_shards: int = 1
     graphs_outside_bytes: int = 0
     kv_group_windows: tuple[int | None, ...] = ()
     longest_request_blocks: int = 0
@@ -93,9 +96,14 @@ class MemoryPlan:
         )
 
     @property
+    def tokens_per_block(self) -> int:
+        """Tokens of a block on all ranks that share it."""
+        return self.block_size * self.context_shards
+
+    @property
     def kv_cache_tokens(self) -> int:
         """Tokens that the usable blocks hold (all but the null block), in all groups of layers."""
-        return max(self.num_gpu_blocks - 1, 0) // max(len(self.kv_group_windows), 1) * self.block_size
+        return max(self.num_gpu_blocks - 1, 0) // max(len(self.kv_group_windows), 1) * self.tokens_per_block
 
     @property
     def max_concurrency(self) -> float:

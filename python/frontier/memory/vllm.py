@@ -28,7 +28,7 @@ from frontier.memory.weights import (
 )
 from frontier.models.kv import KvLayer, block_bytes, kv_groups, kv_layers, merge_layers
 from frontier.models.layout import Layout
-from frontier.models.sharding import valid_tensor_parallel_sizes
+from frontier.models.sharding import partition_issues, valid_tensor_parallel_sizes
 from frontier.models.spec import ModelSpec
 
 _MIB = 2**20
@@ -120,13 +120,16 @@ def plan_kv_cache(
         gpu.link(tensor_parallel_size)
         layout = Layout.on_one_node(tensor_parallel_size)
     else:
-        gpu.link(layout.tensor_parallel_size)
+        gpu.links(layout.gpus, layout.nodes)
+    issues = partition_issues(spec, layout)
+    if issues:
+        raise ConfigError(issues)
     _check_stages(spec, layout.pipeline_parallel_size, rank_weight_bytes)
     request = _Request(
         spec=spec,
         gpu=gpu,
         rules=rules,
-        stages=tuple(cut_stages(spec, layout.pipeline_parallel_size)),
+        stages=tuple(cut_stages(spec, layout.pipeline_parallel_size, layout.pipeline_layer_partition)),
         block_size=block_size,
         utilization=utilization,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -239,6 +242,7 @@ class _Request:
             pipeline_stage=stage.index,
             pipeline_parallel_size=stage.count,
             data_parallel_size=layout.data_parallel_size,
+            context_shards=layout.context_shards,
             graphs_outside_bytes=0 if self.rules.graphs_subtracted else graphs,
             kv_group_windows=windows,
             longest_request_blocks=sum(self._longest_in(window) for window in windows or (None,)),

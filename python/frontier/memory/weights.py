@@ -41,12 +41,12 @@ class Stage:
         return self.index == self.count - 1
 
 
-def cut_stages(spec: ModelSpec, count: int) -> list[Stage]:
-    """Cut a model into pipeline stages, as vLLM does."""
+def cut_stages(spec: ModelSpec, count: int, partition: tuple[int, ...] | None = None) -> list[Stage]:
+    """Cut a model into pipeline stages, as vLLM does, or into the layers of `partition`."""
     if count == 1:
         return [Stage(spec, 0, 1)]
     stages, start = [], 0
-    for index, size in enumerate(pipeline_layers(spec.num_layers, count)):
+    for index, size in enumerate(pipeline_layers(spec.num_layers, count, partition)):
         singles = [replace(spec.layers[i], count=1) for i in spec.layer_pattern[start : start + size]]
         groups, pattern = group_layers(singles)
         stages.append(Stage(replace(spec, layers=groups, layer_pattern=pattern), index, count))

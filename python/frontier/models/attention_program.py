@@ -6,6 +6,7 @@ re-expansion of a cached prefix in latent attention.
 
 from __future__ import annotations
 
+from frontier.models.context_parallel import exchange_queries, gather_keys, merge_outputs
 from frontier.models.kv import attention_kv_bytes, indexer_kv_bytes, latent_kv_bytes
 from frontier.models.operators import Attention, Gemm, Operator
 from frontier.models.rank import Rank
@@ -51,6 +52,8 @@ def _grouped_query_operators(rank: Rank, attention: GroupedQueryAttention, count
             "kv_cache_write", count, _COMPONENT, 2 * kv_heads * dim, extra_bytes=kv_bytes + _SLOT_BYTES
         )
     )
+    operators += gather_keys(rank, kv_bytes, count)
+    operators += exchange_queries(rank, heads, dim, count, latent=False)
     sinks = (rank.vector("sinks", heads),) if attention.sinks else ()
     operators += _query_quantisation(rank, count, heads * dim)
     operators.append(
@@ -63,13 +66,13 @@ def _grouped_query_operators(rank: Rank, attention: GroupedQueryAttention, count
             kv_heads=kv_heads,
             qk_dim=dim,
             v_dim=dim,
-            kv_bytes_per_token=float(kv_bytes),
+            kv_bytes_per_token=kv_bytes / rank.layout.decode_context_parallel_size,
             window=attention.window,
             dtype=rank.attention_dtype,
             activation_bytes=float(rank.itemsize),
         )
     )
-    return operators
+    return operators + merge_outputs(rank, heads, dim, count, latent=False)
 
 
 def _query_quantisation(rank: Rank, count: int, features: int) -> list[Operator]:
@@ -130,6 +133,8 @@ def _latent_operators(rank: Rank, attention: MultiHeadLatentAttention, count: in
         rank.elementwise("kv_cache_write", count, _COMPONENT, written, extra_bytes=kv_bytes + _SLOT_BYTES)
     )
     if attention.indexer is None:
+        operators += gather_keys(rank, kv_bytes, count)
+        operators += exchange_queries(rank, heads, written, count, latent=True)
         return operators + _dense_latent_attention(rank, attention, count, heads, kv_bytes)
     if not attention.indexer.shared:
         operators += _indexer(rank, attention, attention.indexer, count)
@@ -200,6 +205,7 @@ def _dense_latent_attention(
         ),
         *_query_quantisation(rank, count, heads * (rank_dim + attention.rope_dim)),
         _latent_attention(rank, attention, count, heads, kv_bytes, phase_decode=True, window=None),
+        *merge_outputs(rank, heads, attention.kv_rank, count, latent=True),
     ]
 
 
@@ -223,7 +229,7 @@ def _latent_attention(
         kv_heads=1,
         qk_dim=attention.kv_rank + attention.rope_dim,
         v_dim=attention.kv_rank,
-        kv_bytes_per_token=float(kv_bytes),
+        kv_bytes_per_token=kv_bytes / rank.layout.context_shards,
         window=window,
         dtype=rank.attention_dtype,
         activation_bytes=float(rank.itemsize),

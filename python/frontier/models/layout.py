@@ -15,6 +15,13 @@ from typing import Any, Literal
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 
+Placement = Literal["tp_pp_dp", "tp_dp_pp"]
+
+PLACEMENTS: tuple[Placement, ...] = ("tp_pp_dp", "tp_dp_pp")
+"""Orders in which ranks fill nodes, the innermost first; prefill context parallel ranks follow tensor
+parallel ones. vLLM's own is the first; with the second, the data parallel ranks of a pipeline stage are
+neighbours."""
+
 All2AllBackend = Literal["allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency"]
 
 ALL2ALL_BACKENDS: tuple[All2AllBackend, ...] = (
@@ -50,8 +57,15 @@ class Layout:
         enable_expert_parallel: whole experts are spread over the `data_parallel_size * tensor_parallel_size`
             ranks; otherwise every expert is cut over as many.
         all2all_backend: how tokens reach the experts of other data parallel ranks.
-        gpus_per_node: GPUs of one node; the replica fills one node after the other.
+        gpus_per_node: GPUs of one node, which share NVLink or a host; the replica fills one node after the
+            other.
+        pipeline_layer_partition: layers of each stage instead of vLLM's even split.
+        decode_context_parallel_size: tensor parallel ranks over which the KV cache of a token's heads is
+            spread, token by token, instead of being repeated (it divides `tensor_parallel_size`).
+        prefill_context_parallel_size: ranks that share the tokens of a prompt, each with the whole model's
+            weights.
         num_redundant_experts: copies of experts in each layer (expert parallel load balancing).
+        placement: the order in which ranks fill nodes.
 
     Raises:
         ConfigError: sizes that are no positive numbers, an unknown backend, a setting without effect, or
@@ -65,6 +79,10 @@ class Layout:
     all2all_backend: All2AllBackend = "allgather_reducescatter"
     gpus_per_node: int = 8
     num_redundant_experts: int = 0
+    pipeline_layer_partition: tuple[int, ...] | None = None
+    decode_context_parallel_size: int = 1
+    prefill_context_parallel_size: int = 1
+    placement: Placement = "tp_pp_dp"
 
     def __post_init__(self) -> None:
         issues = [*self._size_issues()] or [*self._setting_issues(), *self._placement_issues()]
@@ -80,7 +98,7 @@ class Layout:
     @property
     def gpus(self) -> int:
         """GPUs of the replica."""
-        return self.expert_ranks * self.pipeline_parallel_size
+        return self.expert_ranks * self.pipeline_parallel_size * self.prefill_context_parallel_size
 
     @property
     def nodes(self) -> int:
@@ -113,6 +131,23 @@ class Layout:
         return self._group(self._tensor_groups())
 
     @property
+    def decode_context_group(self) -> Group:
+        """The tensor parallel ranks over which a token's KV is spread: neighbours."""
+        size = self.decode_context_parallel_size
+        groups = self._tensor_groups()
+        return self._group(group[i : i + size] for group in groups for i in range(0, len(group), size))
+
+    @property
+    def prefill_context_group(self) -> Group:
+        """The ranks that share the tokens of a prompt."""
+        return self._group(self._context_groups())
+
+    @property
+    def context_shards(self) -> int:
+        """Ranks over which the KV of a token's heads is spread: a block holds so many times its tokens."""
+        return self.decode_context_parallel_size * self.prefill_context_parallel_size
+
+    @property
     def data_group(self) -> Group:
         """The ranks of equal place in each data parallel rank."""
         return self._group(self._data_groups())
@@ -128,8 +163,9 @@ class Layout:
         Where some pairs lie on one node and others on two, the slower ones are waited for.
         """
         pairs = [
-            [self._rank(data, stage + next_one, tensor) for next_one in (0, 1)]
+            [self._rank(data, stage + next_one, tensor, context) for next_one in (0, 1)]
             for data in range(self.data_parallel_size)
+            for context in range(self.prefill_context_parallel_size)
             for tensor in range(self.tensor_parallel_size)
         ]
         return self._group(pairs)
@@ -144,24 +180,46 @@ class Layout:
             enable_expert_parallel=False,
             all2all_backend="allgather_reducescatter",
             num_redundant_experts=0,
+            pipeline_layer_partition=None,
+            decode_context_parallel_size=1,
+            prefill_context_parallel_size=1,
         )
 
     def to_plan(self) -> dict[str, int]:
         """Return the plan's `LayoutSpec` (rust/frontier-core/src/plan/step_time.rs)."""
-        return {
+        sizes = {
             "tensor_parallel_size": self.tensor_parallel_size,
             "pipeline_parallel_size": self.pipeline_parallel_size,
             "data_parallel_size": self.data_parallel_size,
         }
+        if self.prefill_context_parallel_size > 1:
+            sizes["prefill_context_parallel_size"] = self.prefill_context_parallel_size
+        return sizes
 
-    def _rank(self, data: int, stage: int, tensor: int) -> int:
-        return (data * self.pipeline_parallel_size + stage) * self.tensor_parallel_size + tensor
+    def _rank(self, data: int, stage: int, tensor: int, context: int = 0) -> int:
+        outer = data * self.pipeline_parallel_size + stage
+        if self.placement == "tp_dp_pp":
+            outer = stage * self.data_parallel_size + data
+        inner = outer * self.prefill_context_parallel_size + context
+        return inner * self.tensor_parallel_size + tensor
 
     def _tensor_groups(self) -> list[list[int]]:
         return [
-            [self._rank(data, stage, tensor) for tensor in range(self.tensor_parallel_size)]
+            [self._rank(data, stage, tensor, context) for tensor in range(self.tensor_parallel_size)]
             for data in range(self.data_parallel_size)
             for stage in range(self.pipeline_parallel_size)
+            for context in range(self.prefill_context_parallel_size)
+        ]
+
+    def _context_groups(self) -> list[list[int]]:
+        return [
+            [
+                self._rank(data, stage, tensor, context)
+                for context in range(self.prefill_context_parallel_size)
+            ]
+            for data in range(self.data_parallel_size)
+            for stage in range(self.pipeline_parallel_size)
+            for tensor in range(self.tensor_parallel_size)
         ]
 
     def _data_groups(self) -> list[list[int]]:
@@ -195,11 +253,16 @@ class Layout:
             ("pipeline_parallel_size", MAX_GPUS, "stages"),
             ("data_parallel_size", MAX_GPUS, "ranks"),
             ("gpus_per_node", MAX_GPUS, "GPUs"),
+            ("decode_context_parallel_size", MAX_TENSOR_PARALLEL_SIZE, "ranks"),
+            ("prefill_context_parallel_size", MAX_TENSOR_PARALLEL_SIZE, "ranks"),
         ):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
                 message = f"was {show_value(value)}; from 1 to {most} {what} are accepted"
                 yield Issue(f"engine.{field}", value, message)
+        if self.placement not in PLACEMENTS:
+            message = f"was {show_value(self.placement)}"
+            yield Issue("hardware.placement", self.placement, message, PLACEMENTS)
         backend = self.all2all_backend
         if backend not in ALL2ALL_BACKENDS:
             near = nearest_name(backend, ALL2ALL_BACKENDS)
@@ -241,6 +304,7 @@ class Layout:
             ("tensor_parallel_size", self._tensor_groups()),
             ("data_parallel_size", self._expert_groups()),
             ("data_parallel_size", self._data_groups()),
+            ("prefill_context_parallel_size", self._context_groups()),
         ):
             if any(len(set(self._per_node(ranks).values())) > 1 for ranks in groups):
                 value = getattr(self, field)

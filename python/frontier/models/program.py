@@ -15,6 +15,7 @@ from functools import partial
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 from frontier.models.attention_program import attention_operators
+from frontier.models.context_parallel import gather_hidden_states
 from frontier.models.feed_forward_program import feed_forward_operators
 from frontier.models.kv import resolve_kv_cache_dtype
 from frontier.models.layout import Layout
@@ -119,7 +120,9 @@ def pipeline_stages(
     rank = Rank(spec, layout, dtype, kv_dtype, fp8_attention)
     single = Rank(spec, layout.single(), dtype, kv_dtype, fp8_attention)
     stages, first = [], 0
-    for stage, layers in enumerate(pipeline_layers(spec.num_layers, layout.pipeline_parallel_size)):
+    partition = layout.pipeline_layer_partition
+    split = pipeline_layers(spec.num_layers, layout.pipeline_parallel_size, partition)
+    for stage, layers in enumerate(split):
         operators = _stage(rank, single, stage, range(first, first + layers))
         stages.append(merge_operators(operators))
         first += layers
@@ -139,6 +142,7 @@ def _stage(rank: Rank, single: Rank, stage: int, layers: range) -> list[Operator
     if stage == layout.pipeline_parallel_size - 1:
         ends_sharded = rank.sequence_style == "moe_layers" and _has_experts(rank.spec, layers[-1])
         operators += with_model_shares(rank, single, partial(final_norm, sharded=ends_sharded))
+        operators += gather_hidden_states(rank)
         return operators + with_model_shares(rank, single, _head)
     share = rank.hidden_bytes / layout.tensor_parallel_size
     link = layout.stage_link(stage)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from frontier.errors import Issue, show_value
+from frontier.models.context_parallel import context_issues
 from frontier.models.layout import MAX_TENSOR_PARALLEL_SIZE, Layout
 from frontier.models.spec import (
     DenseFeedForward,
@@ -61,12 +62,14 @@ def expert_width_per_rank(spec: ModelSpec, moe: MixtureOfExperts, expert_tensor_
     return moe.intermediate_size // expert_tensor_parallel_size
 
 
-def pipeline_layers(num_layers: int, stages: int) -> list[int]:
-    """Return the layers of each pipeline stage.
+def pipeline_layers(num_layers: int, stages: int, partition: tuple[int, ...] | None = None) -> list[int]:
+    """Return the layers of each pipeline stage: those of `partition` (VLLM_PP_LAYER_PARTITION), if given.
 
-    An even split; of a remainder, one layer each goes to the last stages but the very last, which has the LM
-    head (vLLM 0.32, `vllm/distributed/utils.py`, `get_pp_indices`).
+    Otherwise an even split; of a remainder, one layer each goes to the last stages but the very last, which
+    has the LM head (vLLM 0.32, `vllm/distributed/utils.py`, `get_pp_indices`).
     """
+    if partition is not None:
+        return list(partition)
     layers = [num_layers // stages] * stages
     for stage in range(2, num_layers % stages + 2):
         layers[-stage] += 1
@@ -98,7 +101,25 @@ def layout_issues(spec: ModelSpec, layout: Layout) -> list[Issue]:
     if pp > spec.num_layers:
         message = f"was {pp}, but {spec.name} has {spec.num_layers} layers"
         issues.append(Issue("engine.pipeline_parallel_size", pp, message, (f"1 to {spec.num_layers}",)))
+    issues += [*partition_issues(spec, layout), *context_issues(spec, layout)]
     return issues + (_spread_issues(spec, layout) if spec.is_moe else _dense_issues(spec, layout))
+
+
+def partition_issues(spec: ModelSpec, layout: Layout) -> list[Issue]:
+    """Return why the model's layers cannot be dealt out as given; empty if they can."""
+    partition, stages = layout.pipeline_layer_partition, layout.pipeline_parallel_size
+    if partition is None:
+        return []
+    path, shown = "engine.pipeline_layer_partition", show_value(list(partition))
+    if len(partition) != stages:
+        message = f"was {shown}, has {len(partition)} numbers for {stages} pipeline stages"
+    elif any(layers < 1 for layers in partition):
+        message = f"was {shown}, every stage needs a layer"
+    elif sum(partition) != spec.num_layers:
+        message = f"was {shown}, together {sum(partition)}, but {spec.name} has {spec.num_layers} layers"
+    else:
+        return []
+    return [Issue(path, list(partition), message)]
 
 
 def valid_tensor_parallel_sizes(spec: ModelSpec) -> list[int]:

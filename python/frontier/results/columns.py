@@ -108,8 +108,10 @@ TOTALS = {
     "num_events": int,
     "num_steps": int,
     "num_empty_steps": int,
+    "num_dummy_steps": int,
     "num_blocks": int,
     "replicas": int,
+    "data_parallel_size": int,
     "prefix_lookup_tokens": int,
     "prefix_hit_tokens": int,
     "step_time": str,
@@ -118,9 +120,16 @@ TOTALS = {
 }
 
 
+ABSENT_TOTALS = {"num_dummy_steps": 0, "data_parallel_size": 1}
+"""Totals that results of earlier versions lack, and what they were then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """All tables of a run.
+
+    Where replicas have data parallel ranks, `replica` numbers these: rank r of replica n is n * size + r, and
+    `totals` has all of them as `replicas`.
 
     `steps` holds `end_ns` always and the rest of `WIDE_STEP_COLUMNS` when steps were recorded;
     `replica_offsets` (replicas + 1) says which of its rows belong to which replica.
@@ -134,6 +143,11 @@ class Columns:
     totals: Mapping[str, Any]
     trust: Trust
     decision_log: str | None
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Return the data parallel ranks of a replica."""
+        return int(self.totals["data_parallel_size"])
 
     @property
     def steps_recorded(self) -> bool:
@@ -234,7 +248,9 @@ def _timeline(raw: Mapping[str, Any]) -> Table:
 def _totals(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     totals = {}
     for name, kind in TOTALS.items():
-        value = _get(raw, name, "totals")
+        value = (
+            ABSENT_TOTALS[name] if name in ABSENT_TOTALS and name not in raw else _get(raw, name, "totals")
+        )
         try:
             totals[name] = kind(value)
         except (TypeError, ValueError):

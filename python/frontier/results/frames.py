@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -36,7 +38,7 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
         pl.Series("request", np.arange(len(finished), dtype=np.uint32)),
         _words("status", requests["status"], STATUSES),
         _words("reject_reason", requests["reject_reason"], REJECT_REASONS, null_code=0),
-        _or_null("replica", requests["replica"], requests["replica"] != NONE_U32),
+        *_places(requests["replica"], columns.data_parallel_size, requests["replica"] != NONE_U32),
         _or_null("session", requests["session"], requests["session"] != NONE_U32),
         *(
             pl.Series(name, requests[name])
@@ -74,12 +76,12 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
 def steps_frame(columns: Columns) -> pl.DataFrame:
     """Return one row per step: replica, number within the replica, times, batch and queue."""
     per_replica = np.diff(columns.replica_offsets)
-    replica = np.repeat(np.arange(len(per_replica), dtype=np.uint32), per_replica)
+    replica: NDArray[np.uint32] = np.repeat(np.arange(len(per_replica), dtype=np.uint32), per_replica)
     step = np.arange(len(replica)) - columns.replica_offsets[:-1][replica]
     start_ns, end_ns = columns.steps["start_ns"], columns.steps["end_ns"]
     return pl.DataFrame(
         [
-            pl.Series("replica", replica),
+            *_places(replica, columns.data_parallel_size, np.ones(len(replica), np.bool_)),
             pl.Series("step", step.astype(np.uint32)),
             pl.Series("start_s", start_ns / NS_PER_S),
             pl.Series("end_s", end_ns / NS_PER_S),
@@ -103,7 +105,9 @@ def timeline_frame(columns: Columns) -> pl.DataFrame:
     return pl.DataFrame(
         [
             pl.Series("time_s", timeline["time_ns"] / NS_PER_S),
-            pl.Series("replica", timeline["replica"]),
+            *_places(
+                timeline["replica"], columns.data_parallel_size, np.ones(len(timeline["replica"]), np.bool_)
+            ),
             *(pl.Series(name, timeline[name]) for name in TIMELINE_GAUGES),
             pl.Series("kv_use", timeline["used_blocks"] / blocks),
             *(pl.Series(name, timeline[name]) for name in ("prompt_tokens", "output_tokens", "finished")),
@@ -116,6 +120,14 @@ def timeline_frame(columns: Columns) -> pl.DataFrame:
             pl.Series("time_ns", timeline["time_ns"]),
         ]
     )
+
+
+def _places(engine: NDArray[Any], ranks: int, known: NDArray[np.bool_]) -> list[pl.Series]:
+    """Return the replica of each engine and its data parallel rank there."""
+    return [
+        _or_null("replica", (engine // ranks).astype(np.uint32), known),
+        _or_null("dp_rank", (engine % ranks).astype(np.uint32), known),
+    ]
 
 
 def _or_null(name: str, values: NDArray[np.generic], known: NDArray[np.bool_]) -> pl.Series:

@@ -125,7 +125,9 @@ class Result:
 
     @cached_property
     def steps(self) -> pl.DataFrame:
-        """One row per engine step, by replica and time.
+        """One row per engine step, by replica, data parallel rank and time.
+
+        Dummy steps of ranks without work have none; `totals` counts them.
 
         Raises:
             FrontierError: the run did not record its steps.
@@ -141,9 +143,10 @@ class Result:
 
     @cached_property
     def timeline(self) -> pl.DataFrame:
-        """Gauges and counters of each replica, sampled in time.
+        """Gauges and counters of each replica and data parallel rank, sampled in time.
 
         Stretches in which all replicas are idle carry no rows. Counters run from the start of the run.
+        The work of ranks in lock step is divided among them equally.
         """
         from frontier.results.frames import timeline_frame  # noqa: PLC0415 - polars is slow to import
 
@@ -319,9 +322,15 @@ class Result:
         status = self.columns.requests["status"]
         return (
             f"Result({len(status):,} requests, {int((status == FINISHED).sum()):,} finished, "
-            f"{self.totals['end_ns'] / 1e9:,.6g} s simulated, replicas: {self.totals['replicas']:,}, "
+            f"{self.totals['end_ns'] / 1e9:,.6g} s simulated, {self._replicas}, "
             f"step time: {self.step_time}, digest {self.digest})"
         )
+
+    @property
+    def _replicas(self) -> str:
+        ranks = self.columns.data_parallel_size
+        replicas = self.totals["replicas"] // ranks
+        return f"replicas: {replicas:,}" + (f" of {ranks} data parallel ranks" if ranks > 1 else "")
 
     def _repr_html_(self) -> str:
         from frontier.results.html import result_html  # noqa: PLC0415 - only needed in notebooks

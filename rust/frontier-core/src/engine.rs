@@ -51,7 +51,7 @@ pub struct EngineContext<'a> {
 
 /// A batch that was formed and whose output was not processed yet.
 #[derive(Debug, Default)]
-struct InFlight {
+pub(crate) struct InFlight {
     output: SchedulerOutput,
     end: SimTime,
     /// Number of the step within the replica; none for an empty batch.
@@ -66,6 +66,11 @@ impl InFlight {
     /// The batch computes something or preempted someone.
     fn changed(&self) -> bool {
         !self.output.scheduled.is_empty() || !self.output.preempted.is_empty()
+    }
+
+    /// The batch computes something.
+    pub(crate) fn executes(&self) -> bool {
+        !self.output.scheduled.is_empty()
     }
 }
 
@@ -136,6 +141,16 @@ impl EngineCore {
     /// Returns the scheduler.
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    /// Returns how many batches the engine keeps in flight.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Says whether the next batches hold prompts back while others decode.
+    pub(crate) fn throttle_prefills(&mut self, throttle: bool) {
+        self.scheduler.throttle_prefills(throttle);
     }
 
     /// Tells whether the engine waits for a batch to end.

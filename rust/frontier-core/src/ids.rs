@@ -32,7 +32,8 @@ ids! {
     RequestId,
     /// A user session (conversation) that requests belong to.
     SessionId,
-    /// One engine instance (tp x pp x dp GPUs).
+    /// One engine: a replica, or one data-parallel rank of a replica (tp x pp GPUs). Events name a group of ranks in
+    /// lock step by its replica.
     ReplicaId,
     /// A physical KV-cache block of one replica. Block 0 is the null block.
     BlockId,

@@ -17,13 +17,15 @@
 //! | [`scheduler`] | batch formation: data in, data out; knows no time |
 //! | [`metrics`] | what a run leaves behind |
 //! | [`engine`] | one engine: its scheduler, its batches in flight, the time they take |
-//! | [`cluster`] | routing over replicas |
+//! | [`engine_group`] | data-parallel ranks in lock step |
+//! | [`cluster`] | routing over replicas and over data-parallel ranks |
 //! | [`event`], [`simulation`] | the closed set of events, and the loop that handles them |
 
 #![forbid(unsafe_code)]
 
 pub mod cluster;
 pub mod engine;
+pub mod engine_group;
 pub mod error;
 pub mod event;
 pub mod fidelity;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::error::SimError;
 
+pub mod data_parallel;
 pub mod frontend;
 pub mod scheduler;
 pub mod sglang;
@@ -16,6 +17,7 @@ pub mod step_time;
 pub mod vllm_rules;
 pub mod workload;
 
+pub use data_parallel::{BalancerSpec, DataParallelSpec, LockStepSpec, RankScore};
 pub use frontend::FrontendSpec;
 pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
 pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
@@ -39,7 +41,9 @@ pub struct Plan {
     pub replication: u64,
     /// Replicas and routing.
     pub cluster: ClusterSpec,
-    /// The engine's scheduler, equal on all replicas.
+    /// Data-parallel ranks of every replica; `None` where a replica is one engine.
+    pub data_parallel: Option<DataParallelSpec>,
+    /// The engine's scheduler, equal on all replicas and ranks.
     pub scheduler: SchedulerSpec,
     /// How long a step takes.
     pub step_time: StepTimeSpec,
@@ -151,6 +155,9 @@ impl Plan {
         }
         if self.output.timeline_interval_ns == 0 {
             return refuse("output.timeline_interval_ns", "was 0, must be at least 1".into());
+        }
+        if let Some(ranks) = &self.data_parallel {
+            ranks.check()?;
         }
         self.scheduler.check()?;
         if let Some(frontend) = &self.frontend {

@@ -35,6 +35,10 @@ pub trait BatchScheduler {
     /// Hands back a slot reported in [`StepOutcome::retired`].
     fn retire(&mut self, slot: Slot);
 
+    /// Says whether the next batches hold prompts back while others decode, which data-parallel ranks do in turns.
+    /// Schedulers without such turns have nothing to do.
+    fn throttle_prefills(&mut self, _throttle: bool) {}
+
     /// Tells whether there is a reason to call [`Self::schedule`].
     fn has_requests(&self) -> bool;
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::cluster::Router;
+use crate::cluster::{DataParallelRanks, Router};
 use crate::engine::{EngineContext, EngineCore, Wake};
+use crate::engine_group::LockStepGroup;
 use crate::error::SimError;
 use crate::event::Event;
 use crate::fidelity::{OperatorTrust, StepTimer};
@@ -57,7 +58,11 @@ pub struct Totals {
     pub prefix_lookup_tokens: u64,
     /// Prompt tokens found there.
     pub prefix_hit_tokens: u64,
-    /// Blocks of each replica, the null block included.
+    /// Batches that data-parallel ranks without work computed because others needed them.
+    pub dummy_steps: u64,
+    /// Engines of a replica: its data-parallel ranks.
+    pub data_parallel_size: u32,
+    /// Blocks of each engine, the null block included.
     pub num_blocks: u32,
     /// How step times were made.
     pub step_time: &'static str,
@@ -76,15 +81,21 @@ pub struct Simulation {
     workload: Workload,
     queue: EventQueue<Event>,
     router: Router,
+    /// Data-parallel ranks, where replicas have them.
+    ranks: Option<DataParallelRanks>,
     engines: Vec<EngineCore>,
     frontend: Option<Frontend>,
-    /// A `Schedule` event is pending for the replica.
+    /// Ranks of one replica.
+    data_parallel_size: u32,
+    /// A `Schedule` event is pending for the engine, or for the group of engines that steps as one.
     schedule_pending: Vec<bool>,
     recorder: Recorder,
     sample_interval_ns: u64,
     sample_pending: bool,
     /// Requests routed and not ended.
     outstanding: u64,
+    /// Requests issued and not arrived.
+    expected: u64,
     /// When something last happened to a request or an engine.
     last_fact: SimTime,
     /// The moment of the last request that followed an ended one, and how many did so at that moment.
@@ -118,7 +129,7 @@ impl Simulation {
             SchedulerSpec::Sglang(_) if !plan.limits.refuse_oversized => (u32::MAX, u32::MAX),
             scheduler => scheduler.batch_limits(),
         };
-        let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs, predictors)?;
+        let mut timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs, predictors)?;
         let stages = timer.stages_s().len();
         if stages > 0 && stages != scheduler.pipeline_parallel_size() as usize {
             return Err(SimError::Plan {
@@ -129,20 +140,39 @@ impl Simulation {
                 ),
             });
         }
+        let spec = plan.data_parallel.as_ref();
+        let size = spec.map_or(1, |spec| spec.size);
+        let ranks_per_balancer = spec.map_or(1, |spec| spec.ranks_per_balancer);
+        let lock_step = spec.and_then(|spec| spec.lock_step);
+        timer.pad_to_largest(lock_step.is_some_and(|step| step.pad_to_largest));
+        check_ranks(&timer, size, lock_step.is_some())?;
+        let num_engines = replicas.checked_mul(size).ok_or(SimError::ClockOverflow)?;
+        let engine = |id| EngineCore::new(ReplicaId(id), &scheduler, timer.new_batch(), &plan.limits);
+        let engines: Vec<_> = (0..num_engines).map(engine).collect();
+        let depth = engines.first().map_or(1, EngineCore::depth);
+        let ranks =
+            spec.map(|spec| DataParallelRanks::new(spec, replicas as usize, depth, &timer.new_batch()));
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
             queue: EventQueue::new(),
-            router: Router::new(plan.cluster.router.clone(), replicas, scheduler.block_size(), &streams),
-            engines: (0..replicas)
-                .map(|id| EngineCore::new(ReplicaId(id), &scheduler, timer.new_batch(), &plan.limits))
-                .collect(),
+            router: Router::new(
+                plan.cluster.router.clone(),
+                num_engines / ranks_per_balancer,
+                ranks_per_balancer as usize,
+                scheduler.block_size(),
+                &streams,
+            ),
+            ranks,
+            engines,
             frontend: plan.frontend.clone().map(|spec| Frontend::new(spec, replicas)),
-            schedule_pending: vec![false; replicas as usize],
-            recorder: Recorder::new(replicas, &plan.output),
+            data_parallel_size: size,
+            schedule_pending: vec![false; num_engines as usize],
+            recorder: Recorder::new(num_engines, &plan.output),
             sample_interval_ns: plan.output.timeline_interval_ns,
             sample_pending: false,
             outstanding: 0,
+            expected: 0,
             last_fact: SimTime::ZERO,
             followers: (SimTime::ZERO, 0),
             work: 0,
@@ -222,6 +252,8 @@ impl Simulation {
             empty_steps: 0,
             prefix_lookup_tokens: 0,
             prefix_hit_tokens: 0,
+            dummy_steps: 0,
+            data_parallel_size: self.ranks.as_ref().map_or(1, DataParallelRanks::size),
             num_blocks: self.scheduler.num_blocks(),
             step_time: self.timer.name(),
             failure: self.failure.map(|failure| failure.to_string()),
@@ -234,6 +266,9 @@ impl Simulation {
             totals.empty_steps += empty;
             totals.prefix_lookup_tokens += lookups;
             totals.prefix_hit_tokens += hits;
+        }
+        if let Some(ranks) = &self.ranks {
+            totals.dummy_steps = ranks.groups().iter().map(LockStepGroup::num_dummies).sum();
         }
         Ok((self.recorder, totals))
     }
@@ -253,7 +288,7 @@ impl Simulation {
                 self.workload.prompt_segments(request, &mut self.segments);
                 self.submit(now, &spec, replica)
             }
-            Event::Delivered(request) => self.release(now, self.routed(request).1),
+            Event::Delivered(request) => self.release(now, request),
             Event::Schedule(replica) => self.on_schedule(now, replica),
             Event::Sample => self.on_sample(now),
         }
@@ -279,10 +314,12 @@ impl Simulation {
             });
         }
         self.recorder.issue(spec);
+        self.expected += 1;
         self.push(spec.arrival, Event::Arrival(spec.id))
     }
 
     fn on_arrival(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        self.expected -= 1;
         let spec = self.recorder.requests[id.index()].spec;
         self.arm_sampling(now)?;
         match self.refusal(&spec) {
@@ -298,32 +335,42 @@ impl Simulation {
     fn admit(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
         self.segments.clear();
         self.workload.prompt_segments(spec.id, &mut self.segments);
-        let replica = self.router.route(spec, &self.segments, &self.engines);
-        self.recorder.route(spec.id, replica, now);
+        let target = self.router.route(spec, &self.segments, &self.engines);
+        let engine = match &mut self.ranks {
+            Some(ranks) => ranks.choose(now, target, spec.id),
+            None => target,
+        };
+        self.recorder.route(spec.id, engine, now);
         self.outstanding += 1;
         match &self.frontend {
             Some(frontend) => self.push(now.after(frontend.network())?, Event::Accept(spec.id)),
-            None => self.submit(now, spec, replica),
+            None => self.submit(now, spec, engine),
         }
     }
 
     fn on_accept(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
-        let (spec, replica) = self.routed(id);
+        let (spec, engine) = self.routed(id);
+        let servers = self.servers_of(engine);
         let frontend = self.frontend.as_mut().expect("Invariant: only API servers accept requests");
-        let ready = frontend.accept(id, spec.prompt_tokens, replica, now)?;
+        let ready = frontend.accept(id, spec.prompt_tokens, servers, now)?;
         self.push(ready, Event::Submit(id))
     }
 
-    /// Returns a request that was routed, and where to.
+    /// Returns a request that was routed, and the engine it went to.
     fn routed(&self, id: RequestId) -> (RequestSpec, ReplicaId) {
         let record = &self.recorder.requests[id.index()];
         (record.spec, record.replica.expect("Invariant: a request that ended was routed"))
     }
 
+    /// Returns the replica whose API servers stand before an engine: its data-parallel ranks share them.
+    fn servers_of(&self, engine: ReplicaId) -> ReplicaId {
+        ReplicaId(engine.0 / self.data_parallel_size)
+    }
+
     /// Hands a request to its engine; `segments` holds its prompt.
-    fn submit(&mut self, now: SimTime, spec: &RequestSpec, replica: ReplicaId) -> Result<(), SimError> {
+    fn submit(&mut self, now: SimTime, spec: &RequestSpec, engine: ReplicaId) -> Result<(), SimError> {
         let max_tokens = self.granted_output(spec);
-        self.engines[replica.index()].submit(&Submission {
+        self.engines[engine.index()].submit(&Submission {
             id: spec.id,
             arrival: spec.arrival,
             priority: spec.priority,
@@ -333,7 +380,15 @@ impl Simulation {
             segments: &self.segments,
             output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
         });
-        if self.engines[replica.index()].is_waiting() { Ok(()) } else { self.request_schedule(now, replica) }
+        let unit = self.ranks.as_ref().map_or(engine, |ranks| ranks.unit_of(engine));
+        let is_waiting = match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
+            Some((group, _)) => {
+                group.wake();
+                group.is_waiting()
+            }
+            None => self.engines[engine.index()].is_waiting(),
+        };
+        if is_waiting { Ok(()) } else { self.request_schedule(now, unit) }
     }
 
     /// Tells why a request can never be served, if so (vLLM answers such requests with an error).
@@ -357,14 +412,14 @@ impl Simulation {
         }
     }
 
-    fn request_schedule(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
-        if std::mem::replace(&mut self.schedule_pending[replica.index()], true) {
+    fn request_schedule(&mut self, now: SimTime, unit: ReplicaId) -> Result<(), SimError> {
+        if std::mem::replace(&mut self.schedule_pending[unit.index()], true) {
             return Ok(());
         }
-        self.push(now, Event::Schedule(replica))
+        self.push(now, Event::Schedule(unit))
     }
 
-    fn on_step_end(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
+    fn on_step_end(&mut self, now: SimTime, unit: ReplicaId) -> Result<(), SimError> {
         let mut context = EngineContext {
             timer: &mut self.timer,
             recorder: &mut self.recorder,
@@ -372,22 +427,29 @@ impl Simulation {
             outputs: self.frontend.is_some().then_some(&mut self.outputs),
             work: &mut self.work,
         };
-        self.engines[replica.index()].complete(now, &mut context)?;
-        self.settle_ended(now, replica)?;
-        if self.has_reached_its_steps(replica) {
+        match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
+            Some((group, engines)) => group.complete(now, &mut self.engines[engines], &mut context)?,
+            None => self.engines[unit.index()].complete(now, &mut context)?,
+        }
+        self.report(now, unit);
+        self.settle_ended(now)?;
+        if self.has_reached_its_steps(unit) {
             self.stopped = true;
             return Ok(());
         }
-        if self.queue.is_alone_in_time() && !self.schedule_pending[replica.index()] {
+        if self.queue.is_alone_in_time() && !self.schedule_pending[unit.index()] {
             // Nothing can come between, so the detour through the queue is saved.
-            return self.on_schedule(now, replica);
+            return self.on_schedule(now, unit);
         }
-        self.request_schedule(now, replica)
+        self.request_schedule(now, unit)
     }
 
-    fn on_schedule(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
-        self.schedule_pending[replica.index()] = false;
-        let engine = &mut self.engines[replica.index()];
+    fn on_schedule(&mut self, now: SimTime, unit: ReplicaId) -> Result<(), SimError> {
+        self.schedule_pending[unit.index()] = false;
+        if self.outstanding == 0 && self.expected == 0 && self.in_lock_step() {
+            // The ranks would spin on, with nothing to come.
+            return Ok(());
+        }
         let mut context = EngineContext {
             timer: &mut self.timer,
             recorder: &mut self.recorder,
@@ -395,42 +457,73 @@ impl Simulation {
             outputs: self.frontend.is_some().then_some(&mut self.outputs),
             work: &mut self.work,
         };
-        let wake = engine.run_until_blocked(now, &mut context)?;
-        if self.has_reached_its_steps(replica) {
+        let (wake, engines) =
+            if let Some((group, engines)) = self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
+                let wake = group.run_until_blocked(now, &mut self.engines[engines.clone()], &mut context)?;
+                (wake, &self.engines[engines])
+            } else {
+                let engine = &mut self.engines[unit.index()];
+                (engine.run_until_blocked(now, &mut context)?, std::slice::from_ref(&*engine))
+            };
+        let depth = engines.first().map_or(1, EngineCore::depth);
+        if self.has_reached_its_steps(unit) {
             self.stopped = true;
         }
-        self.settle_ended(now, replica)?;
+        if depth > 1 {
+            // With batches in flight an engine reports as soon as one is launched; otherwise when it is done.
+            self.report(now, unit);
+        }
+        self.settle_ended(now)?;
         match wake {
-            Wake::At(time) => self.push(time, Event::StepEnd(replica)),
+            Wake::At(time) => self.push(time, Event::StepEnd(unit)),
             Wake::OnArrival => Ok(()),
         }
     }
 
-    /// Tells whether a replica has made all its steps; SGLang's loop ends with the results of its last turn.
-    fn has_reached_its_steps(&self, replica: ReplicaId) -> bool {
-        let engine = &self.engines[replica.index()];
-        let in_turn = matches!(self.scheduler, SchedulerSpec::Sglang(_)) && engine.is_waiting();
-        self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) && !in_turn
+    fn in_lock_step(&self) -> bool {
+        self.ranks.as_ref().is_some_and(|ranks| !ranks.groups().is_empty())
     }
 
-    /// Lets go of requests that ended on `replica`, or has their API servers deliver what it made first.
-    fn settle_ended(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
-        if self.frontend.is_some() {
-            return self.deliver(now, replica);
+    /// Lets data-parallel ranks tell their balancer how long their queues are.
+    fn report(&mut self, now: SimTime, unit: ReplicaId) {
+        let Some(ranks) = &mut self.ranks else { return };
+        for engine in ranks.engines_of(unit) {
+            ranks.report(now, engine, &self.engines[engine]);
         }
-        for _ in 0..self.ended.len() {
-            self.release(now, replica)?;
+    }
+
+    /// Tells whether an engine of a unit has made all its steps; SGLang's loop ends with the results of its last turn.
+    fn has_reached_its_steps(&self, unit: ReplicaId) -> bool {
+        let Some(limit) = self.limits.max_steps else { return false };
+        let reached = |engine: usize| {
+            let engine = &self.engines[engine];
+            let in_turn = matches!(self.scheduler, SchedulerSpec::Sglang(_)) && engine.is_waiting();
+            engine.num_steps().0 >= limit && !in_turn
+        };
+        self.ranks.as_ref().map_or_else(|| reached(unit.index()), |ranks| ranks.engines_of(unit).any(reached))
+    }
+
+    /// Lets go of requests that ended, or has their API servers deliver what was made first.
+    fn settle_ended(&mut self, now: SimTime) -> Result<(), SimError> {
+        if self.frontend.is_some() {
+            return self.deliver(now);
+        }
+        for index in 0..self.ended.len() {
+            self.release(now, self.ended[index])?;
         }
         self.ended.clear();
         Ok(())
     }
 
-    fn deliver(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
+    fn deliver(&mut self, now: SimTime) -> Result<(), SimError> {
         self.ended.clear();
+        // All output of one step is of one replica.
+        let Some(first) = self.outputs.first() else { return Ok(()) };
+        let servers = self.servers_of(self.routed(first.request).1);
         let (Some(frontend), recorder) = (&mut self.frontend, &mut self.recorder) else { return Ok(()) };
         let queue = &mut self.queue;
         let mut pushed = Ok(());
-        frontend.deliver(replica, now, &self.outputs, |id, at| {
+        frontend.deliver(servers, now, &self.outputs, |id, at| {
             if recorder.deliver(id, now, at) {
                 let event = Event::Delivered(id);
                 let push = queue.push(at, event.phase() as u8, event);
@@ -442,8 +535,13 @@ impl Simulation {
     }
 
     /// Frees the router's slot of a request that its client is done with, and lets a closed-loop client go on.
-    fn release(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
-        self.router.release(replica);
+    fn release(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let (_, engine) = self.routed(id);
+        let target = match &mut self.ranks {
+            Some(ranks) => ranks.release(engine, id),
+            None => engine,
+        };
+        self.router.release(target);
         self.outstanding -= 1;
         self.issue_follower(now)
     }
@@ -556,6 +654,19 @@ fn sglang_refusal(config: &SglangConfig, spec: &RequestSpec) -> RejectReason {
     } else {
         RejectReason::None
     }
+}
+
+/// Refuses step times that know more or other ranks than the plan has.
+fn check_ranks(timer: &StepTimer, size: u32, lock_step: bool) -> Result<(), SimError> {
+    let priced = timer.num_batches();
+    if priced == 1 || (lock_step && priced == size as usize) {
+        return Ok(());
+    }
+    let what = if lock_step { "ranks in lock step" } else { "ranks without lock step" };
+    Err(SimError::Plan {
+        path: "step_time.layout.data_parallel_size".into(),
+        message: format!("was {priced}, but the plan has {size} {what} per replica"),
+    })
 }
 
 /// Tells why vLLM would never serve a request, if so.

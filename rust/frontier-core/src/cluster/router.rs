@@ -1,4 +1,4 @@
-//! Routing policies over the replicas of a cluster.
+//! Routing policies over the replicas of a cluster, or over groups of data-parallel ranks behind a balancer each.
 
 use rustc_hash::FxHashMap;
 
@@ -21,11 +21,19 @@ pub struct Router {
     hasher: PrefixHasher,
     /// Tokens per block, for prefix hashes.
     block_size: u32,
+    /// Engines behind each target: data-parallel ranks that a balancer of their own spreads requests over.
+    engines_per_target: usize,
 }
 
 impl Router {
-    /// Returns a router over `replicas` idle replicas.
-    pub fn new(spec: RouterSpec, replicas: u32, block_size: u32, streams: &RngStreams) -> Self {
+    /// Returns a router over `replicas` idle targets of `engines_per_target` consecutive engines each.
+    pub fn new(
+        spec: RouterSpec,
+        replicas: u32,
+        engines_per_target: usize,
+        block_size: u32,
+        streams: &RngStreams,
+    ) -> Self {
         Self {
             spec,
             outstanding: vec![0; replicas as usize],
@@ -34,6 +42,7 @@ impl Router {
             homes: FxHashMap::default(),
             hasher: PrefixHasher::default(),
             block_size,
+            engines_per_target,
         }
     }
 
@@ -93,9 +102,16 @@ impl Router {
     }
 
     fn least_kv_use(&self, engines: &[EngineCore]) -> ReplicaId {
-        let rank = |at: usize| (engines[at].kv_usage(), self.outstanding[at]);
-        let best = (1..engines.len()).fold(0, |best, at| if rank(at) < rank(best) { at } else { best });
+        let usage = |at: usize| self.behind(engines, at).iter().map(EngineCore::kv_usage).sum::<f64>();
+        let rank = |at: usize| (usage(at), self.outstanding[at]);
+        let best =
+            (1..self.outstanding.len()).fold(0, |best, at| if rank(at) < rank(best) { at } else { best });
         ReplicaId::from_index(best)
+    }
+
+    /// Returns the engines behind target `at`.
+    fn behind<'a>(&self, engines: &'a [EngineCore], at: usize) -> &'a [EngineCore] {
+        &engines[at * self.engines_per_target..(at + 1) * self.engines_per_target]
     }
 
     fn longest_prefix(
@@ -110,13 +126,15 @@ impl Router {
         self.hasher.extend(self.block_size, segments, 0, request.prompt_tokens - 1);
         let hashes = self.hasher.hashes();
         let least = self.outstanding.iter().copied().min().unwrap_or(0);
-        let best = (0..engines.len())
+        let cached = |at: usize| {
+            let engines = self.behind(engines, at);
+            engines.iter().map(|engine| engine.cached_prefix(segments, hashes)).max().unwrap_or(0)
+        };
+        let best = (0..self.outstanding.len())
             .filter(|&at| self.outstanding[at] - least <= max_imbalance)
             // `max_by_key` keeps the last of equals, hence the reversed order of replicas.
             .rev()
-            .max_by_key(|&at| {
-                (engines[at].cached_prefix(segments, hashes), std::cmp::Reverse(self.outstanding[at]))
-            });
+            .max_by_key(|&at| (cached(at), std::cmp::Reverse(self.outstanding[at])));
         ReplicaId::from_index(best.expect("Invariant: the least loaded replica qualifies"))
     }
 

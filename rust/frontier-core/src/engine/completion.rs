@@ -11,7 +11,7 @@ const MAX_NAMED: usize = 8;
 
 impl EngineCore {
     /// Processes the output of a batch. Returns whether anything came of it.
-    pub(super) fn process(
+    pub(crate) fn process(
         &mut self,
         mut batch: InFlight,
         now: SimTime,

@@ -1,11 +1,33 @@
 //! Forming a batch: the scheduler picks it, the step timer prices it, the recorder learns who is in it.
 
+use super::pipeline::Passage;
 use super::{EngineContext, EngineCore, InFlight};
 use crate::error::SimError;
-use crate::fidelity::StepOrigin;
+use crate::fidelity::{BatchShape, StepOrigin, StepTime};
 use crate::metrics::{Activity, HostMeter, Recorder, StepFacts, StepRow};
 use crate::scheduler::{Admission, BatchScheduler, Scheduled, SchedulerOutput};
 use crate::time::SimTime;
+
+/// When a batch runs, and what is booked for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launch {
+    /// When it was formed.
+    formed: SimTime,
+    passage: Passage,
+    /// Its cost; none where nothing runs.
+    time: Option<StepTime>,
+    /// The engine's share of the work in `time`.
+    share: f64,
+    /// Prompts are computed in the step.
+    mixed: bool,
+}
+
+impl Launch {
+    /// Returns when the output of the batch is there.
+    pub(crate) fn end(&self) -> SimTime {
+        self.passage.end
+    }
+}
 
 impl EngineCore {
     /// Lets the scheduler form a batch, prices it, and records who is in it.
@@ -14,50 +36,90 @@ impl EngineCore {
         now: SimTime,
         context: &mut EngineContext<'_>,
     ) -> Result<InFlight, SimError> {
+        let (batch, row) = self.draft(now, context.work)?;
+        let launch = if batch.executes() {
+            context.timer.set_origin(self.origin());
+            let time = context.timer.step(&self.shape)?;
+            self.pass(now, &time, context.timer.stages_s(), 1.0, row.prefill_tokens > 0)?
+        } else {
+            let passage = self.pipeline.pass_empty(now);
+            Launch { formed: now, passage, time: None, share: 1.0, mixed: false }
+        };
+        Ok(self.launch(batch, row, &launch, context.recorder))
+    }
+
+    /// Lets the scheduler form a batch and describes it to the step timer ([`Self::shape`]).
+    ///
+    /// # Errors
+    /// [`SimError::EngineFailure`].
+    pub(crate) fn draft(&mut self, now: SimTime, work: &mut u64) -> Result<(InFlight, StepRow), SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         self.scheduler.schedule(now, &mut batch.output);
         self.report_failure(now)?;
-        *context.work += batch.output.scheduled.len() as u64;
+        *work += batch.output.scheduled.len() as u64;
         // Blocks are taken here and only here, so no moment in between has more.
         self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());
         batch.step = None;
-        let mut row = self.shape_batch(&batch.output);
-        let empty = batch.output.scheduled.is_empty();
+        let row = self.shape_batch(&batch.output);
+        Ok((batch, row))
+    }
+
+    /// Returns which step of the engine comes next.
+    pub(crate) fn origin(&self) -> StepOrigin {
+        StepOrigin { replica: self.replica.0, step: self.num_steps }
+    }
+
+    /// Returns the batch that was drafted last, as the step timer sees it.
+    pub(crate) fn shape(&self) -> &BatchShape {
+        &self.shape
+    }
+
+    /// Sends a step through the engine's pipeline. `share`: the engine's part of its work; `mixed`: prompts are
+    /// computed in it.
+    ///
+    /// # Errors
+    /// As [`Pipeline::pass`].
+    pub(crate) fn pass(
+        &mut self,
+        now: SimTime,
+        time: &StepTime,
+        stages_s: &[f64],
+        share: f64,
+        mixed: bool,
+    ) -> Result<Launch, SimError> {
+        let passage = self.pipeline.pass(now, time, stages_s)?;
+        Ok(Launch { formed: now, passage, time: Some(*time), share, mixed })
+    }
+
+    /// Books a drafted batch that runs as `launch` says, and records who is in it.
+    pub(crate) fn launch(
+        &mut self,
+        mut batch: InFlight,
+        mut row: StepRow,
+        launch: &Launch,
+        recorder: &mut Recorder,
+    ) -> InFlight {
+        let Launch { formed, passage: Passage { start, end, .. }, .. } = *launch;
         let before = self.meter;
-        let start = if empty {
-            let passage = self.pipeline.pass_empty(now);
-            batch.end = passage.end;
-            passage.start
-        } else {
-            context.timer.set_origin(StepOrigin { replica: self.replica.0, step: self.num_steps });
-            let time = context.timer.step(&self.shape)?;
-            let passage = self.pipeline.pass(now, &time, context.timer.stages_s())?;
-            batch.end = passage.end;
-            let cpu_ns = time.cpu_exposed.0.min(passage.advance.0);
-            self.meter.cpu_ns += cpu_ns;
-            if row.prefill_tokens > 0 {
-                self.meter.mixed_ns += passage.advance.0 - cpu_ns;
-            }
+        self.book(launch);
+        if let Some(time) = &launch.time {
             row.padded_tokens = time.padded_tokens;
             row.graph = time.graph as u8;
-            self.counters.flops += time.flops;
-            self.counters.bytes += time.bytes;
-            self.counters.active_s += time.active_s;
-            passage.start
-        };
+        }
+        batch.end = end;
         batch.meter = self.meter;
         if batch.changed() {
-            self.record_activities(&batch.output, now, start, before, context.recorder);
+            self.record_activities(&batch.output, formed, start, before, recorder);
             // A turn of SGLang that only preempted leaves no record.
-            let log = context.recorder.decision_log.as_mut();
-            if let Some(log) = log.filter(|_| !empty || self.sglang.is_none()) {
+            let log = recorder.decision_log.as_mut();
+            if let Some(log) = log.filter(|_| batch.executes() || self.sglang.is_none()) {
                 let facts = StepFacts {
                     step: self.num_steps,
                     replica: self.replica,
-                    scheduled_at: now,
+                    scheduled_at: formed,
                     start,
-                    end: batch.end,
+                    end,
                     prefill_tokens: u64::from(row.prefill_tokens),
                     decode_tokens: u64::from(row.decode_tokens),
                     kv_tokens: row.kv_tokens,
@@ -65,14 +127,28 @@ impl EngineCore {
                 batch.record = Some(log.begin(&facts, &self.scheduler, &batch.output));
             }
         }
-        if empty {
-            self.num_empty_steps += 1;
-        } else {
+        if batch.executes() {
             row.start_ns = start.0;
-            batch.step = Some(context.recorder.step(self.replica, batch.end, row));
+            batch.step = Some(recorder.step(self.replica, end, row));
             self.num_steps += 1;
+        } else if launch.time.is_none() {
+            self.num_empty_steps += 1;
         }
-        Ok(batch)
+        batch
+    }
+
+    /// Books what the device does in a step.
+    pub(crate) fn book(&mut self, launch: &Launch) {
+        let Some(time) = &launch.time else { return };
+        let advance_ns = launch.passage.advance.0;
+        let cpu_ns = time.cpu_exposed.0.min(advance_ns);
+        self.meter.cpu_ns += cpu_ns;
+        if launch.mixed {
+            self.meter.mixed_ns += advance_ns - cpu_ns;
+        }
+        self.counters.flops += time.flops * launch.share;
+        self.counters.bytes += time.bytes * launch.share;
+        self.counters.active_s += time.active_s * launch.share;
     }
 
     /// Describes a batch to the step timer, and counts its tokens.

@@ -125,6 +125,8 @@ fn tile_keys(history: u64, context: u64, window: u64, tiles: u64) -> u64 {
 pub struct BatchShape {
     /// `UNLIMITED`, then the distinct sliding windows of the program.
     limits: Vec<u32>,
+    /// Ranks that share the tokens of prompts.
+    ranks: u32,
     /// New tokens of requests with an unfinished prompt or more than one token.
     prompt_tokens: u64,
     /// Requests that compute nothing in this step, and their context.
@@ -154,6 +156,7 @@ impl BatchShape {
         let work = vec![AttentionWork::default(); limits.len()];
         Self {
             limits,
+            ranks: 1,
             prompt_tokens: 0,
             idle_seqs: 0,
             idle_kv_tokens: 0,
@@ -173,6 +176,16 @@ impl BatchShape {
         let mut batch = Self::new(windows);
         batch.drafted = Some((advance, Box::new(Self::new(windows))));
         batch
+    }
+
+    /// Returns an empty batch of one of `ranks` ranks that share the tokens of every prompt: of twice as many equal
+    /// chunks each rank computes one from the front and its mirror image from the back, so that all have equally
+    /// much to do (vLLM's prefill context parallelism, `vllm/v1/worker/cp_utils.py`). Single tokens are computed by
+    /// every rank.
+    #[must_use]
+    pub fn shared_by(mut self, ranks: u32) -> Self {
+        self.ranks = ranks.max(1);
+        self
     }
 
     /// Empties the batch, keeping its memory.
@@ -204,6 +217,9 @@ impl BatchShape {
             return;
         }
         debug_assert!(context_after >= query_tokens, "Invariant: new tokens are part of the context");
+        if self.ranks > 1 && is_prefill && query_tokens > 1 {
+            return self.add_share(query_tokens, context_after);
+        }
         if is_prefill {
             self.prompt_tokens += u64::from(query_tokens);
         }
@@ -263,6 +279,18 @@ impl BatchShape {
     #[inline]
     pub fn taken_back(&self) -> u64 {
         self.taken_back
+    }
+
+    /// Adds this rank's share of a prompt: the first chunk and the last, which is what every rank's two come to.
+    fn add_share(&mut self, query_tokens: u32, context_after: u32) {
+        let chunk = query_tokens.div_ceil(2 * self.ranks);
+        let first_context = context_after - query_tokens + chunk;
+        self.prompt_tokens += 2 * u64::from(chunk);
+        self.prefill.add(2 * chunk, context_after.max(2 * chunk));
+        for (work, &window) in self.prefill_work.iter_mut().zip(&self.limits) {
+            work.add(chunk, first_context, window);
+            work.add(chunk, context_after, window);
+        }
     }
 
     /// Returns the sliding windows that the batch keeps areas for.
@@ -439,6 +467,34 @@ mod tests {
         assert_eq!(uniform(&[(1, 9, false), (2, 5, true)]), None);
         assert_eq!(uniform(&[(4, 9, false), (4, 5, true)]), Some(4));
         assert_eq!(uniform(&[(4, 9, false), (3, 5, false), (5, 5, false)]), None);
+    }
+
+    #[test]
+    fn ranks_that_share_a_prompt_have_equal_shares() {
+        // 4 ranks, 8 chunks of 128 behind 300 cached tokens: rank r has chunks r and 7 - r.
+        let (chunk, history, ranks) = (128_u32, 300, 4_u32);
+        let areas: Vec<u64> = (0..ranks)
+            .map(|rank| {
+                let area = |number: u32| {
+                    let first = u64::from(history + number * chunk);
+                    (0..u64::from(chunk)).map(|query| first + query + 1).sum::<u64>()
+                };
+                area(rank) + area(2 * ranks - 1 - rank)
+            })
+            .collect();
+        assert!(areas.iter().all(|area| area == &areas[0]));
+        let mut shared = BatchShape::new(&[]).shared_by(ranks);
+        shared.add(2 * ranks * chunk, history + 2 * ranks * chunk, true);
+        assert_eq!(shared.prefill_work(None).area, areas[0]);
+        assert_eq!((shared.num_tokens(), shared.num_seqs()), (256, 1));
+        let mut whole = BatchShape::new(&[]);
+        whole.add(2 * ranks * chunk, history + 2 * ranks * chunk, true);
+        assert_eq!(whole.prefill_work(None).area, 4 * areas[0]);
+        // Decodes are not shared, and shares are rounded up.
+        shared.clear();
+        shared.add(1, 500, false);
+        shared.add(9, 9, true);
+        assert_eq!((shared.decode().query_tokens, shared.prefill().query_tokens), (1, 4));
     }
 
     #[test]

@@ -51,7 +51,7 @@ use crate::rng::{RngStreams, Stream, mix};
 const GRID: u32 = 8;
 
 /// Which step of which engine is priced; popularity and draws depend on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepOrigin {
     /// Number of the replica.
     pub replica: u32,

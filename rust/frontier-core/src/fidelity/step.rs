@@ -60,6 +60,8 @@ struct Operators {
     program: Program,
     cpu: CpuSpec,
     tensor_parallel_size: u32,
+    /// Ranks that share the tokens of prompts.
+    prefill_context_parallel_size: u32,
     data_parallel_size: usize,
     graphs: Option<(GraphDispatcher, LaunchTimes)>,
     /// How each data-parallel rank ran the last step.
@@ -67,6 +69,8 @@ struct Operators {
     draft: Option<Draft>,
     dbo: Option<DboSpec>,
     origin: Option<StepOrigin>,
+    /// Ranks compute as many rows as the largest of them.
+    pad_to_largest: bool,
     /// Time of each stage in the last step, in seconds.
     stages_s: Vec<f64>,
 }
@@ -111,18 +115,16 @@ impl StepTimer {
         }
     }
 
-    /// Returns an empty batch that keeps what this timer looks at.
+    /// Returns an empty batch of the kind that the timer prices.
     pub fn new_batch(&self) -> BatchShape {
-        let draft = match &self.model {
-            Model::Linear(_) => None,
-            Model::Operators(operators) => operators.draft.as_ref(),
-        };
-        match draft {
+        let Model::Operators(operators) = &self.model else { return BatchShape::new(self.windows()) };
+        let batch = match &operators.draft {
             Some(draft) if draft.next.is_some() => {
                 BatchShape::drafting(self.windows(), Draft::mean_advance(draft.passes))
             }
             _ => BatchShape::new(self.windows()),
-        }
+        };
+        batch.shared_by(operators.prefill_context_parallel_size)
     }
 
     /// Returns the number of batches of one step: one per data-parallel rank.
@@ -169,6 +171,14 @@ impl StepTimer {
         }
     }
 
+    /// Lets data-parallel ranks compute as many rows as the largest of them, as vLLM did up to 0.16 even without CUDA
+    /// graphs. The linear clock has no rows.
+    pub fn pad_to_largest(&mut self, pad: bool) {
+        if let Model::Operators(operators) = &mut self.model {
+            operators.pad_to_largest = pad;
+        }
+    }
+
     /// Says which step the next batches are: draws of the experts' loads, and popularity that drifts, depend on it.
     /// Until it is said, steps are typical ones.
     #[inline]
@@ -211,7 +221,7 @@ impl StepTimer {
                     let (tp, last) = (operators.tensor_parallel_size, operators.stages_s.len() - 1);
                     times.append(&mut draft.breakdown(batches, rank, tp, last));
                 }
-                let ranks = f64::from(operators.tensor_parallel_size);
+                let ranks = operators.ranks_per_stage();
                 for time in &mut times {
                     time.flops *= ranks;
                     time.bytes *= ranks;
@@ -341,6 +351,7 @@ impl Operators {
             program,
             cpu: spec.cpu,
             tensor_parallel_size: spec.layout.tensor_parallel_size,
+            prefill_context_parallel_size: spec.layout.prefill_context_parallel_size.unwrap_or(1),
             data_parallel_size: ranks as usize,
             graphs: spec
                 .launches
@@ -349,7 +360,13 @@ impl Operators {
             dispatches: Vec::with_capacity(ranks as usize),
             dbo: spec.moe.as_ref().and_then(|moe| moe.dbo),
             origin: None,
+            pad_to_largest: false,
         })
+    }
+
+    /// Returns the GPUs that run the same operators on a data-parallel rank's batch.
+    fn ranks_per_stage(&self) -> f64 {
+        f64::from(self.tensor_parallel_size) * f64::from(self.prefill_context_parallel_size)
     }
 
     /// Tells whether every rank has enough tokens for two micro-batches.
@@ -386,6 +403,10 @@ impl Operators {
                 let eager = |batch| Dispatch { mode: GraphMode::Eager, tokens: tokens(batch) };
                 self.dispatches.extend(batches.iter().map(eager));
             }
+        }
+        if self.pad_to_largest {
+            let largest = self.dispatches.iter().map(|rank| rank.tokens).max().unwrap_or(0);
+            self.dispatches.iter_mut().for_each(|rank| rank.tokens = largest);
         }
     }
 
@@ -498,7 +519,7 @@ impl Operators {
         // total_s is no less than gpu_s, but for a rounding error of the sum over stages.
         let gpu = SimDuration::from_seconds(gpu_s)?;
         let cpu_exposed = total.max(gpu) - gpu;
-        let ranks = f64::from(self.tensor_parallel_size);
+        let ranks = self.ranks_per_stage();
         Ok(StepTime {
             total,
             cpu_exposed,

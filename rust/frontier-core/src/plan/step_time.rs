@@ -103,12 +103,18 @@ pub struct LayoutSpec {
     pub pipeline_parallel_size: u32,
     /// Ranks (of `tensor_parallel_size` GPUs each) that batch apart and meet in the experts.
     pub data_parallel_size: u32,
+    /// Ranks (of `tensor_parallel_size` GPUs each) that share the tokens of prompts; none is one.
+    pub prefill_context_parallel_size: Option<u32>,
 }
 
 impl LayoutSpec {
     /// Returns the GPUs of one replica. Values are small (checked), so the product fits.
     pub const fn gpus(&self) -> u32 {
-        self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+        let context = match self.prefill_context_parallel_size {
+            Some(ranks) => ranks,
+            None => 1,
+        };
+        self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size * context
     }
 }
 

@@ -63,6 +63,10 @@ impl BatchScheduler for Scheduler {
         on!(self, scheduler => scheduler.retire(slot));
     }
 
+    fn throttle_prefills(&mut self, throttle: bool) {
+        on!(self, scheduler => scheduler.throttle_prefills(throttle));
+    }
+
     #[inline]
     fn has_requests(&self) -> bool {
         on!(self, scheduler => scheduler.has_requests())

@@ -198,9 +198,6 @@ impl LiveRequest {
     #[inline]
     pub(crate) fn take_drafts(&mut self, num_tokens: u32) -> u32 {
         let drafts = std::mem::take(&mut self.num_drafts);
-        if drafts == 0 {
-            return 0;
-        }
         let beyond = self.num_computed + num_tokens;
         beyond.saturating_sub(self.num_tokens + self.num_placeholders).min(drafts)
     }

@@ -48,8 +48,6 @@ pub struct VllmScheduler {
     draft_slots: u32,
     /// The last block of a prefix hit is computed again.
     drops_last_hit: bool,
-    /// Drafts are known after a step, not planned with it.
-    drafts_after_output: bool,
     pads_admissions: bool,
     /// Steps of one request are kept as many calls apart as there are stages.
     spaces_steps: bool,
@@ -64,6 +62,10 @@ pub struct VllmScheduler {
     newly_finished: bool,
     /// Some request got further than ever before since the flag was last taken.
     progressed: bool,
+    /// Prompts wait for their turn while others decode.
+    throttled: bool,
+    /// The last batch in which prompts had their turn used up its tokens, so that they need another.
+    turn_was_full: bool,
     /// Scratch: the cached blocks of the request under consideration.
     hits: Vec<BlockId>,
     /// Groups of layers that keep different parts of the context, if any.
@@ -89,7 +91,6 @@ impl VllmScheduler {
             admission_lookahead_tokens: if rules.lookahead_at_admission { lookahead_tokens } else { 0 },
             draft_slots: config.draft_slots(),
             drops_last_hit: config.speculative.as_ref().is_some_and(|spec| spec.method.is_eagle()),
-            drafts_after_output: speculation.is_some() && !config.async_scheduling,
             pads_admissions: speculation.is_some() && rules.pads_admissions,
             spaces_steps: config.spaces_steps(),
             speculation,
@@ -101,6 +102,8 @@ impl VllmScheduler {
             calls: 0,
             newly_finished: false,
             progressed: false,
+            throttled: false,
+            turn_was_full: false,
             hits: Vec::new(),
             groups: KvGroups::of(&config),
             config,
@@ -135,6 +138,10 @@ impl VllmScheduler {
 }
 
 impl BatchScheduler for VllmScheduler {
+    fn throttle_prefills(&mut self, throttle: bool) {
+        self.throttled = throttle;
+    }
+
     /// Tells whether there is a reason to call `schedule()`.
     #[inline]
     fn has_requests(&self) -> bool {
@@ -177,9 +184,13 @@ impl BatchScheduler for VllmScheduler {
         self.calls += 1;
         let num_requests = (self.running.len() + self.waiting.len()) as u32;
         let mut budget = Budget::new(&self.config, &self.rules, self.draft_slots, num_requests);
-        let prompt_continues = self.schedule_running(&mut budget, out);
-        if out.preempted.is_empty() {
+        let defer_prefills = self.defers_prefills();
+        let prompt_continues = self.schedule_running(defer_prefills, &mut budget, out);
+        if out.preempted.is_empty() && !defer_prefills {
             self.admit_waiting(prompt_continues, &mut budget, out);
+        }
+        if !defer_prefills {
+            self.turn_was_full = budget.room() == 0;
         }
         self.commit(out);
         self.newly_finished = false;

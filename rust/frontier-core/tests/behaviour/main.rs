@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod colocated;
+mod data_parallel;
 mod hangs;
 mod kv_groups;
 mod pipelines;

@@ -245,6 +245,7 @@ impl LayoutSpec {
             ("tensor_parallel_size", self.tensor_parallel_size),
             ("pipeline_parallel_size", self.pipeline_parallel_size),
             ("data_parallel_size", self.data_parallel_size),
+            ("prefill_context_parallel_size", self.prefill_context_parallel_size.unwrap_or(1)),
         ];
         for (field, size) in sizes {
             within("step_time.layout", field, size, MAX_GROUP)?;

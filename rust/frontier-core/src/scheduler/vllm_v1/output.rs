@@ -3,8 +3,10 @@
 use super::VllmScheduler;
 use super::caching::{cache_full_blocks, release_blocks};
 use crate::ids::Slot;
-use crate::scheduler::live::Status;
+use crate::plan::SchedulerConfig;
+use crate::scheduler::live::{LiveRequest, Status};
 use crate::scheduler::{Admission, Emission, Scheduled, SchedulerOutput, StepOutcome};
+use crate::speculation::Speculation;
 
 impl VllmScheduler {
     /// Counters advance at schedule time, so that the next call may follow before the batch is done.
@@ -37,6 +39,8 @@ impl VllmScheduler {
     /// drafts, and leaves when it has as many as it asked for or as the model allows.
     pub(super) fn take_output(&mut self, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
         outcome.clear();
+        let SchedulerConfig { block_size, max_model_len, async_scheduling, .. } = self.config;
+        let caching = self.pool.caching();
         let (mut left_running, mut left_waiting) = (false, false);
         for entry in &batch.scheduled {
             let request = &mut self.requests[entry.slot.index()];
@@ -52,19 +56,49 @@ impl VllmScheduler {
                 continue;
             }
             if entry.samples {
-                let status = request.status;
-                if self.take_tokens(entry, stale, outcome) {
-                    match status {
+                let (mut num_tokens, mut num_accepted) = (1, 0);
+                if entry.num_drafts > 0 {
+                    num_accepted = verify(self.speculation.as_ref(), async_scheduling, request, entry, stale);
+                    // The last of several tokens may be one too many; the first is always taken.
+                    let room = max_model_len.saturating_sub(request.num_tokens);
+                    let left = (request.max_tokens - request.num_output_tokens()).min(room).max(1);
+                    num_tokens = (1 + num_accepted).min(left);
+                }
+                request.num_tokens += num_tokens;
+                if caching {
+                    request.rehash(block_size);
+                }
+                let (id, num_drafts) = (request.id, entry.num_drafts);
+                outcome.emitted.push(Emission { id, num_tokens, num_drafts, num_accepted });
+                if async_scheduling {
+                    if !stale {
+                        request.num_placeholders -= num_tokens;
+                    }
+                    if request.status == Status::Running {
+                        let known = request.num_computed - request.num_placeholders;
+                        cache_full_blocks(&mut self.pool, request, known, block_size);
+                    }
+                }
+                if request.num_tokens >= max_model_len || request.num_output_tokens() >= request.max_tokens {
+                    match request.status {
                         Status::Running => left_running = true,
                         // Output that was in flight when the request was preempted can still finish it.
                         Status::Preempted | Status::Waiting | Status::Finished => left_waiting = true,
                     }
-                    self.finish(entry.slot, outcome);
+                    request.status = Status::Finished;
+                    release_blocks(&mut self.pool, request);
+                    self.newly_finished = true;
+                    outcome.finished.push(request.id);
+                    if request.num_in_flight == 0 {
+                        outcome.retired.push(entry.slot);
+                    }
                     continue;
                 }
             }
-            if self.drafts_after_output {
-                self.attach_drafts(entry.slot);
+            if let Some(speculation) = self.speculation.as_ref()
+                && !async_scheduling
+            {
+                attach_drafts(speculation, self.rules.no_drafts_in_chunk, request);
             }
         }
         let requests = &self.requests;
@@ -76,86 +110,49 @@ impl VllmScheduler {
             self.waiting.retain(goes_on);
         }
     }
+}
 
-    /// Appends the tokens of one request. `stale`: they were in flight when it was preempted. Returns whether it is
-    /// complete.
-    #[inline]
-    fn take_tokens(&mut self, entry: &Scheduled, stale: bool, outcome: &mut StepOutcome) -> bool {
-        let num_accepted = if entry.num_drafts > 0 { self.verify(entry, stale) } else { 0 };
-        let block_size = self.config.block_size;
-        let request = &mut self.requests[entry.slot.index()];
-        let room = self.config.max_model_len.saturating_sub(request.num_tokens);
-        // The last of several tokens may be one too many; the first is always taken.
-        let left = (request.max_tokens - request.num_output_tokens()).min(room).max(1);
-        let num_tokens = (1 + num_accepted).min(left);
-        request.num_tokens += num_tokens;
-        if self.pool.caching() {
-            request.rehash(block_size);
+/// Returns how many drafts of `entry` are accepted, and takes the others back. `stale`: they were in flight when the
+/// request was preempted.
+#[inline(never)]
+fn verify(
+    speculation: Option<&Speculation>,
+    async_scheduling: bool,
+    request: &mut LiveRequest,
+    entry: &Scheduled,
+    stale: bool,
+) -> u32 {
+    let planned = entry.num_drafts;
+    let num_accepted = match speculation {
+        Some(speculation) if entry.admission == Admission::Running => {
+            let outputs = request.num_output_tokens();
+            let found = if async_scheduling {
+                speculation.num_found(request.id, outputs, request.num_tokens, planned)
+            } else {
+                planned
+            };
+            let verification = request.num_verified;
+            request.num_verified += 1;
+            speculation.num_accepted(request.id, outputs, verification, found)
         }
-        outcome.emitted.push(Emission {
-            id: request.id,
-            num_tokens,
-            num_drafts: entry.num_drafts,
-            num_accepted,
-        });
-        if self.config.async_scheduling {
-            if !stale {
-                request.num_placeholders -= num_tokens;
-            }
-            if request.status == Status::Running {
-                let known = request.num_computed - request.num_placeholders;
-                cache_full_blocks(&mut self.pool, request, known, block_size);
-            }
-        }
-        request.num_tokens >= self.config.max_model_len || request.num_output_tokens() >= request.max_tokens
-    }
-
-    /// Returns how many drafts of `entry` are accepted, and takes the others back.
-    fn verify(&mut self, entry: &Scheduled, stale: bool) -> u32 {
-        let request = &mut self.requests[entry.slot.index()];
         // Paddings of a just-admitted request stand for no token.
-        let num_accepted = match &self.speculation {
-            Some(speculation) if entry.admission == Admission::Running => {
-                let outputs = request.num_output_tokens();
-                let planned = entry.num_drafts;
-                let found = if self.config.async_scheduling {
-                    speculation.num_found(request.id, outputs, request.num_tokens, planned)
-                } else {
-                    planned
-                };
-                speculation.num_accepted(request.id, outputs, request.num_verified, found)
-            }
-            _ => 0,
-        };
-        request.num_verified += u32::from(entry.admission == Admission::Running);
-        let rejected = entry.num_drafts - num_accepted;
-        if !stale {
-            // A chunk limit below the paddings computes fewer tokens than are taken back.
-            request.num_computed = request.num_computed.saturating_sub(rejected);
-            request.num_placeholders = request.num_placeholders.saturating_sub(rejected);
-        }
-        num_accepted
+        _ => 0,
+    };
+    let rejected = planned - num_accepted;
+    if !stale {
+        // A chunk limit below the paddings computes fewer tokens than are taken back.
+        request.num_computed = request.num_computed.saturating_sub(rejected);
+        request.num_placeholders = request.num_placeholders.saturating_sub(rejected);
     }
+    num_accepted
+}
 
-    /// Gives a request the drafts of its next step (synchronous scheduling).
-    fn attach_drafts(&mut self, slot: Slot) {
-        let Some(speculation) = &self.speculation else { return };
-        let request = &mut self.requests[slot.index()];
-        request.num_drafts = if request.in_chunk && self.rules.no_drafts_in_chunk {
-            0
-        } else {
-            speculation.num_drafts(request.id, request.num_output_tokens(), request.num_tokens)
-        };
-    }
-
-    fn finish(&mut self, slot: Slot, outcome: &mut StepOutcome) {
-        let request = &mut self.requests[slot.index()];
-        request.status = Status::Finished;
-        release_blocks(&mut self.pool, request);
-        self.newly_finished = true;
-        outcome.finished.push(request.id);
-        if request.num_in_flight == 0 {
-            outcome.retired.push(slot);
-        }
-    }
+/// Gives a request the drafts of its next step (synchronous scheduling).
+#[inline(never)]
+fn attach_drafts(speculation: &Speculation, no_drafts_in_chunk: bool, request: &mut LiveRequest) {
+    request.num_drafts = if request.in_chunk && no_drafts_in_chunk {
+        0
+    } else {
+        speculation.num_drafts(request.id, request.num_output_tokens(), request.num_tokens)
+    };
 }

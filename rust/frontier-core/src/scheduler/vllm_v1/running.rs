@@ -9,15 +9,29 @@ use crate::scheduler::live::{LiveRequest, Status};
 use crate::scheduler::{Admission, Member, SchedulerOutput};
 
 impl VllmScheduler {
-    /// Gives every running request its next tokens; whoever cannot have blocks preempts others. Returns whether a
+    /// Tells whether prompts wait: it is not their turn, their last one was not cut short, and others decode
+    /// meanwhile.
+    pub(super) fn defers_prefills(&self) -> bool {
+        let decodes = |slot: &Slot| !self.requests[slot.index()].prompt_is_unfinished();
+        self.throttled && !self.turn_was_full && self.running.iter().any(decodes)
+    }
+
+    /// Gives every running request (but prompts, where `defer_prefills` says so) its next tokens; whoever cannot have blocks preempts others. Returns whether a
     /// prompt continues in this step.
-    pub(super) fn schedule_running(&mut self, budget: &mut Budget, out: &mut SchedulerOutput) -> bool {
+    pub(super) fn schedule_running(
+        &mut self,
+        defer_prefills: bool,
+        budget: &mut Budget,
+        out: &mut SchedulerOutput,
+    ) -> bool {
         let mut position = 0;
         let mut prompt_continues = false;
         while position < self.running.len() && budget.room() > 0 {
             let slot = self.running[position];
             let request = &self.requests[slot.index()];
-            let num_tokens = if end_is_certain(request) || self.calls < request.next_eligible {
+            let deferred = defer_prefills && request.prompt_is_unfinished();
+            let spaced = self.spaces_steps && self.calls < request.next_eligible;
+            let num_tokens = if deferred || spaced || end_is_certain(request) {
                 0
             } else {
                 let room = self.config.max_model_len.saturating_sub(request.num_computed + 1);
@@ -34,7 +48,9 @@ impl VllmScheduler {
             let request = &mut self.requests[slot.index()];
             prompt_continues |= request.in_chunk;
             let mut scheduled = entry(slot, request, Admission::Running, num_tokens);
-            scheduled.num_drafts = request.take_drafts(num_tokens);
+            if request.num_drafts > 0 {
+                scheduled.num_drafts = request.take_drafts(num_tokens);
+            }
             out.scheduled.push(scheduled);
             position += 1;
         }
@@ -116,7 +132,9 @@ impl VllmScheduler {
 
 /// With output in flight, tells whether that output is the request's last: then there is nothing to add.
 fn end_is_certain(request: &LiveRequest) -> bool {
+    if request.num_placeholders == 0 {
+        return false;
+    }
     let last = u64::from(request.prompt_tokens) + u64::from(request.max_tokens);
-    request.num_placeholders > 0
-        && u64::from(request.num_computed) + 2 >= last + u64::from(request.num_placeholders)
+    u64::from(request.num_computed) + 2 >= last + u64::from(request.num_placeholders)
 }
