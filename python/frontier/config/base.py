@@ -17,7 +17,6 @@ BASE_KEY = "config"
 """Key of an inline model that names the configuration its other keys change."""
 
 UNMODELLED: dict[str, str] = {
-    "quantization": "quantization at load time (the model's own quantization_config is read)",
     "cudagraph_capture_sizes": "sizes outside engine.cuda_graph (use engine.cuda_graph.capture_sizes)",
     "compilation_config": "compilation (CUDA graphs have settings of their own, engine.cuda_graph)",
     "kv_transfer_config": "KV transfer between engines",

@@ -40,6 +40,17 @@ pub struct Submission<'a> {
     pub output_stream: u64,
 }
 
+/// What only speculative decoding and asynchronous pipelines look at, kept from the counters of every step.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rare {
+    /// Number of the `schedule()` call before which the request is left out (asynchronous pipelines).
+    pub(crate) next_eligible: u64,
+    /// Drafts for its next step (asynchronous scheduling: as many as may come).
+    pub(crate) num_drafts: u32,
+    /// Steps whose drafts were verified.
+    pub(crate) num_verified: u32,
+}
+
 /// State of a request in an engine, under the names of `vllm/v1/request.py`.
 #[derive(Clone, Debug)]
 pub struct LiveRequest {
@@ -61,14 +72,9 @@ pub struct LiveRequest {
     /// Tokens of all batches in flight.
     pub(crate) num_in_flight: u32,
     pub(crate) num_preemptions: u32,
-    /// Drafts for its next step (asynchronous scheduling: as many as may come).
-    pub(crate) num_drafts: u32,
-    /// Steps whose drafts were verified.
-    pub(crate) num_verified: u32,
     /// The last step that carried it left some of its tokens to compute.
     pub(crate) in_chunk: bool,
-    /// Number of the `schedule()` call before which it is left out (asynchronous pipelines).
-    pub(crate) next_eligible: u64,
+    pub(crate) rare: Rare,
     /// Most tokens ever computed: what lies below was lost to a preemption if it is computed again.
     pub(crate) high_water: u32,
     /// Leading blocks whose hash is in the cache index.
@@ -106,10 +112,8 @@ impl LiveRequest {
             num_stale: 0,
             num_in_flight: 0,
             num_preemptions: 0,
-            num_drafts: 0,
-            num_verified: 0,
             in_chunk: false,
-            next_eligible: 0,
+            rare: Rare::default(),
             high_water: 0,
             num_cached_blocks: 0,
             num_hit_blocks: 0,
@@ -187,17 +191,17 @@ impl LiveRequest {
         &self.blocks
     }
 
-    /// Returns the tokens that could be computed next: all that are known, being sampled or drafted, less those done.
-    /// None while drafts are under way in a synchronous pipeline, which has no placeholders for them.
+    /// Returns the tokens that could be computed next beside `num_drafts` drafts: all that are known or being sampled,
+    /// less those done. None while drafts are under way in a synchronous pipeline, which has no placeholders for them.
     #[inline]
-    pub(crate) fn num_pending(&self) -> u32 {
-        (self.num_tokens + self.num_placeholders + self.num_drafts).saturating_sub(self.num_computed)
+    pub(crate) fn num_pending(&self, num_drafts: u32) -> u32 {
+        (self.num_tokens + self.num_placeholders + num_drafts).saturating_sub(self.num_computed)
     }
 
     /// Takes the drafts that fit into a chunk of `num_tokens` tokens; the others are dropped.
     #[inline]
     pub(crate) fn take_drafts(&mut self, num_tokens: u32) -> u32 {
-        let drafts = std::mem::take(&mut self.num_drafts);
+        let drafts = std::mem::take(&mut self.rare.num_drafts);
         let beyond = self.num_computed + num_tokens;
         beyond.saturating_sub(self.num_tokens + self.num_placeholders).min(drafts)
     }

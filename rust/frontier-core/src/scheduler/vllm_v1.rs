@@ -277,6 +277,7 @@ impl BatchScheduler for VllmScheduler {
 }
 
 /// Returns a request's part of a batch, without drafts.
+#[inline]
 fn entry(slot: Slot, request: &LiveRequest, admission: Admission, num_tokens: u32) -> Scheduled {
     Scheduled {
         slot,

@@ -13,6 +13,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// Returns the budget of a step with `num_requests` running and waiting requests.
+    #[inline]
     pub(super) fn new(config: &SchedulerConfig, rules: &Rules, draft_slots: u32, num_requests: u32) -> Self {
         let input = config.max_num_batched_tokens;
         let mut chunk = match config.long_prefill_token_threshold {

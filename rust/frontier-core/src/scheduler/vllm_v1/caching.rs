@@ -36,15 +36,18 @@ impl VllmScheduler {
     }
 
     /// Allocates blocks for `num_tokens` more tokens of a running request, and lookahead; false if there are too few.
+    #[inline]
     pub(super) fn allocate_running(&mut self, slot: Slot, num_tokens: u32) -> bool {
         if self.groups.is_some() {
             return self.allocate_running_in_groups(slot, num_tokens);
         }
         let request = &mut self.requests[slot.index()];
         let total = request.num_computed.min(self.config.max_model_len) + num_tokens;
-        let wanted = self.config.blocks_for(total.saturating_add(self.lookahead_tokens));
-        let missing = wanted.saturating_sub(request.blocks.len() as u32);
-        if missing > 0 {
+        let slots = total.saturating_add(self.lookahead_tokens);
+        // Most steps stay within the last block, and a product is cheaper to look at than a quotient.
+        let held = request.blocks.len() as u64 * u64::from(self.config.block_size);
+        if u64::from(slots) > held {
+            let missing = self.config.blocks_for(slots).saturating_sub(request.blocks.len() as u32);
             if missing > self.pool.num_free() {
                 return false;
             }
@@ -104,6 +107,10 @@ pub(super) fn cache_full_blocks(
     }
     if !request.tables.is_empty() {
         cache_full_group_blocks(pool, request, num_tokens, block_size);
+        return;
+    }
+    let next_full = (u64::from(request.num_cached_blocks) + 1) * u64::from(block_size);
+    if u64::from(num_tokens) < next_full {
         return;
     }
     // A prompt beyond `max_model_len` (only replays admit one) has fewer blocks than tokens would fill.

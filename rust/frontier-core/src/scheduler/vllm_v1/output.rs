@@ -10,6 +10,7 @@ use crate::speculation::Speculation;
 
 impl VllmScheduler {
     /// Counters advance at schedule time, so that the next call may follow before the batch is done.
+    #[inline]
     pub(super) fn commit(&mut self, out: &mut SchedulerOutput) {
         for entry in &mut out.scheduled {
             let request = &mut self.requests[entry.slot.index()];
@@ -27,9 +28,11 @@ impl VllmScheduler {
             request.in_chunk = !entry.samples;
             if entry.samples && self.config.async_scheduling {
                 request.num_placeholders += 1 + entry.num_drafts;
-                request.num_drafts = self.num_speculative_tokens;
+                if self.num_speculative_tokens > 0 {
+                    request.rare.num_drafts = self.num_speculative_tokens;
+                }
                 if self.spaces_steps {
-                    request.next_eligible = self.calls + u64::from(self.config.pipeline_parallel_size);
+                    request.rare.next_eligible = self.calls + u64::from(self.config.pipeline_parallel_size);
                 }
             }
         }
@@ -37,6 +40,7 @@ impl VllmScheduler {
 
     /// Takes the output of a batch: each request whose chunk reached its end gets one token and its accepted
     /// drafts, and leaves when it has as many as it asked for or as the model allows.
+    #[inline]
     pub(super) fn take_output(&mut self, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
         outcome.clear();
         let SchedulerConfig { block_size, max_model_len, async_scheduling, .. } = self.config;
@@ -131,8 +135,8 @@ fn verify(
             } else {
                 planned
             };
-            let verification = request.num_verified;
-            request.num_verified += 1;
+            let verification = request.rare.num_verified;
+            request.rare.num_verified += 1;
             speculation.num_accepted(request.id, outputs, verification, found)
         }
         // Paddings of a just-admitted request stand for no token.
@@ -150,7 +154,7 @@ fn verify(
 /// Gives a request the drafts of its next step (synchronous scheduling).
 #[inline(never)]
 fn attach_drafts(speculation: &Speculation, no_drafts_in_chunk: bool, request: &mut LiveRequest) {
-    request.num_drafts = if request.in_chunk && no_drafts_in_chunk {
+    request.rare.num_drafts = if request.in_chunk && no_drafts_in_chunk {
         0
     } else {
         speculation.num_drafts(request.id, request.num_output_tokens(), request.num_tokens)

@@ -18,6 +18,7 @@ impl VllmScheduler {
 
     /// Gives every running request (but prompts, where `defer_prefills` says so) its next tokens; whoever cannot have blocks preempts others. Returns whether a
     /// prompt continues in this step.
+    #[inline]
     pub(super) fn schedule_running(
         &mut self,
         defer_prefills: bool,
@@ -26,16 +27,18 @@ impl VllmScheduler {
     ) -> bool {
         let mut position = 0;
         let mut prompt_continues = false;
+        let speculates = self.num_speculative_tokens > 0;
         while position < self.running.len() && budget.room() > 0 {
             let slot = self.running[position];
             let request = &self.requests[slot.index()];
             let deferred = defer_prefills && request.prompt_is_unfinished();
-            let spaced = self.spaces_steps && self.calls < request.next_eligible;
+            let spaced = self.spaces_steps && self.calls < request.rare.next_eligible;
+            let drafts = if speculates { request.rare.num_drafts } else { 0 };
             let num_tokens = if deferred || spaced || end_is_certain(request) {
                 0
             } else {
                 let room = self.config.max_model_len.saturating_sub(request.num_computed + 1);
-                budget.clip_chunk(request.num_pending()).min(budget.room()).min(room)
+                budget.clip_chunk(request.num_pending(drafts)).min(budget.room()).min(room)
             };
             if num_tokens == 0 {
                 position += 1;
@@ -48,7 +51,7 @@ impl VllmScheduler {
             let request = &mut self.requests[slot.index()];
             prompt_continues |= request.in_chunk;
             let mut scheduled = entry(slot, request, Admission::Running, num_tokens);
-            if request.num_drafts > 0 {
+            if drafts > 0 {
                 scheduled.num_drafts = request.take_drafts(num_tokens);
             }
             out.scheduled.push(scheduled);
@@ -59,6 +62,7 @@ impl VllmScheduler {
 
     /// Allocates blocks for `num_tokens` more tokens of a running request, preempting until it works. Returns
     /// false if the request had to preempt itself.
+    #[inline]
     fn make_room(
         &mut self,
         slot: Slot,
@@ -122,7 +126,7 @@ impl VllmScheduler {
         request.num_cached_blocks = 0;
         request.status = Status::Preempted;
         request.num_computed = 0;
-        request.num_drafts = 0;
+        request.rare.num_drafts = 0;
         request.num_stale = request.num_in_flight;
         request.num_placeholders = 0;
         request.num_preemptions += 1;
@@ -131,6 +135,7 @@ impl VllmScheduler {
 }
 
 /// With output in flight, tells whether that output is the request's last: then there is nothing to add.
+#[inline]
 fn end_is_certain(request: &LiveRequest) -> bool {
     if request.num_placeholders == 0 {
         return false;
