@@ -112,7 +112,7 @@ impl EngineCore {
             replica,
             depth: match scheduler {
                 SchedulerSpec::VllmV1(config) if config.async_scheduling => ASYNC_DEPTH,
-                SchedulerSpec::VllmV1(_) => 1,
+                SchedulerSpec::VllmV1(_) | SchedulerSpec::Baseline(_) => 1,
             },
             scheduler: Scheduler::new(scheduler),
             queue: VecDeque::new(),
@@ -350,7 +350,9 @@ impl EngineCore {
         for entry in &output.scheduled {
             let context_after = entry.computed_before + entry.num_tokens;
             let is_prefill = entry.computed_before < entry.prompt_tokens || entry.num_tokens > 1;
-            self.shape.add(entry.num_tokens, context_after, is_prefill);
+            if output.padded.is_empty() {
+                self.shape.add(entry.num_tokens, context_after, is_prefill);
+            }
             row.kv_tokens += u64::from(context_after);
             if is_prefill {
                 row.prefill_tokens += entry.num_tokens;
@@ -358,6 +360,9 @@ impl EngineCore {
             } else {
                 row.decode_tokens += entry.num_tokens;
             }
+        }
+        for padded in &output.padded {
+            self.shape.add(padded.num_tokens, padded.context_after, padded.is_prefill);
         }
         row
     }

@@ -14,6 +14,7 @@
 //! | [`predictor`] | packs of learned operator predictors, and how they are evaluated; knows no scheduling |
 //! | [`kvcache`] | blocks, prefix identity; knows no time |
 //! | [`scheduler`] | batch formation: data in, data out; knows no time |
+//! | [`scores`] | what a scheduling policy is told about a request on its arrival |
 //! | [`metrics`] | what a run leaves behind |
 //! | [`engine`] | one engine: its scheduler, its batches in flight, the time they take |
 //! | [`cluster`] | routing over replicas |
@@ -34,6 +35,7 @@ pub mod plan;
 pub mod predictor;
 pub mod rng;
 pub mod scheduler;
+pub mod scores;
 pub mod simulation;
 pub mod time;
 pub mod workload;

@@ -8,11 +8,14 @@ use serde::Deserialize;
 
 use crate::error::SimError;
 
+pub mod baseline;
+pub mod policy;
 pub mod scheduler;
 pub mod step_time;
 pub mod workload;
 
-pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
+pub use policy::Policy;
+pub use scheduler::{SchedulerConfig, SchedulerSpec};
 pub use step_time::StepTimeSpec;
 pub use workload::WorkloadSpec;
 

@@ -4,12 +4,16 @@
 //! [`BatchScheduler`] is what an engine asks of any scheduler; [`Scheduler`] is the closed set of them.
 
 mod any;
+mod baseline;
 mod live;
+mod policy;
 mod queue;
 mod vllm_v1;
 
 pub use any::Scheduler;
+pub use baseline::Baseline;
 pub use live::{LiveRequest, Status, Submission};
+pub use policy::{Expression, ExpressionError, check_policy};
 pub use vllm_v1::VllmScheduler;
 
 use crate::error::SimError;
@@ -143,6 +147,19 @@ pub struct SchedulerOutput {
     pub scheduled: Vec<Scheduled>,
     /// Preempted requests in order.
     pub preempted: Vec<Member>,
+    /// What the device computes where padding makes it differ from `scheduled`, row by row; else empty.
+    pub padded: Vec<PaddedRow>,
+}
+
+/// A row of a batch as the device computes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PaddedRow {
+    /// Tokens computed, padding included.
+    pub num_tokens: u32,
+    /// Context after the step, padding included.
+    pub context_after: u32,
+    /// The tokens are those of a prompt.
+    pub is_prefill: bool,
 }
 
 impl SchedulerOutput {
@@ -150,6 +167,7 @@ impl SchedulerOutput {
     pub fn clear(&mut self) {
         self.scheduled.clear();
         self.preempted.clear();
+        self.padded.clear();
     }
 }
 

@@ -10,10 +10,12 @@ use crate::fidelity::{OperatorTrust, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason};
+use crate::plan::baseline::BaselineSpec;
 use crate::plan::{LimitSpec, Plan, SchedulerConfig, SchedulerSpec};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
-use crate::scheduler::{BatchScheduler, Gauges, Submission};
+use crate::scheduler::{BatchScheduler, Gauges, Submission, check_policy};
+use crate::scores::Scores;
 use crate::time::SimTime;
 use crate::workload::{OUTPUT_STREAM_BASE, RequestSpec, Segment, TraceColumns, Workload};
 
@@ -71,6 +73,7 @@ pub struct Simulation {
     scheduler: SchedulerSpec,
     timer: StepTimer,
     workload: Workload,
+    scores: Scores,
     queue: EventQueue<Event>,
     router: Router,
     engines: Vec<EngineCore>,
@@ -106,11 +109,13 @@ impl Simulation {
         let streams = RngStreams::new(plan.seed, plan.replication);
         let replicas = plan.cluster.replicas;
         let scheduler = plan.scheduler.clone();
+        check_policy(scheduler.policy())?;
         let (max_tokens, max_seqs) = scheduler.batch_limits();
         let timer = StepTimer::compile(&plan.step_time, max_tokens, max_seqs, predictors)?;
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
+            scores: Scores::new(scheduler.policy(), &streams),
             queue: EventQueue::new(),
             router: Router::new(plan.cluster.router.clone(), replicas, scheduler.block_size(), &streams),
             engines: (0..replicas)
@@ -267,6 +272,8 @@ impl Simulation {
             arrival: spec.arrival,
             priority: spec.priority,
             tie_rank: spec.tie_rank,
+            session: spec.session,
+            score: self.scores.of(spec),
             prompt_tokens: spec.prompt_tokens,
             max_tokens: spec.output_tokens,
             segments: &self.segments,
@@ -282,6 +289,7 @@ impl Simulation {
         }
         match &self.scheduler {
             SchedulerSpec::VllmV1(config) => vllm_refusal(config, spec),
+            SchedulerSpec::Baseline(scheduler) => baseline_refusal(scheduler, spec),
         }
     }
 
@@ -421,6 +429,18 @@ fn vllm_refusal(config: &SchedulerConfig, spec: &RequestSpec) -> RejectReason {
         RejectReason::ExceedsKvCache
     } else if !config.enable_chunked_prefill && spec.prompt_tokens > config.token_budget() {
         RejectReason::ExceedsTokenBudget
+    } else {
+        RejectReason::None
+    }
+}
+
+/// Tells why a baseline scheduler would never serve a request, if so.
+fn baseline_refusal(scheduler: &BaselineSpec, spec: &RequestSpec) -> RejectReason {
+    let total = u64::from(spec.prompt_tokens) + u64::from(spec.output_tokens);
+    if total > u64::from(scheduler.max_model_len) {
+        RejectReason::ExceedsMaxModelLen
+    } else if scheduler.blocks_at_most(spec.prompt_tokens, total as u32) > scheduler.num_blocks {
+        RejectReason::ExceedsKvCache
     } else {
         RejectReason::None
     }

@@ -2,17 +2,9 @@
 
 use serde::Deserialize;
 
+use super::baseline::BaselineSpec;
+use super::policy::Policy;
 use crate::error::SimError;
-
-/// Order of the waiting queue and choice of preemption victims.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Policy {
-    /// First come, first served; the last admitted is preempted first.
-    Fcfs,
-    /// By (priority, arrival); the largest is preempted first.
-    Priority,
-}
 
 /// Which scheduler an engine runs, with its settings.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -20,13 +12,24 @@ pub enum Policy {
 pub enum SchedulerSpec {
     /// vLLM V1.
     VllmV1(SchedulerConfig),
+    /// A scheduler that stands beside the engines' own.
+    Baseline(BaselineSpec),
 }
 
 impl SchedulerSpec {
+    /// Returns the order of the waiting queue.
+    pub fn policy(&self) -> &Policy {
+        match self {
+            Self::VllmV1(config) => &config.policy,
+            Self::Baseline(spec) => &spec.policy,
+        }
+    }
+
     /// Returns the tokens per block; 1 for schedulers that count KV slots.
     pub fn block_size(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.block_size,
+            Self::Baseline(spec) => spec.block_size,
         }
     }
 
@@ -34,6 +37,7 @@ impl SchedulerSpec {
     pub fn num_blocks(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.num_blocks,
+            Self::Baseline(spec) => spec.num_blocks,
         }
     }
 
@@ -41,6 +45,7 @@ impl SchedulerSpec {
     pub fn batch_limits(&self) -> (u32, u32) {
         match self {
             Self::VllmV1(config) => (config.max_num_batched_tokens, config.max_batch_seqs()),
+            Self::Baseline(spec) => spec.batch_limits(),
         }
     }
 
@@ -51,6 +56,7 @@ impl SchedulerSpec {
     pub fn check(&self) -> Result<(), SimError> {
         match self {
             Self::VllmV1(config) => config.check(),
+            Self::Baseline(spec) => spec.check(),
         }
     }
 }
@@ -136,6 +142,6 @@ impl SchedulerConfig {
         if !(self.watermark >= 0.0 && self.watermark < 1.0) {
             return refuse("watermark", format!("was {}, must be in [0, 1)", self.watermark));
         }
-        Ok(())
+        self.policy.check()
     }
 }

@@ -1,6 +1,6 @@
 //! The closed set of schedulers.
 
-use super::{BatchScheduler, Gauges, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use super::{Baseline, BatchScheduler, Gauges, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
 use crate::error::SimError;
 use crate::ids::{RequestId, Slot};
 use crate::kvcache::BlockHash;
@@ -13,6 +13,8 @@ use crate::workload::Segment;
 pub enum Scheduler {
     /// vLLM V1.
     Vllm(VllmScheduler),
+    /// A scheduler that stands beside the engines' own.
+    Baseline(Baseline),
 }
 
 /// Evaluates an expression on the scheduler, whichever it is.
@@ -20,6 +22,7 @@ macro_rules! on {
     ($any:expr, $scheduler:ident => $call:expr) => {
         match $any {
             Scheduler::Vllm($scheduler) => $call,
+            Scheduler::Baseline($scheduler) => $call,
         }
     };
 }
@@ -29,6 +32,7 @@ impl Scheduler {
     pub fn new(spec: &SchedulerSpec) -> Self {
         match spec {
             SchedulerSpec::VllmV1(config) => Self::Vllm(VllmScheduler::new(config.clone())),
+            SchedulerSpec::Baseline(spec) => Self::Baseline(Baseline::new(spec)),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{Admission, BatchScheduler, Emission, Gauges, Member, Scheduled, Sche
 use crate::error::SimError;
 use crate::ids::{BlockId, RequestId, Slot};
 use crate::kvcache::{BlockHash, BlockPool};
-use crate::plan::{Policy, SchedulerConfig};
+use crate::plan::SchedulerConfig;
 use crate::time::SimTime;
 use crate::workload::Segment;
 
@@ -59,7 +59,7 @@ impl VllmScheduler {
             requests: Vec::new(),
             vacant: Vec::new(),
             running: Vec::new(),
-            waiting: WaitingQueue::new(config.policy),
+            waiting: WaitingQueue::new(&config.policy),
             calls: 0,
             newly_finished: false,
             progressed: false,
@@ -146,9 +146,10 @@ impl VllmScheduler {
         out: &mut SchedulerOutput,
     ) -> bool {
         while !self.allocate_running(slot, num_tokens) {
-            let (victim_position, victim) = self.choose_victim();
+            let victim_position = self.waiting.choose_victim(&self.running, &self.requests);
+            let victim = self.running[victim_position];
             self.running.remove(victim_position);
-            if self.config.policy == Policy::Priority {
+            if self.waiting.victims_may_be_scheduled() {
                 if victim_position < *position {
                     *position -= 1;
                 }
@@ -166,19 +167,18 @@ impl VllmScheduler {
         true
     }
 
-    fn choose_victim(&self) -> (usize, Slot) {
-        let last = self.running.len() - 1;
-        match self.config.policy {
-            Policy::Fcfs => (last, self.running[last]),
-            Policy::Priority => {
-                // The first of the largest by (priority, arrival).
-                let rank = |at: usize| {
-                    let request = &self.requests[self.running[at].index()];
-                    (request.priority, request.arrival)
-                };
-                let at = (1..=last).fold(0, |best, at| if rank(at) > rank(best) { at } else { best });
-                (at, self.running[at])
+    /// Under a preemptive policy, running requests leave for waiting ones that rank before them.
+    fn make_way(&mut self, out: &mut SchedulerOutput) {
+        while let Some(front) = self.waiting.front() {
+            let needed = self.config.blocks_for(self.requests[front.index()].num_tokens);
+            let full = self.running.len() >= self.config.max_batch_seqs() as usize;
+            if !full && needed + self.watermark_blocks <= self.pool.num_free() {
+                return;
             }
+            let Some(position) = self.waiting.displaced(&self.running, &self.requests) else { return };
+            let victim = self.running.remove(position);
+            self.preempt(victim);
+            out.preempted.push(Member { slot: victim, id: self.requests[victim.index()].id });
         }
     }
 
@@ -203,7 +203,7 @@ impl VllmScheduler {
     }
 
     /// Phase 2: admits waiting requests until the first that does not fit.
-    fn admit_waiting(&mut self, budget: &mut Budget, out: &mut SchedulerOutput) {
+    fn admit_waiting(&mut self, now: SimTime, budget: &mut Budget, out: &mut SchedulerOutput) {
         let max_running = self.config.max_batch_seqs() as usize;
         let mut passed_over = Vec::new();
         while budget.left > 0 && self.running.len() < max_running {
@@ -236,9 +236,10 @@ impl VllmScheduler {
             self.running.push(slot);
             budget.left -= num_tokens;
             out.scheduled.push(scheduled(slot, request, admission, num_tokens));
+            self.waiting.admitted(slot, now, &mut self.requests);
         }
         for slot in passed_over.into_iter().rev() {
-            self.waiting.put_back(slot, &self.requests);
+            self.waiting.put_back_unserved(slot, &self.requests);
         }
     }
 
@@ -311,12 +312,13 @@ impl VllmScheduler {
     }
 
     /// Counters advance at schedule time, so that the next call may follow before the batch is done.
-    fn commit(&mut self, out: &mut SchedulerOutput) {
+    fn commit(&mut self, now: SimTime, out: &mut SchedulerOutput) {
         for entry in &mut out.scheduled {
             let request = &mut self.requests[entry.slot.index()];
             request.num_computed += entry.num_tokens;
             request.num_in_flight += entry.num_tokens;
             request.last_scheduled = self.calls;
+            self.waiting.served(request, entry.computed_before, entry.num_tokens, now);
             entry.recomputes = entry.computed_before < request.high_water;
             if request.num_computed > request.high_water {
                 request.high_water = request.num_computed;
@@ -353,7 +355,7 @@ impl BatchScheduler for VllmScheduler {
         if self.pool.caching() {
             request.rehash(self.config.block_size);
         }
-        self.waiting.push(slot, &self.requests);
+        self.waiting.push(slot, &mut self.requests);
     }
 
     /// Hands back a slot reported in [`StepOutcome::retired`].
@@ -368,15 +370,20 @@ impl BatchScheduler for VllmScheduler {
 
     /// Forms the next batch into `out` (emptied first): running requests first, in order of admission, then,
     /// if nothing had to be preempted, waiting ones.
-    fn schedule(&mut self, _now: SimTime, out: &mut SchedulerOutput) {
+    fn schedule(&mut self, now: SimTime, out: &mut SchedulerOutput) {
         out.clear();
         self.calls += 1;
+        self.waiting.refresh(now, &mut self.requests, &self.running);
+        if self.waiting.is_preemptive() {
+            self.make_way(out);
+        }
+        let displaced = out.preempted.len();
         let mut budget = self.step_budget();
         self.schedule_running(&mut budget, out);
-        if out.preempted.is_empty() {
-            self.admit_waiting(&mut budget, out);
+        if out.preempted.len() == displaced {
+            self.admit_waiting(now, &mut budget, out);
         }
-        self.commit(out);
+        self.commit(now, out);
         self.newly_finished = false;
     }
 
@@ -422,7 +429,10 @@ impl BatchScheduler for VllmScheduler {
                 match request.status {
                     Status::Running => left_running = true,
                     // Output that was in flight when the request was preempted can still finish it.
-                    Status::Preempted | Status::Waiting | Status::Finished => left_waiting = true,
+                    Status::Preempted | Status::Waiting | Status::Finished => {
+                        left_waiting = true;
+                        self.waiting.ends_waiting(request);
+                    }
                 }
                 request.status = Status::Finished;
                 self.pool.release(&request.blocks);
