@@ -78,7 +78,9 @@ fn scheduler_step(criterion: &mut Criterion) {
 
 /// Returns a scheduler with `count` requests past their prompts.
 fn decoding(count: u32, asynchronous: bool) -> (VllmScheduler, SchedulerOutput, StepOutcome) {
-    let SchedulerSpec::VllmV1(config) = plan("linear_clock", 1).scheduler;
+    let SchedulerSpec::VllmV1(config) = plan("linear_clock", 1).scheduler else {
+        unreachable!("the plan names vLLM V1")
+    };
     let mut scheduler = VllmScheduler::new(SchedulerConfig { async_scheduling: asynchronous, ..config });
     for id in 0..count {
         scheduler.add_request(&Submission {
@@ -86,6 +88,8 @@ fn decoding(count: u32, asynchronous: bool) -> (VllmScheduler, SchedulerOutput, 
             arrival: SimTime::ZERO,
             priority: 0,
             tie_rank: id,
+            session: None,
+            score: 0.0,
             prompt_tokens: 100 + id,
             max_tokens: 1000,
             segments: &[Segment { stream: u64::from(id), start: 0, len: 100 + id }],

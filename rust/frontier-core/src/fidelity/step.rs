@@ -7,6 +7,7 @@ use super::cost::{OperatorTime, TotalCost};
 use super::learned::Predictors;
 use super::linear::linear_step;
 use super::program::{Program, RowCounts};
+use super::tables::Tables;
 use super::trust::OperatorTrust;
 use crate::error::SimError;
 use crate::plan::step_time::{CpuSpec, LinearSpec, OperatorsSpec, StepTimeSpec};
@@ -29,6 +30,13 @@ pub struct StepTime {
     pub active_s: f64,
 }
 
+impl StepTime {
+    /// A time whose work nobody knows.
+    fn of(total: SimDuration) -> Self {
+        Self { total, cpu_exposed: SimDuration::ZERO, flops: 0.0, bytes: 0.0, active_s: 0.0 }
+    }
+}
+
 /// Answers how long a batch takes on one replica.
 #[derive(Clone, Debug)]
 pub struct StepTimer {
@@ -41,6 +49,7 @@ pub struct StepTimer {
 enum Model {
     Linear(LinearSpec),
     Operators(Box<Operators>),
+    Tables(Box<Tables>),
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +77,7 @@ impl StepTimer {
         spec.check()?;
         let model = match spec {
             StepTimeSpec::Linear(linear) => Model::Linear(*linear),
+            StepTimeSpec::Tables(spec) => Model::Tables(Box::new(Tables::new(spec))),
             StepTimeSpec::Operators(spec) => {
                 Model::Operators(Box::new(Operators::compile(spec, max_tokens, max_seqs, predictors)?))
             }
@@ -75,11 +85,12 @@ impl StepTimer {
         Ok(Self { model, max_tokens, max_seqs })
     }
 
-    /// Returns the name of the model, which labels every result: `linear`, `roofline`, or `learned` where at least one
+    /// Returns the name of the model, which labels every result: `linear`, `roofline`, `tables`, or `learned` where at least one
     /// operator has a learned predictor.
     pub fn name(&self) -> &'static str {
         match &self.model {
             Model::Linear(_) => "linear",
+            Model::Tables(_) => "tables",
             Model::Operators(operators) if operators.program.is_learned() => "learned",
             Model::Operators(_) => "roofline",
         }
@@ -88,7 +99,7 @@ impl StepTimer {
     /// Returns the distinct sliding windows that a [`BatchShape`] for this timer must keep areas for.
     pub fn windows(&self) -> &[u32] {
         match &self.model {
-            Model::Linear(_) => &[],
+            Model::Linear(_) | Model::Tables(_) => &[],
             Model::Operators(operators) => operators.program.windows(),
         }
     }
@@ -96,7 +107,7 @@ impl StepTimer {
     /// Returns the number of batches of one step: one per data-parallel rank.
     pub fn num_batches(&self) -> usize {
         match &self.model {
-            Model::Linear(_) => 1,
+            Model::Linear(_) | Model::Tables(_) => 1,
             Model::Operators(operators) => operators.data_parallel_size,
         }
     }
@@ -122,13 +133,8 @@ impl StepTimer {
     pub fn step_all(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
         self.admit(batches)?;
         match &mut self.model {
-            Model::Linear(spec) => Ok(StepTime {
-                total: linear_step(spec, &batches[0])?,
-                cpu_exposed: SimDuration::ZERO,
-                flops: 0.0,
-                bytes: 0.0,
-                active_s: 0.0,
-            }),
+            Model::Linear(spec) => Ok(StepTime::of(linear_step(spec, &batches[0])?)),
+            Model::Tables(tables) => Ok(StepTime::of(tables.step(&batches[0])?)),
             Model::Operators(operators) => operators.step(batches),
         }
     }
@@ -137,7 +143,7 @@ impl StepTimer {
     /// flight finishes one per longest stage.
     pub fn stages_s(&self) -> &[f64] {
         match &self.model {
-            Model::Linear(_) => &[],
+            Model::Linear(_) | Model::Tables(_) => &[],
             Model::Operators(operators) => &operators.stages_s,
         }
     }
@@ -154,7 +160,7 @@ impl StepTimer {
             return Err(SimError::Invariant { what });
         };
         Ok(match &mut self.model {
-            Model::Linear(_) => Vec::new(),
+            Model::Linear(_) | Model::Tables(_) => Vec::new(),
             Model::Operators(operators) => {
                 let rows = row_counts(batch, all_tokens(batches), operators.tensor_parallel_size);
                 let mut times = operators.program.breakdown(batch, rows);
@@ -172,7 +178,7 @@ impl StepTimer {
     /// over data-parallel ranks.
     pub fn trust(&mut self) -> Vec<OperatorTrust> {
         match &mut self.model {
-            Model::Linear(_) => Vec::new(),
+            Model::Linear(_) | Model::Tables(_) => Vec::new(),
             Model::Operators(operators) => operators.program.trust(),
         }
     }

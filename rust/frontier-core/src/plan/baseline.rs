@@ -129,7 +129,8 @@ impl BaselineSpec {
     /// Returns the blocks kept free when admitting.
     pub fn watermark_blocks(&self) -> u32 {
         match &self.rules {
-            RulesSpec::VllmV0(VllmV0Spec { watermark, .. }) | RulesSpec::Sarathi(SarathiSpec { watermark, .. }) => {
+            RulesSpec::VllmV0(VllmV0Spec { watermark, .. })
+            | RulesSpec::Sarathi(SarathiSpec { watermark, .. }) => {
                 (watermark * f64::from(self.num_blocks)) as u32
             }
             RulesSpec::Orca(_) | RulesSpec::Static(_) | RulesSpec::TensorrtLlm(_) => 0,
@@ -155,8 +156,12 @@ impl BaselineSpec {
         let needed = self.blocks_for(total - 1);
         match &self.rules {
             // Every step of a decode wants a free block, needed or not.
-            RulesSpec::VllmV0(_) | RulesSpec::Sarathi(_) => needed.saturating_add(self.watermark_blocks().max(1)),
-            RulesSpec::Orca(rules) => self.blocks_for(self.orca_reservation(rules.reservation, prompt, total)),
+            RulesSpec::VllmV0(_) | RulesSpec::Sarathi(_) => {
+                needed.saturating_add(self.watermark_blocks().max(1))
+            }
+            RulesSpec::Orca(rules) => {
+                self.blocks_for(self.orca_reservation(rules.reservation, prompt, total))
+            }
             RulesSpec::Static(_) => self.blocks_for(total),
             RulesSpec::TensorrtLlm(_) => needed,
         }
@@ -167,7 +172,9 @@ impl BaselineSpec {
         // What is computed has KV, so that prompts without a budget are limited by the cache. Padding is not.
         let cached = self.num_blocks.saturating_mul(self.block_size);
         match &self.rules {
-            RulesSpec::VllmV0(spec) => (spec.max_num_batched_tokens.max(spec.max_num_seqs), spec.max_num_seqs),
+            RulesSpec::VllmV0(spec) => {
+                (spec.max_num_batched_tokens.max(spec.max_num_seqs), spec.max_num_seqs)
+            }
             RulesSpec::Sarathi(spec) => (spec.chunk_size.max(spec.max_num_seqs), spec.max_num_seqs),
             RulesSpec::Orca(spec) => (cached, spec.max_batch_size),
             RulesSpec::Static(spec) => (cached, spec.max_batch_size),
@@ -222,8 +229,8 @@ impl BaselineSpec {
                 }
             }
         }
-        if let RulesSpec::VllmV0(VllmV0Spec { watermark, .. }) | RulesSpec::Sarathi(SarathiSpec { watermark, .. }) =
-            &self.rules
+        if let RulesSpec::VllmV0(VllmV0Spec { watermark, .. })
+        | RulesSpec::Sarathi(SarathiSpec { watermark, .. }) = &self.rules
             && !(*watermark >= 0.0 && *watermark < 1.0)
         {
             return refuse("rules.watermark", format!("was {watermark}, must be in [0, 1)"));

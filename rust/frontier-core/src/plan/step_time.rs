@@ -7,12 +7,14 @@ use crate::error::SimError;
 
 mod check;
 mod operators;
+mod tables;
 
 pub use check::{MAX_BATCH, MAX_DIMENSION};
 pub use operators::{
     AttentionPhase, AttentionPredictors, AttentionSpec, CollectiveKind, CollectiveSpec, ElementwiseSpec,
     ExchangePhase, FusedMoeSpec, GemmSpec, MoeExchangeSpec, OperatorSpec, PredictorRef, Rows,
 };
+pub use tables::{AttentionTable, TablesSpec};
 
 /// The step-time model of a replica.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -22,6 +24,8 @@ pub enum StepTimeSpec {
     Linear(LinearSpec),
     /// Sum over the operators of the model, each priced by a learned predictor or by its roofline bound.
     Operators(Box<OperatorsSpec>),
+    /// Tables of the user's own.
+    Tables(Box<TablesSpec>),
 }
 
 /// A constant, plus a rate times each of prefill tokens, decode tokens, scheduled requests and context tokens;

@@ -93,6 +93,16 @@ impl Ranking {
         }
     }
 
+    /// Ranks of running requests change with their output, which comes after a batch is formed.
+    #[inline]
+    pub(super) fn follows_output(&self) -> bool {
+        match self {
+            Self::Size(policy) => policy.counts_the_rest(),
+            Self::Expression(_) => true,
+            _ => false,
+        }
+    }
+
     /// Running requests make room for waiting ones that rank before them.
     #[inline]
     pub(super) fn is_preemptive(&self) -> bool {

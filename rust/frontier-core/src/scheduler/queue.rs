@@ -84,6 +84,8 @@ impl WaitingQueue {
     pub(super) fn refresh(&mut self, now: SimTime, requests: &mut [LiveRequest], running: &[Slot]) {
         if self.ranking.is_dynamic() {
             self.rank_all(now, requests, running);
+        } else if self.ranking.follows_output() {
+            self.rank_running(now, requests, running);
         }
     }
 
@@ -92,14 +94,18 @@ impl WaitingQueue {
             let request = &mut requests[slot.index()];
             request.service.rank = self.ranking.refreshed(request, now);
         }
-        for &slot in running {
-            let request = &mut requests[slot.index()];
-            request.service.rank = self.ranking.rank(request, now);
-        }
+        self.rank_running(now, requests, running);
         let requests = &*requests;
         self.slots
             .make_contiguous()
             .sort_by(|one, other| order(&requests[one.index()], &requests[other.index()]));
+    }
+
+    fn rank_running(&self, now: SimTime, requests: &mut [LiveRequest], running: &[Slot]) {
+        for &slot in running {
+            let request = &mut requests[slot.index()];
+            request.service.rank = self.ranking.rank(request, now);
+        }
     }
 
     /// Books that a request taken from the queue was admitted.

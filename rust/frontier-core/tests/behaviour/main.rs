@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod baseline_behaviour;
+mod baseline_laws;
 mod colocated;
 mod hangs;
+mod ordering;
 mod private_content;
 mod routing;
 mod scheduler_laws;

@@ -35,7 +35,7 @@ pub(crate) fn plan(workload: &Value) -> Value {
 /// Returns the scheduler settings of that plan.
 pub(crate) fn vllm_config() -> SchedulerConfig {
     let plan = Plan::from_json(&plan(&burst(1, 1, 1)).to_string()).expect("a valid plan");
-    let SchedulerSpec::VllmV1(config) = plan.scheduler;
+    let SchedulerSpec::VllmV1(config) = plan.scheduler else { panic!("the plan names vLLM V1") };
     config
 }
 

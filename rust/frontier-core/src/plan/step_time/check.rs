@@ -22,6 +22,7 @@ impl StepTimeSpec {
         match self {
             Self::Linear(_) => Ok(()),
             Self::Operators(spec) => spec.check(),
+            Self::Tables(spec) => spec.check(),
         }
     }
 }

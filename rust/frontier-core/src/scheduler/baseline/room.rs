@@ -241,8 +241,8 @@ impl Room {
                 }
                 outcome.emitted.push(Emission { id: request.id, num_tokens: 1 });
             }
-            let complete = request.num_tokens >= self.max_model_len
-                || request.num_output_tokens() >= request.max_tokens;
+            let complete =
+                request.num_tokens >= self.max_model_len || request.num_output_tokens() >= request.max_tokens;
             if self.pool.caching() && !request.prompt_is_unfinished() {
                 let known = if complete { request.num_computed } else { request.prompt_tokens };
                 let full = (known / self.block_size).min(request.private_from);
@@ -274,7 +274,11 @@ impl Room {
     }
 
     pub(super) fn retire(&mut self, slot: Slot) {
-        debug_assert_eq!(self.request(slot).status, Status::Finished, "Invariant: only ended requests retire");
+        debug_assert_eq!(
+            self.request(slot).status,
+            Status::Finished,
+            "Invariant: only ended requests retire"
+        );
         self.vacant.push(slot);
     }
 

@@ -118,7 +118,8 @@ impl TensorrtLlm {
         let mut left = budget - single;
         for &slot in chosen.iter().filter(|&&slot| !room.generates(slot)) {
             // A chunk that does not end its prompt is a multiple of the block size.
-            let chunk = if rest(slot) <= left { rest(slot) } else { left / room.block_size() * room.block_size() };
+            let chunk =
+                if rest(slot) <= left { rest(slot) } else { left / room.block_size() * room.block_size() };
             if chunk > 0 {
                 room.schedule(slot, chunk, out);
                 left -= chunk;

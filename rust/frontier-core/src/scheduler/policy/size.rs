@@ -23,6 +23,10 @@ impl Size {
         Self { by: spec.by, remaining: true, preemptive: spec.preemptive }
     }
 
+    pub(super) fn counts_the_rest(&self) -> bool {
+        self.remaining
+    }
+
     pub(super) fn preemptive(&self) -> bool {
         self.preemptive
     }
