@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from frontier.config.engine import Engine
 from frontier.config.locate import is_path
+from frontier.config.scheduler import keeps_prefixes
 from frontier.config.sections import Cluster, Objectives
 from frontier.config.workload import Workload
 from frontier.errors import Issue, nearest_name, show_value
@@ -25,15 +26,30 @@ def engine_issues(engine: Engine, known: Known) -> list[Issue]:
     linear = engine.step_time.linear
     if not known("engine.step_time"):
         return issues
-    if linear is not None and engine.cpu_overhead is not None and known("engine.cpu_overhead"):
+    if not engine.step_time.knows_operators and engine.cpu_overhead is not None and known("engine.cpu_overhead"):
         message = (
-            "has no effect with a linear step time, whose per_step covers the host; remove one of the two"
+            f"has no effect with step times of your own ({engine.step_time.chosen}), which cover the host;"
+            " remove one of the two"
         )
         issues.append(Issue("engine.cpu_overhead", engine.cpu_overhead.model_dump(), message))
     if linear is not None and not any(getattr(linear, name) for name in type(linear).model_fields):
         message = "all constants are 0, so time would stand still; at least one must be over 0"
         issues.append(Issue("engine.step_time.linear", linear.model_dump(), message))
-    return issues + _pack_issues(engine)
+    return issues + _pack_issues(engine) + _table_issues(engine)
+
+
+def _table_issues(engine: Engine) -> list[Issue]:
+    """Return what is wrong with the place of tables; their content is checked when the scenario is lowered."""
+    tables = engine.step_time.tables
+    if tables is None:
+        return []
+    try:
+        if Path(tables.path).expanduser().is_file():
+            return []
+        message = "is a directory, must be a file" if Path(tables.path).is_dir() else "no such file"
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+    return [Issue("engine.step_time.tables.path", tables.path, f"was {show_value(tables.path)}, {message}")]
 
 
 def _pack_issues(engine: Engine) -> list[Issue]:
@@ -90,7 +106,8 @@ def cluster_issues(
     if router.max_imbalance is not None and router.policy != "prefix_aware":
         message = f"has no effect with policy {router.policy}, only with prefix_aware; remove it"
         issues.append(Issue("cluster.router.max_imbalance", router.max_imbalance, message))
-    cached = engine is None or engine.enable_prefix_caching or not known("engine.enable_prefix_caching")
+    decided = known("engine.enable_prefix_caching", "engine.scheduler")
+    cached = engine is None or keeps_prefixes(engine) or not decided
     if router.policy == "prefix_aware" and not cached:
         message = "was 'prefix_aware', needs engine.enable_prefix_caching: without it no prefix is cached"
         issues.append(Issue("cluster.router.policy", router.policy, message))

@@ -19,6 +19,8 @@ from frontier.config.fields import (
     TokensOrZero,
     parse_whole,
 )
+from frontier.config.policy import FCFS, SchedulingPolicy
+from frontier.config.scheduler import SchedulerChoice
 from frontier.config.step_time import LearnedStepTime, StepTime
 from frontier.errors import show_value
 
@@ -119,8 +121,10 @@ class Engine(Section):
     """Split prompts over steps."""
     enable_prefix_caching: Flag = True
     """Keep full blocks for requests with the same prefix."""
-    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    """Order of the waiting queue."""
+    scheduler: SchedulerChoice | None = None
+    """A scheduler in place of the engine's own; left out, the engine's."""
+    scheduling_policy: SchedulingPolicy = FCFS
+    """Order in which requests are served."""
     scheduler_reserve_full_isl: Flag = True
     """Admit a request only if its whole input fits."""
     watermark: ShareBelowOne = 0.0
@@ -139,8 +143,6 @@ class Engine(Section):
             "sglang",
             "trtllm",
             "tensorrt-llm",
-            "orca",
-            "sarathi",
         ):
             raise ValueError(f"was {show_value(value)}, this engine is not modelled (allowed: vllm)")
         return value

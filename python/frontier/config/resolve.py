@@ -13,6 +13,8 @@ from frontier.config import checks
 from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
+from frontier.config.policy import policy_issues
+from frontier.config.scheduler import batch_limits, fit_issues, scheduler_issues
 from frontier.config.sections import Cluster, Hardware, Objectives
 from frontier.config.workload import Workload
 from frontier.errors import ConfigError, Issue, show_value
@@ -124,6 +126,8 @@ def examine(parts: Parts) -> Examined:
     engine = parts.engine
     if engine is not None:
         issues += checks.engine_issues(engine, parts.known)
+        issues += scheduler_issues(engine, parts.known)
+        issues += policy_issues(engine, parts.objectives, parts.workload, parts.known)
         if spec is not None:
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
     if parts.cluster is not None:
@@ -153,6 +157,9 @@ def examine(parts: Parts) -> Examined:
     if issues or parts.broken:
         return Examined(issues)
     limits = replace(limits, max_model_len=max_model_len)
+    unfit = fit_issues(engine, max_model_len)
+    if unfit:
+        return Examined(unfit)
     return Examined([], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program))
 
 
@@ -199,9 +206,13 @@ def _limits(parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec |
     fields = ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "enable_chunked_prefill")
     if spec is None or gpu is None or not parts.known(*(f"engine.{field}" for field in fields)):
         return None
-    return effective_limits(
+    limits = effective_limits(
         engine, model_max_len=spec.max_model_len, device_name=gpu.device_name, memory_bytes=gpu.memory_bytes
     )
+    own = batch_limits(engine, limits.max_model_len) if parts.known("engine.scheduler") else None
+    if own is None:
+        return limits
+    return replace(limits, max_num_batched_tokens=max(own), max_num_seqs=own[1])
 
 
 def _program(
@@ -230,7 +241,7 @@ def _program(
         gpu.link(tp)
     except ConfigError as error:
         issues += error.issues
-    if engine.step_time.linear is None:
+    if engine.step_time.knows_operators:
         for dtype in gpu.unsupported_dtypes(required_dtypes(program)):
             message = (
                 f"was {show_value(parts.model)}, computes in {dtype}, for which {gpu.name} has no peak rate"

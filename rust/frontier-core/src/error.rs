@@ -35,6 +35,14 @@ pub enum SimError {
         /// What is wrong, where, and what is allowed.
         what: String,
     },
+    /// The caller's scheduling policy failed.
+    #[error("policy: request {request}: {message}")]
+    Policy {
+        /// For which request.
+        request: u32,
+        /// How.
+        message: String,
+    },
     /// The tables of step times lack a cell that a batch needs.
     #[error("engine.step_time.tables: there is no entry for {cell}")]
     MissingEntry {

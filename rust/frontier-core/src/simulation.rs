@@ -11,11 +11,11 @@ use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason};
 use crate::plan::baseline::BaselineSpec;
-use crate::plan::{LimitSpec, Plan, SchedulerConfig, SchedulerSpec};
+use crate::plan::{LimitSpec, Plan, Policy, SchedulerConfig, SchedulerSpec};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
 use crate::scheduler::{BatchScheduler, Gauges, Submission, check_policy};
-use crate::scores::Scores;
+use crate::scores::{ArrivalPolicy, ArrivingRequest, Scores};
 use crate::time::SimTime;
 use crate::workload::{OUTPUT_STREAM_BASE, RequestSpec, Segment, TraceColumns, Workload};
 
@@ -139,6 +139,21 @@ impl Simulation {
         };
         simulation.issue_next_arrival()?;
         Ok(simulation)
+    }
+
+    /// Lets the caller's own policy rank requests on arrival, which the plan must ask for (`callable`).
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] if the plan has another policy.
+    pub fn rank_arrivals_by(&mut self, policy: Box<dyn ArrivalPolicy>) -> Result<(), SimError> {
+        if !matches!(self.scheduler.policy(), Policy::Callable(_)) {
+            return Err(SimError::Plan {
+                path: "scheduler.policy".into(),
+                message: "was not 'callable', as a policy of the caller's own needs".into(),
+            });
+        }
+        self.scores.ask(policy);
+        Ok(())
     }
 
     /// Handles events until about `max_work` of them, or of requests in their batches, are handled. Returns
@@ -267,13 +282,15 @@ impl Simulation {
         let replica = self.router.route(spec, &self.segments, &self.engines);
         self.recorder.route(spec.id, replica, now);
         self.outstanding += 1;
+        let gauges = self.engines[replica.index()].scheduler().gauges();
+        let score = self.scores.of(&ArrivingRequest { spec, now, replica, gauges })?;
         self.engines[replica.index()].submit(&Submission {
             id: spec.id,
             arrival: spec.arrival,
             priority: spec.priority,
             tie_rank: spec.tie_rank,
             session: spec.session,
-            score: self.scores.of(spec),
+            score,
             prompt_tokens: spec.prompt_tokens,
             max_tokens: spec.output_tokens,
             segments: &self.segments,
@@ -439,6 +456,8 @@ fn baseline_refusal(scheduler: &BaselineSpec, spec: &RequestSpec) -> RejectReaso
     let total = u64::from(spec.prompt_tokens) + u64::from(spec.output_tokens);
     if total > u64::from(scheduler.max_model_len) {
         RejectReason::ExceedsMaxModelLen
+    } else if scheduler.whole_prompt_budget().is_some_and(|budget| spec.prompt_tokens > budget) {
+        RejectReason::ExceedsTokenBudget
     } else if scheduler.blocks_at_most(spec.prompt_tokens, total as u32) > scheduler.num_blocks {
         RejectReason::ExceedsKvCache
     } else {

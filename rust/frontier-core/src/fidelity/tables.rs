@@ -49,7 +49,8 @@ impl Tables {
         let decode = batch.decode();
         if decode.num_seqs > 0 {
             let seqs = u64::from(decode.num_seqs);
-            let context = decode.kv_tokens.div_ceil(seqs * self.kv_granularity) * self.kv_granularity;
+            // The mean in whole tokens first, as Vidur keys its predictions.
+            let context = (decode.kv_tokens / seqs).div_ceil(self.kv_granularity) * self.kv_granularity;
             let Some(&time_s) = self.decode_s.get(&(seqs, context)) else {
                 return lacking(&format!("decode attention of {seqs} requests with a context of {context}"));
             };
@@ -104,8 +105,8 @@ mod tests {
     fn cells_are_found_by_their_rounded_keys() {
         assert_eq!(step(&[]), Ok(SimDuration::ZERO));
         assert_eq!(step(&[(1, 10)]), Ok(SimDuration(501_000_000)));
-        // A mean of 63.5 rounds up to 64.
-        assert_eq!(step(&[(1, 64), (1, 63)]), Ok(SimDuration(702_000_000)));
+        // A mean of 64.5 is 64 whole tokens.
+        assert_eq!(step(&[(1, 64), (1, 65)]), Ok(SimDuration(702_000_000)));
         // The root of 30^2 + 40^2 is 50; two prompts, so the factor applies.
         assert_eq!(step(&[(30, 30), (40, 40)]), Ok(SimDuration(2_270_000_000)));
         assert_eq!(step(&[(30, 90), (1, 1)]), Ok(SimDuration(3_531_000_000)));

@@ -167,6 +167,14 @@ impl BaselineSpec {
         }
     }
 
+    /// Returns the most tokens of a prompt where a budget holds for whole prompts.
+    pub fn whole_prompt_budget(&self) -> Option<u32> {
+        match &self.rules {
+            RulesSpec::TensorrtLlm(rules) if !rules.enable_chunked_context => Some(rules.max_num_tokens),
+            _ => None,
+        }
+    }
+
     /// Returns the most tokens and the most requests of one batch.
     pub fn batch_limits(&self) -> (u32, u32) {
         // What is computed has KV, so that prompts without a budget are limited by the cache. Padding is not.
@@ -216,7 +224,10 @@ impl BaselineSpec {
             RulesSpec::Orca(spec) => at_least(&[("rules.max_batch_size", spec.max_batch_size, 1)])?,
             RulesSpec::Static(spec) => at_least(&[("rules.max_batch_size", spec.max_batch_size, 1)])?,
             RulesSpec::TensorrtLlm(spec) => {
-                let least = if spec.enable_chunked_context { 1 } else { self.max_model_len };
+                // Paused requests come back with all their tokens as one prompt.
+                let pauses = spec.capacity_policy == CapacityPolicy::MaxUtilization;
+                let whole = pauses && !spec.enable_chunked_context;
+                let least = if whole { self.max_model_len } else { 1 };
                 at_least(&[
                     ("rules.max_batch_size", spec.max_batch_size, 1),
                     ("rules.max_num_tokens", spec.max_num_tokens, least),

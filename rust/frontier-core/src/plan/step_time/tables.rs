@@ -26,7 +26,7 @@ pub struct TablesSpec {
 pub struct AttentionTable {
     /// Decodes: number of requests. Prefills: tokens before the chunks, rounded.
     pub first: Vec<u32>,
-    /// Decodes: mean context, rounded. Prefills: root of the sum of squared chunk lengths, to the nearest token.
+    /// Decodes: mean context in whole tokens, rounded. Prefills: root of the sum of squared chunk lengths, to the nearest token.
     pub second: Vec<u32>,
     /// Time.
     pub time_s: Vec<f64>,
