@@ -63,8 +63,7 @@ class Lowered:
 
     @property
     def step_time(self) -> str:
-        """How step times are made: "learned" (some operator has a predictor), "roofline", "linear" or
-        "tables"."""
+        """How step times are made: "learned" (some operator has a predictor) or as was asked."""
         if self.attached is None:
             return str(self.plan["step_time"]["kind"])
         return "learned" if self.attached.predictors else "roofline"

@@ -52,11 +52,12 @@ def simulate(
     Args:
         scenario: a `Scenario`, its plain values, or the path of its YAML file.
         progress: called about five times a second and at the end.
-        policy: ranks requests, smaller first, in place of `engine.scheduling_policy`. It is called once per request,
-            on its arrival, with a dict of `request`, `now_s`, `prompt_tokens`, `output_tokens` (the true length, which
-            no real engine knows), `priority`, `session`, `replica` and that replica's `num_running`, `num_waiting`
-            and `num_free_blocks`; the number that it returns stays. Slower than any policy of the scenario, since
-            each arrival takes the GIL; what changes as requests wait needs `engine.scheduling_policy.expression`.
+        policy: ranks requests, smaller first, in place of `engine.scheduling_policy`. It is called once per
+            request, on its arrival, with a dict of `request`, `now_s`, `prompt_tokens`, `output_tokens`
+            (the true length, which no real engine knows), `priority`, `session`, `replica` and that
+            replica's `num_running`, `num_waiting` and `num_free_blocks`; the number that it returns stays.
+            Slower than any policy of the scenario, since each arrival takes the GIL; what changes as
+            requests wait needs `engine.scheduling_policy.expression`.
 
     Raises:
         ConfigError: the scenario is not valid; all problems are listed.
@@ -88,7 +89,7 @@ def _check_policy(scenario: Scenario, policy: object) -> None:
         raise ConfigError(Issue("policy", policy, f"was {type(policy).__name__}, must be a function"))
     order = scenario.engine.scheduling_policy.chosen
     if order != "fcfs":
-        message = f"was '{order}', but a policy was given to simulate, which decides the order; remove one of the two"
+        message = f"was '{order}', but a policy was given to simulate, which decides; remove one of the two"
         raise ConfigError(Issue("engine.scheduling_policy", order, message))
 
 

@@ -36,7 +36,11 @@ def read_tables(path: str) -> dict[str, Any]:
             raise refuse(f"{table} must have exactly the columns {', '.join(_COLUMNS)}")
     for name, value in (
         ("tokens_s", found["tokens_s"]),
-        *((f"{table}.{column}", found[table][column]) for table in ("decode", "prefill") for column in _COLUMNS),
+        *(
+            (f"{table}.{column}", found[table][column])
+            for table in ("decode", "prefill")
+            for column in _COLUMNS
+        ),
     ):
         if not isinstance(value, list) or not all(_is_number(item) for item in value):
             raise refuse(f"{name} must be a list of numbers")

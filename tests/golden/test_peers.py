@@ -1,8 +1,8 @@
 """Vidur's and the reference's golden cases, batch by batch, from their own operator tables and constants.
 
 How each is adapted says `tests/oracle/peers/adapt.py`. Known defects of the peers are not copied: their
-least-outstanding router counts waiting requests alone (v10, f06: each replica is run with the requests that it got),
-and the reference loses requests that it preempts (f02: equal up to the first one).
+least-outstanding router counts waiting requests alone (v10, f06: each replica is run with the requests that
+it got), and the reference loses requests that it preempts (f02: equal up to the first one).
 """
 
 from pathlib import Path
@@ -36,4 +36,6 @@ def test_the_reference_loses_a_request_where_we_part() -> None:
     found = compare.compare(case.config, case.trace, case.log, ordered=False)
     ours, theirs = (set(part.split()) for part in found.first_difference[1:])
     assert ours - theirs == {"37:1282"}  # preempted with its prompt computed, and never seen again
-    assert not any("37:" in line.split('"')[1].split()[0] for line in case.log[found.equal :] if '"37:' in line)
+    assert not any(
+        "37:" in line.split('"')[1].split()[0] for line in case.log[found.equal :] if '"37:' in line
+    )

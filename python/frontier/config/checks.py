@@ -26,7 +26,11 @@ def engine_issues(engine: Engine, known: Known) -> list[Issue]:
     linear = engine.step_time.linear
     if not known("engine.step_time"):
         return issues
-    if not engine.step_time.knows_operators and engine.cpu_overhead is not None and known("engine.cpu_overhead"):
+    if (
+        not engine.step_time.knows_operators
+        and engine.cpu_overhead is not None
+        and known("engine.cpu_overhead")
+    ):
         message = (
             f"has no effect with step times of your own ({engine.step_time.chosen}), which cover the host;"
             " remove one of the two"
@@ -39,7 +43,7 @@ def engine_issues(engine: Engine, known: Known) -> list[Issue]:
 
 
 def _table_issues(engine: Engine) -> list[Issue]:
-    """Return what is wrong with the place of tables; their content is checked when the scenario is lowered."""
+    """Return what is wrong with the place of tables; they are read when the scenario is lowered."""
     tables = engine.step_time.tables
     if tables is None:
         return []

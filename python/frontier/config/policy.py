@@ -38,7 +38,7 @@ class Sjf(Section):
     by: Literal["prompt", "output", "total"] = "total"
     """Whose length counts; output lengths are predicted."""
     error: PredictionError = 0.0
-    """Error of predicted lengths: standard deviation of the logarithm of predicted over true; 0 is an oracle."""
+    """Error of predictions: standard deviation of the logarithm of predicted over true; 0 is an oracle."""
 
 
 class Srpt(Section):
@@ -58,7 +58,7 @@ class Edf(Section):
     objective: Literal["ttft", "e2e"] = "ttft"
     """Which of the scenario's objectives sets the deadline."""
     by_priority: tuple[PositiveDuration, ...] | None = None
-    """Objectives by priority instead: the first for priority 0 and below, the last for its own and all larger."""
+    """Objectives by priority instead: the first for 0 and below, the last for its own and all larger."""
     preemptive: Flag = False
     """Running requests make room for waiting ones that rank before them; they are recomputed later."""
 
@@ -133,8 +133,8 @@ class ByExpression(Section):
     shorthand: ClassVar[str | None] = "value"
 
     value: Text
-    """Such as `waiting_time * -1 + prompt_tokens / 100`: fields, + - * /, comparisons, and, or, not, min, max, abs,
-    if(condition, then, else)."""
+    """Such as `waiting_time * -1 + prompt_tokens / 100`: fields, + - * /, comparisons, and, or, not, min,
+    max, abs, if(condition, then, else)."""
     objective: Literal["ttft", "e2e"] = "ttft"
     """Which of the scenario's objectives sets `deadline`."""
     error: PredictionError = 0.0

@@ -21,7 +21,7 @@ class VllmV0(Section):
     """vLLM before V1: prompts first, in batches of their own; decodes when no prompt can be admitted."""
 
     max_num_batched_tokens: Tokens | None = None
-    """Token budget of a batch of prompts; left out, the larger of 2048 and max_model_len, which it must hold."""
+    """Token budget of a batch of prompts; left out, the larger of 2048 and max_model_len."""
     padded_budget: Flag = False
     """Count prompts as padded to the longest of the batch (vLLM before 0.2.2)."""
     max_num_seqs: Positive = 256

@@ -157,10 +157,10 @@ class TablesStepTime(Section):
     shorthand: ClassVar[str | None] = "path"
 
     path: Text
-    """A JSON file with `tokens_s` (seconds by scheduled tokens, from 1), `decode` and `prefill` (each with the columns
-    `first`, `second` and `time_s`), `kv_granularity` and `prefill_batching_factor`; all layers summed. Decodes are
-    keyed by requests and mean context, prefills by tokens before the chunk and the root of the sum of squared chunks.
-    A batch whose cell is not there ends the run."""
+    """A JSON file with `tokens_s` (seconds by scheduled tokens, from 1), `decode` and `prefill` (each with
+    the columns `first`, `second` and `time_s`), `kv_granularity` and `prefill_batching_factor`; all layers
+    summed. Decodes are keyed by requests and mean context, prefills by tokens before the chunk and the root
+    of the sum of squared chunks. A batch whose cell is not there ends the run."""
 
 
 class StepTime(Choice):

@@ -3,15 +3,15 @@
     adapt.py GOLDEN_DIR OUT_DIR    write NAME.{json,csv,jsonl} for each case
     (then `golden_archive.py pack OUT_DIR ../../golden/peers.tar.xz`)
 
-A case is: NAME.json (`scheduler` and `step_time` of the plan, `blocks` that the peer says exist), NAME.csv (the
-trace), NAME.jsonl (one line per batch: replica, start in s, duration in s, "request:tokens ...", blocks held after
-it was formed or null). What is adapted:
+A case is: NAME.json (`scheduler` and `step_time` of the plan, `blocks` that the peer says exist), NAME.csv
+(the trace), NAME.jsonl (one line per batch: replica, start in s, duration in s, "request:tokens ...",
+blocks held after it was formed or null). What is adapted:
 
-* Vidur's scheduler "vllm" is vLLM V0 with a padded budget; its blocks are all usable. Its operator tables become
-  one table by tokens (counts rounded up to a multiple of 8, KV writes exact) and the cells of the attention
-  tables that the case uses.
-* Frontier's "vllm_v1" becomes vLLM V1's rules, synchronous, with one block more, since vLLM keeps block 0; its
-  dummy predictor is a constant per step.
+* Vidur's scheduler "vllm" is vLLM V0 with a padded budget; its blocks are all usable. Its operator tables
+  become one table by tokens (counts rounded up to a multiple of 8, KV writes exact) and the cells of the
+  attention tables that the case uses.
+* Frontier's "vllm_v1" becomes vLLM V1's rules, synchronous, with one block more, since vLLM keeps block 0;
+  its dummy predictor is a constant per step.
 * Cases of several replicas are run replica by replica, with the requests that the peer sent there: its
   least-outstanding router counts waiting requests alone, which is a defect and not reproduced.
 """
@@ -81,7 +81,9 @@ def vidur_tables(case: Path, config: dict[str, Any]) -> dict[str, Any]:
     layers, grouped = LAYERS[model], GQA[model]
     parallel = config["replica"]["tensor_parallel_size"] > 1
     tables = case / "op_tables"
-    by_tokens = [{key: float(value) for key, value in row.items()} for row in rows(tables / "by_num_tokens.csv.gz")]
+    by_tokens = [
+        {key: float(value) for key, value in row.items()} for row in rows(tables / "by_num_tokens.csv.gz")
+    ]
     largest = max(int(float(row["num_tokens"])) for row in rows(case / "batch_stages.csv"))
 
     def of_tokens(tokens: int) -> float:
@@ -124,7 +126,10 @@ def vidur_case(case: Path) -> tuple[dict[str, Any], Path, list[Batch]]:
     config = json.loads((case / "config.json").read_text())
     scheduler, workload = config["scheduler"], config["workload"]
     blocks = int(json.loads((case / "run_stats.json").read_text())["num_blocks"])
-    common = {"max_num_seqs": scheduler["batch_size_cap"], "watermark": scheduler["watermark_blocks_fraction"]}
+    common = {
+        "max_num_seqs": scheduler["batch_size_cap"],
+        "watermark": scheduler["watermark_blocks_fraction"],
+    }
     rules: dict[str, Any]
     if scheduler["type"] == "sarathi":
         rules = {"kind": "sarathi", "chunk_size": scheduler["chunk_size"], **common}
@@ -147,7 +152,7 @@ def vidur_case(case: Path) -> tuple[dict[str, Any], Path, list[Batch]]:
 
 
 def option(command: str, name: str) -> str:
-    return command.split(f"--vllm_v1_scheduler_config_{name}")[1].split()[0]
+    return command.split(f"--vllm_v1_scheduler_config_{name}")[1].split(maxsplit=1)[0]
 
 
 def frontier_case(case: Path) -> tuple[dict[str, Any], Path, list[Batch]]:
@@ -198,7 +203,9 @@ def frontier_case(case: Path) -> tuple[dict[str, Any], Path, list[Batch]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("golden", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Run the peers' golden cases through frontier and compare batch by batch.
 
-    compare.py ARCHIVE.tar.xz [NAME ...]    print a table: batches equal, largest relative error of times, remarks
+compare.py ARCHIVE.tar.xz [NAME ...]    print a table: batches equal, largest relative error of times, remarks
 """
 
 import argparse
@@ -132,7 +132,9 @@ def compare_replica(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("archive", type=Path)
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()

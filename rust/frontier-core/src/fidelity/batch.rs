@@ -127,6 +127,8 @@ pub struct BatchShape {
     limits: Vec<u32>,
     /// New tokens of requests with an unfinished prompt or more than one token.
     prompt_tokens: u64,
+    /// Requests added as prefills that compute one token, which are part of `decode`.
+    single_prompts: GroupShape,
     prefill: GroupShape,
     decode: GroupShape,
     prefill_work: Vec<AttentionWork>,
@@ -145,6 +147,7 @@ impl BatchShape {
         Self {
             limits,
             prompt_tokens: 0,
+            single_prompts: GroupShape::default(),
             prefill: GroupShape::default(),
             decode: GroupShape::default(),
             prefill_work: work.clone(),
@@ -155,6 +158,7 @@ impl BatchShape {
     /// Empties the batch, keeping its memory.
     pub fn clear(&mut self) {
         self.prompt_tokens = 0;
+        self.single_prompts = GroupShape::default();
         self.prefill = GroupShape::default();
         self.decode = GroupShape::default();
         self.prefill_work.fill(AttentionWork::default());
@@ -174,6 +178,9 @@ impl BatchShape {
         debug_assert!(context_after >= query_tokens, "Invariant: new tokens are part of the context");
         if is_prefill {
             self.prompt_tokens += u64::from(query_tokens);
+            if query_tokens == 1 {
+                self.single_prompts.add(1, context_after);
+            }
         }
         // The last token of a prompt is, to a kernel, a decode.
         let (group, work) = if is_prefill && query_tokens > 1 {
@@ -230,6 +237,12 @@ impl BatchShape {
     #[inline]
     pub fn decode(&self) -> &GroupShape {
         &self.decode
+    }
+
+    /// Returns the lengths of the requests added as prefills that compute one token: a part of [`Self::decode`].
+    #[inline]
+    pub fn single_prompts(&self) -> &GroupShape {
+        &self.single_prompts
     }
 
     /// Returns the attention work of prefills: `None` without a window, `Some(i)` under `windows()[i]`.

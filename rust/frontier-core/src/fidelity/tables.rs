@@ -33,6 +33,10 @@ impl Tables {
         }
     }
 
+    fn rounded(&self, tokens: u64) -> u64 {
+        tokens.div_ceil(self.kv_granularity) * self.kv_granularity
+    }
+
     /// Returns the time of a batch.
     ///
     /// # Errors
@@ -46,25 +50,27 @@ impl Tables {
             return lacking(&format!("{tokens} tokens (the last entry is for {})", self.tokens_s.len()));
         };
         let mut total_s = base_s;
-        let decode = batch.decode();
-        if decode.num_seqs > 0 {
-            let seqs = u64::from(decode.num_seqs);
-            // The mean in whole tokens first, as Vidur keys its predictions.
-            let context = (decode.kv_tokens / seqs).div_ceil(self.kv_granularity) * self.kv_granularity;
+        // A prompt of which one token is computed is a prefill here, whatever kernels make of it.
+        let (decode, prefill, single) = (batch.decode(), batch.prefill(), batch.single_prompts());
+        let seqs = u64::from(decode.num_seqs - single.num_seqs);
+        // The mean in whole tokens first, as Vidur keys its predictions.
+        if let Some(mean) = (decode.kv_tokens - single.kv_tokens).checked_div(seqs) {
+            let context = self.rounded(mean);
             let Some(&time_s) = self.decode_s.get(&(seqs, context)) else {
                 return lacking(&format!("decode attention of {seqs} requests with a context of {context}"));
             };
             total_s += time_s;
         }
-        let prefill = batch.prefill();
-        if prefill.num_seqs > 0 {
-            let before = prefill.kv_tokens - prefill.query_tokens;
-            let before = before.div_ceil(self.kv_granularity) * self.kv_granularity;
-            let chunk = (prefill.query_squares as f64).sqrt().round_ties_even() as u64;
+        let prompts = prefill.num_seqs + single.num_seqs;
+        if prompts > 0 {
+            let kv_tokens = prefill.kv_tokens + single.kv_tokens;
+            let before = self.rounded(kv_tokens - prefill.query_tokens - single.query_tokens);
+            let squares = prefill.query_squares + single.query_squares;
+            let chunk = (squares as f64).sqrt().round_ties_even() as u64;
             let Some(&time_s) = self.prefill_s.get(&(before, chunk)) else {
                 return lacking(&format!("prefill attention of {chunk} tokens after {before}"));
             };
-            total_s += if prefill.num_seqs > 1 { time_s * self.prefill_batching_factor } else { time_s };
+            total_s += if prompts > 1 { time_s * self.prefill_batching_factor } else { time_s };
         }
         SimDuration::from_seconds(total_s)
     }

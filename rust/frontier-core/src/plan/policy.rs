@@ -215,7 +215,7 @@ impl Policy {
         if let Self::Vtc(spec) = self {
             for (field, value) in [("input_weight", spec.input_weight), ("output_weight", spec.output_weight)]
             {
-                if !(value >= 0.0 && value <= 1e6) {
+                if !(0.0..=1e6).contains(&value) {
                     return refuse(field, format!("was {value}, must be in [0, 1e6]"));
                 }
             }

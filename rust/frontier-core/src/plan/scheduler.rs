@@ -33,11 +33,11 @@ impl SchedulerSpec {
         }
     }
 
-    /// Returns the blocks in total, as the engine counts them.
+    /// Returns the blocks in total: those that requests may use and the null block.
     pub fn num_blocks(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.num_blocks,
-            Self::Baseline(spec) => spec.num_blocks,
+            Self::Baseline(spec) => spec.num_blocks.saturating_add(1),
         }
     }
 

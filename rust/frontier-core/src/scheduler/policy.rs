@@ -38,7 +38,7 @@ pub(crate) struct Service {
     /// Feedback queue that it is in.
     pub(crate) level: u32,
     /// Service in that queue, in the units of the queue.
-    pub(crate) level_service: u64,
+    pub(crate) served_in_level: u64,
     /// When it was last part of a batch, or arrived.
     pub(crate) last_served: SimTime,
 }

@@ -63,7 +63,7 @@ impl Mlfq {
     /// Puts a request at the start of a queue.
     pub(super) fn enter(&self, request: &mut LiveRequest, level: u32) {
         request.service.level = level.min(self.last());
-        request.service.level_service = 0;
+        request.service.served_in_level = 0;
     }
 
     /// Returns the service that tokens amount to, in prompt tokens.
@@ -75,9 +75,9 @@ impl Mlfq {
     pub(super) fn served(&self, request: &mut LiveRequest, computed_before: u32, num_tokens: u32) {
         let service = self.service(request, computed_before, num_tokens);
         let state = &mut request.service;
-        state.level_service = state.level_service.saturating_add(service);
-        while state.level < self.last() && state.level_service >= self.quanta[state.level as usize] {
-            state.level_service -= self.quanta[state.level as usize];
+        state.served_in_level = state.served_in_level.saturating_add(service);
+        while state.level < self.last() && state.served_in_level >= self.quanta[state.level as usize] {
+            state.served_in_level -= self.quanta[state.level as usize];
             state.level += 1;
         }
     }

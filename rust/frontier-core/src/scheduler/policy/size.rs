@@ -23,16 +23,16 @@ impl Size {
         Self { by: spec.by, remaining: true, preemptive: spec.preemptive }
     }
 
-    pub(super) fn counts_the_rest(&self) -> bool {
+    pub(super) fn counts_the_rest(self) -> bool {
         self.remaining
     }
 
-    pub(super) fn preemptive(&self) -> bool {
+    pub(super) fn preemptive(self) -> bool {
         self.preemptive
     }
 
     /// Returns the tokens of the job, or those left. A job that outlives its prediction has one token left.
-    pub(super) fn rank(&self, request: &LiveRequest) -> f64 {
+    pub(super) fn rank(self, request: &LiveRequest) -> f64 {
         let prompt = if self.remaining {
             request.prompt_tokens.saturating_sub(request.num_computed)
         } else {

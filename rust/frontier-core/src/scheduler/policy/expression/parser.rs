@@ -56,7 +56,7 @@ pub(super) fn compile(text: &str) -> Result<Vec<(Op, usize)>, ExpressionError> {
     let mut parser = Parser { tokens: tokens(text)?, next: 0, nesting: 0, depth: 0, ops: Vec::new() };
     let start = parser.position();
     let found = parser.either()?;
-    parser.demand(Type::Number, found, start)?;
+    demand(Type::Number, found, start)?;
     match parser.peek() {
         Token::End => Ok(parser.ops),
         other => fail(parser.position(), format!("{} is left over", other.shown())),
@@ -65,6 +65,13 @@ pub(super) fn compile(text: &str) -> Result<Vec<(Op, usize)>, ExpressionError> {
 
 fn fail<T>(position: usize, message: impl Into<String>) -> Result<T, ExpressionError> {
     Err(ExpressionError { position, message: message.into() })
+}
+
+fn demand(wanted: Type, found: Type, position: usize) -> Result<(), ExpressionError> {
+    if wanted == found {
+        return Ok(());
+    }
+    fail(position, format!("must be {}, is {}", wanted.name(), found.name()))
 }
 
 fn tokens(text: &str) -> Result<Vec<(Token, usize)>, ExpressionError> {
@@ -137,13 +144,6 @@ impl Parser {
         fail(self.position(), format!("expected '{sign}', found {}", self.peek().shown()))
     }
 
-    fn demand(&self, wanted: Type, found: Type, position: usize) -> Result<(), ExpressionError> {
-        if wanted == found {
-            return Ok(());
-        }
-        fail(position, format!("must be {}, is {}", wanted.name(), found.name()))
-    }
-
     /// Appends an instruction that takes `operands` values and leaves one.
     fn emit(&mut self, op: Op, operands: usize, position: usize) -> Result<(), ExpressionError> {
         self.depth = self.depth + 1 - operands;
@@ -188,10 +188,10 @@ impl Parser {
             if !self.take_word(word) {
                 return Ok(first);
             }
-            self.demand(Type::Truth, first, start)?;
+            demand(Type::Truth, first, start)?;
             let right = self.position();
             let found = part(self)?;
-            self.demand(Type::Truth, found, right)?;
+            demand(Type::Truth, found, right)?;
             self.emit(op, 2, at)?;
         }
     }
@@ -203,7 +203,7 @@ impl Parser {
         }
         let start = self.position();
         let found = self.nested(Self::negation)?;
-        self.demand(Type::Truth, found, start)?;
+        demand(Type::Truth, found, start)?;
         self.emit(Op::Not, 1, at)?;
         Ok(Type::Truth)
     }
@@ -213,10 +213,10 @@ impl Parser {
         let left = self.sum()?;
         let at = self.position();
         let Some(sign) = self.take_sign(&["<=", ">=", "==", "!=", "<", ">"]) else { return Ok(left) };
-        self.demand(Type::Number, left, start)?;
+        demand(Type::Number, left, start)?;
         let right = self.position();
         let found = self.sum()?;
-        self.demand(Type::Number, found, right)?;
+        demand(Type::Number, found, right)?;
         match sign {
             "<" => self.emit(Op::Less, 2, at)?,
             "<=" => self.emit(Op::AtMost, 2, at)?,
@@ -249,10 +249,10 @@ impl Parser {
         loop {
             let at = self.position();
             let Some(sign) = self.take_sign(signs) else { return Ok(first) };
-            self.demand(Type::Number, first, start)?;
+            demand(Type::Number, first, start)?;
             let right = self.position();
             let found = part(self)?;
-            self.demand(Type::Number, found, right)?;
+            demand(Type::Number, found, right)?;
             let op = match sign {
                 "+" => Op::Add,
                 "-" => Op::Subtract,
@@ -270,7 +270,7 @@ impl Parser {
         }
         let start = self.position();
         let found = self.nested(Self::prefixed)?;
-        self.demand(Type::Number, found, start)?;
+        demand(Type::Number, found, start)?;
         self.emit(Op::Negate, 1, at)?;
         Ok(Type::Number)
     }
@@ -335,7 +335,7 @@ impl Parser {
     fn argument(&mut self, wanted: Type) -> Result<(), ExpressionError> {
         let start = self.position();
         let found = self.nested(Self::either)?;
-        self.demand(wanted, found, start)
+        demand(wanted, found, start)
     }
 
     /// Parses the arguments of `min` or `max`.

@@ -37,21 +37,20 @@ pub(super) fn value(ops: &[Op], load: impl Fn(Field) -> f64) -> f64 {
     stack[0]
 }
 
+#[expect(clippy::float_cmp, reason = "equality is what the user asked for")]
 fn binary(op: Op, left: f64, right: f64) -> f64 {
     match op {
         Op::Add => left + right,
         Op::Subtract => left - right,
-        Op::Multiply => left * right,
+        Op::Multiply | Op::And => left * right,
         Op::Divide => left / right,
         Op::Min => left.min(right),
-        Op::Max => left.max(right),
+        Op::Max | Op::Or => left.max(right),
         Op::Less => truth(left < right),
         Op::AtMost => truth(left <= right),
         Op::More => truth(left > right),
         Op::AtLeast => truth(left >= right),
         Op::Equal => truth(left == right),
-        Op::And => left * right,
-        Op::Or => left.max(right),
         Op::Number(_) | Op::Load(_) | Op::Negate | Op::Not | Op::Abs | Op::Select => {
             unreachable!("Invariant: these take another number of operands")
         }
