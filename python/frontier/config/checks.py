@@ -31,10 +31,12 @@ def engine_issues(engine: Engine, known: Known) -> list[Issue]:
         and engine.cpu_overhead is not None
         and known("engine.cpu_overhead")
     ):
-        message = (
-            f"has no effect with step times of your own ({engine.step_time.chosen}), which cover the host;"
-            " remove one of the two"
+        own = (
+            "a linear step time, whose per_step covers"
+            if linear is not None
+            else "step times from tables, which cover"
         )
+        message = f"has no effect with {own} the host; remove one of the two"
         issues.append(Issue("engine.cpu_overhead", engine.cpu_overhead.model_dump(), message))
     if linear is not None and not any(getattr(linear, name) for name in type(linear).model_fields):
         message = "all constants are 0, so time would stand still; at least one must be over 0"
