@@ -41,6 +41,7 @@ TOKEN_OPERATORS = (
 BATCHING_OVERHEAD = 1.1
 LAUNCH_MS = 0.02
 DUMMY_STEP_NS = 9_120_000
+SAME = 1e-9
 
 Batch = tuple[int, float, float, str, int | None]
 
@@ -180,14 +181,6 @@ def frontier_case(case: Path) -> tuple[dict[str, Any], Path, list[Batch]]:
             "num_lookahead_tokens": 0,
             "async_scheduling": False,
         },
-        "step_time": {
-            "kind": "linear",
-            "per_step_ns": DUMMY_STEP_NS,
-            "per_prefill_token_ns": 0,
-            "per_decode_token_ns": 0,
-            "per_seq_ns": 0,
-            "per_kv_token_ns": 0,
-        },
     }
     batches = [
         (
@@ -199,7 +192,53 @@ def frontier_case(case: Path) -> tuple[dict[str, Any], Path, list[Batch]]:
         )
         for row in rows(case / "batches.csv")
     ]
+    if "_moe_" in case.name:
+        lengths = [int(row["num_prefill_tokens"]) for row in rows(case.parents[1] / trace)]
+        adapted["step_time"] = times_by_tokens(batches, lengths)
+    else:
+        rates = ("per_prefill_token_ns", "per_decode_token_ns", "per_seq_ns", "per_kv_token_ns")
+        adapted["step_time"] = {"kind": "linear", "per_step_ns": DUMMY_STEP_NS} | dict.fromkeys(rates, 0)
     return adapted, case.parents[1] / trace, batches
+
+
+def times_by_tokens(batches: list[Batch], prompts: list[int]) -> dict[str, Any]:
+    """Return tables for steps whose time depends on their tokens alone: constants, and transfers of tokens.
+
+    Counts that no batch has are left at 0, attention is free.
+    """
+    times: dict[int, float] = {}
+    computed = [0] * len(prompts)
+    decodes, prefills = set(), set()
+    for _, _, duration, members, _ in batches:
+        pairs = [
+            (int(request), int(tokens)) for request, tokens in (pair.split(":") for pair in members.split())
+        ]
+        total = sum(tokens for _, tokens in pairs)
+        assert abs(times.setdefault(total, duration) / duration - 1) < SAME, "depends on more than its tokens"
+        chunks = [
+            (computed[request], tokens) for request, tokens in pairs if computed[request] < prompts[request]
+        ]
+        contexts = [computed[request] + 1 for request, _ in pairs if computed[request] >= prompts[request]]
+        if contexts:
+            decodes.add((len(contexts), -(-(sum(contexts) // len(contexts)) // 64) * 64))
+        if chunks:
+            before = -(-sum(done for done, _ in chunks) // 64) * 64
+            prefills.add((before, round(sum(tokens**2 for _, tokens in chunks) ** 0.5)))
+        for request, tokens in pairs:
+            computed[request] += tokens
+
+    def free(cells: set[tuple[int, int]]) -> dict[str, Any]:
+        first, second = zip(*sorted(cells), strict=True)
+        return {"first": list(first), "second": list(second), "time_s": [0.0] * len(cells)}
+
+    return {
+        "kind": "tables",
+        "tokens_s": [times.get(tokens, 0.0) for tokens in range(1, max(times) + 1)],
+        "decode": free(decodes),
+        "prefill": free(prefills),
+        "kv_granularity": 64,
+        "prefill_batching_factor": 1.0,
+    }
 
 
 def main() -> None:
@@ -212,8 +251,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for case in sorted([*arguments.golden.glob("vidur/v*"), *arguments.golden.glob("frontier/f*")]):
         name = case.name
-        if "_tp2pp2_" in name or "_pdd_" in name or "_real_" in name or "_moe_" in name:
-            continue  # pipelines, disaggregation, and times that no table comes with
+        if "_tp2pp2_" in name or "_pdd_" in name or "_real_" in name:
+            continue  # pipelines, disaggregation, and decode times that depend on the prompts beside them
         adapted, trace, batches = (vidur_case if name.startswith("v") else frontier_case)(case)
         target = arguments.out / name
         target.with_suffix(".json").write_text(json.dumps(adapted, indent=None))
