@@ -104,6 +104,7 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
         ("model", resolved.model.name),
         ("cluster", cluster),
         ("engine", f"{engine.name} {engine.version}"),
+        *(() if engine.scheduler is None else (("scheduler", engine.scheduler.chosen),)),
         ("max_model_len", f"{resolved.max_model_len:,}"),
         ("max_num_batched_tokens", f"{resolved.max_num_batched_tokens:,}"),
         ("max_num_seqs", f"{resolved.max_num_seqs:,}"),

@@ -1,11 +1,19 @@
 //! The order in which policies serve requests, on cases small enough to work out by hand.
 
+use std::sync::Arc;
+
+use frontier_core::error::SimError;
+use frontier_core::ids::{RequestId, SessionId};
+use frontier_core::plan::SchedulerConfig;
+use frontier_core::plan::policy::{Policy, VtcSpec};
+use frontier_core::scheduler::{
+    Admission, BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+};
+use frontier_core::time::SimTime;
+use frontier_core::workload::{OUTPUT_STREAM_BASE, RawTrace, Segment, TraceColumns};
 use serde_json::{Value, json};
 
-use crate::support::{burst, plan, run_with};
-use frontier_core::error::SimError;
-use frontier_core::workload::{RawTrace, TraceColumns};
-use std::sync::Arc;
+use crate::support::{burst, plan, run_with, vllm_config};
 
 /// One request: arrival in ms, prompt, output, priority, session.
 type Row = (u64, u32, u32, i32, u32);
@@ -165,4 +173,55 @@ fn predictions_with_an_error_are_the_same_in_every_run() {
     assert_eq!(order(&policy(0.0), &rows), (0..12).collect::<Vec<_>>());
     assert_ne!(order(&policy(1.0), &rows), (0..12).collect::<Vec<_>>());
     assert_eq!(order(&policy(1.0), &rows), order(&policy(1.0), &rows));
+}
+
+/// The bound of the VTC paper (theorem 4.4): while two clients are backlogged, the weighted services that they got
+/// differ by at most twice the larger of the longest prompt's cost and that of all tokens that a batch can generate.
+#[test]
+fn backlogged_clients_get_nearly_equal_service() {
+    const SEQS: u32 = 4;
+    const OUTPUT: [u32; 2] = [40, 5];
+    const PROMPT: [u32; 2] = [10, 60];
+    let gap = |policy: Policy| {
+        let config =
+            SchedulerConfig { max_num_seqs: SEQS, policy, enable_prefix_caching: false, ..vllm_config() };
+        let mut scheduler = VllmScheduler::new(config);
+        for id in 0..200_usize {
+            let client = id / 100; // the first client's requests all come before the second's
+            scheduler.add_request(&Submission {
+                id: RequestId::from_index(id),
+                arrival: SimTime(0),
+                priority: 0,
+                tie_rank: id as u32,
+                session: Some(SessionId(client as u32)),
+                score: 0.0,
+                prompt_tokens: PROMPT[client],
+                max_tokens: OUTPUT[client],
+                segments: &[Segment { stream: id as u64, start: 0, len: PROMPT[client] }],
+                output_stream: OUTPUT_STREAM_BASE + id as u64,
+            });
+        }
+        let (mut batch, mut outcome) = (SchedulerOutput::default(), StepOutcome::default());
+        let (mut service, mut waiting, mut widest) = ([0.0_f64; 2], [100_u32; 2], 0.0_f64);
+        while waiting[0] > 0 && waiting[1] > 0 {
+            scheduler.schedule(SimTime(0), &mut batch);
+            for entry in batch.scheduled.iter().filter(|entry| entry.admission == Admission::New) {
+                let client = entry.id.index() / 100;
+                waiting[client] -= 1;
+                service[client] += f64::from(PROMPT[client]);
+            }
+            scheduler.update(SimTime(0), &batch, &mut outcome);
+            for emission in &outcome.emitted {
+                service[emission.id.index() / 100] += 2.0 * f64::from(emission.num_tokens);
+            }
+            outcome.retired.iter().for_each(|&slot| scheduler.retire(slot));
+            widest = widest.max((service[0] - service[1]).abs());
+        }
+        widest
+    };
+    let generated = 2.0 * f64::from(SEQS * OUTPUT[0]);
+    let bound = 2.0 * generated.max(f64::from(PROMPT[1]));
+    let fair = gap(Policy::Vtc(VtcSpec { input_weight: 1.0, output_weight: 2.0 }));
+    assert!(fair <= bound, "{fair} > {bound}");
+    assert!(gap(Policy::Fcfs) > 10.0 * bound);
 }
