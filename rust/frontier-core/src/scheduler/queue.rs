@@ -36,6 +36,15 @@ impl WaitingQueue {
         self.slots.pop_front()
     }
 
+    /// Takes a request out of the queue, wherever it stands.
+    pub(super) fn take(&mut self, slot: Slot) {
+        if self.front() == Some(slot) {
+            self.slots.pop_front();
+        } else if let Some(at) = self.slots.iter().position(|other| *other == slot) {
+            self.slots.remove(at);
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = Slot> {
         self.slots.iter().copied()
     }

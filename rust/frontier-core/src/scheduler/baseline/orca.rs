@@ -32,7 +32,7 @@ impl Orca {
             if room.blocks_for(reserved) > room.pool.num_free() {
                 break;
             }
-            room.admit(0, reserved);
+            room.admit(slot, 0, reserved);
             room.schedule(slot, prompt, out);
         }
     }

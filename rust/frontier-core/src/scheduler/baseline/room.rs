@@ -98,10 +98,13 @@ impl Room {
         }
     }
 
-    /// Makes the first waiting request run, with blocks for `reserved` tokens of which `cached` are there already
-    /// (see [`Self::find_hits`]). The caller has made sure that there are enough.
-    pub(super) fn admit(&mut self, cached: u32, reserved: u32) -> Slot {
-        let slot = self.waiting.pop_front().expect("Invariant: someone waits");
+    /// Makes a waiting request run, with blocks for `reserved` tokens of which `cached` are there already (see
+    /// [`Self::find_hits`]). The caller has made sure that there are enough.
+    pub(super) fn admit(&mut self, slot: Slot, cached: u32, reserved: u32) {
+        self.waiting.take(slot);
+        if cached == 0 {
+            self.hits.clear();
+        }
         let request = &mut self.requests[slot.index()];
         request.status = Status::Running;
         request.num_computed = cached;
@@ -116,7 +119,12 @@ impl Room {
         self.pool.allocate(missing, &mut request.blocks);
         self.running.push(slot);
         self.waiting.admitted(slot, self.now, &mut self.requests);
-        slot
+    }
+
+    /// Tells whether a request runs.
+    #[inline]
+    pub(super) fn runs(&self, slot: Slot) -> bool {
+        self.requests[slot.index()].status == Status::Running
     }
 
     /// Tells whether a running request gets one token per step by now.
@@ -189,11 +197,6 @@ impl Room {
         self.hits.extend(hashes.iter().map_while(|&hash| self.pool.lookup(hash)));
         let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u32;
         (self.hits.len() as u32 * self.block_size, revived)
-    }
-
-    /// Forgets the hits of a request that is not admitted after all.
-    pub(super) fn drop_hits(&mut self) {
-        self.hits.clear();
     }
 
     /// Closes a batch: counters advance, so that it counts as computed.

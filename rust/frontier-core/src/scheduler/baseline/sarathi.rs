@@ -39,7 +39,7 @@ impl Sarathi {
             if room.blocks_for(prompt) + self.watermark_blocks > room.pool.num_free() {
                 break;
             }
-            room.admit(0, prompt);
+            room.admit(slot, 0, prompt);
             let chunk = prompt.min(left);
             room.schedule(slot, chunk, out);
             left -= chunk;

@@ -59,7 +59,8 @@ impl StaticBatching {
         }
         self.longest_prompt = prompt;
         for _ in 0..count {
-            let slot = room.admit(0, prompt.saturating_add(output));
+            let slot = room.waiting.front().expect("Invariant: as many wait as were counted");
+            room.admit(slot, 0, prompt.saturating_add(output));
             self.members.push(slot);
             room.schedule(slot, room.request(slot).prompt_tokens, out);
             let row = PaddedRow { num_tokens: prompt, context_after: prompt, is_prefill: true };

@@ -17,7 +17,7 @@ use crate::scheduler::SchedulerOutput;
 #[derive(Clone, Debug)]
 pub(super) struct TensorrtLlm {
     spec: TensorrtLlmSpec,
-    /// Scratch: running requests that the capacity scheduler lets go on.
+    /// Scratch: requests that the capacity scheduler lets into the step, running ones first.
     fitting: Vec<Slot>,
 }
 
@@ -36,39 +36,23 @@ impl TensorrtLlm {
     }
 
     fn reserve_to_the_end(&mut self, room: &mut Room) {
-        for position in 0..room.running().len() {
-            let slot = room.running()[position];
-            let tokens = room.request(slot).num_tokens;
-            room.grow(slot, tokens);
-            self.fitting.push(slot);
-        }
-        if room.waiting.is_empty() || room.num_running() >= self.spec.max_batch_size {
+        self.fitting.extend_from_slice(room.running());
+        if room.waiting.is_empty() {
             return;
         }
         let owed: u32 = room.running().iter().map(|&slot| room.missing(slot, final_tokens(room, slot))).sum();
-        let mut left = room.pool.num_free().saturating_sub(owed);
-        while room.num_running() < self.spec.max_batch_size {
-            let Some(slot) = room.waiting.front() else { break };
-            let (cached, revived) = room.find_hits(slot);
-            let fresh = room.blocks_for(final_tokens(room, slot)) - cached / room.block_size();
-            if fresh + revived > left {
-                room.drop_hits();
-                break;
-            }
-            left -= fresh + revived;
-            let tokens = room.request(slot).num_tokens;
-            room.admit(cached, tokens);
-            self.fitting.push(slot);
-        }
+        let left = room.pool.num_free().saturating_sub(owed);
+        self.fit_waiting(room, left, final_tokens);
     }
 
-    /// Grows running requests for their next token in order, then admits; who started last is paused first.
+    /// Finds room for the next token of running requests in order; who started last is paused first.
     fn fit_the_next_step(&mut self, room: &mut Room, out: &mut SchedulerOutput) {
+        let next = |room: &Room, slot: Slot| room.missing(slot, room.request(slot).num_tokens);
+        let mut promised = 0;
         let mut position = 0;
         while let Some(&slot) = room.running().get(position) {
-            let tokens = room.request(slot).num_tokens;
             let mut fits = true;
-            while room.missing(slot, tokens) > room.pool.num_free() {
+            while promised + next(room, slot) > room.pool.num_free() {
                 let last = room.running()[room.running().len() - 1];
                 room.preempt(last, out);
                 if last == slot {
@@ -77,58 +61,86 @@ impl TensorrtLlm {
                 }
             }
             if fits {
-                room.grow(slot, tokens);
+                promised += next(room, slot);
                 self.fitting.push(slot);
                 position += 1;
             }
         }
-        // Those that were paused now are the first to wait, and nothing fits before them.
-        while out.preempted.is_empty() && room.num_running() < self.spec.max_batch_size {
-            let Some(slot) = room.waiting.front() else { break };
+        // Those that were paused now are the first to wait, and nothing starts before them.
+        if out.preempted.is_empty() {
+            let left = room.pool.num_free() - promised;
+            self.fit_waiting(room, left, |room, slot| room.request(slot).num_tokens);
+        }
+    }
+
+    /// Lets waiting requests in, in order, while `left` blocks hold what each needs.
+    fn fit_waiting(&mut self, room: &mut Room, mut left: u32, tokens: impl Fn(&Room, Slot) -> u32) {
+        let seats = self.spec.max_batch_size.saturating_sub(room.num_running()) as usize;
+        let waiting: Vec<Slot> = room.waiting.iter().take(seats).collect();
+        for slot in waiting {
             let (cached, revived) = room.find_hits(slot);
-            let tokens = room.request(slot).num_tokens;
-            let fresh = room.blocks_for(tokens) - cached / room.block_size();
-            if fresh + revived > room.pool.num_free() {
-                room.drop_hits();
+            let fresh = room.blocks_for(tokens(room, slot)) - cached / room.block_size();
+            if fresh + revived > left {
                 break;
             }
-            room.admit(cached, tokens);
+            left -= fresh + revived;
             self.fitting.push(slot);
         }
     }
 
-    /// The micro-batch scheduler: prompts first in the batch, then single tokens.
-    fn fill(&self, room: &Room, out: &mut SchedulerOutput) {
+    /// The micro-batch scheduler: prompts first in the batch, then single tokens. Only who gets tokens starts.
+    fn fill(&self, room: &mut Room, out: &mut SchedulerOutput) {
         let budget = self.spec.max_num_tokens;
-        let rest = |slot: Slot| room.request(slot).num_tokens - room.request(slot).num_computed;
         // What is counted against the budget before prompts are cut: with chunked context, single tokens alone.
-        let mut counted = 0_u32;
-        let mut num_chosen = 0;
+        let (mut counted, mut single, mut num_chosen) = (0_u64, 0, 0);
         for &slot in self.fitting.iter().take(self.spec.max_batch_size as usize) {
-            if room.generates(slot) || !self.spec.enable_chunked_context {
-                if u64::from(counted) + u64::from(rest(slot)) > u64::from(budget) {
+            let generates = room.generates(slot);
+            if generates || !self.spec.enable_chunked_context {
+                counted += u64::from(rest_of(room, slot).1);
+                if counted > u64::from(budget) {
                     break;
                 }
-                counted += rest(slot);
             }
+            single += u32::from(generates);
             num_chosen += 1;
         }
         let chosen = &self.fitting[..num_chosen];
-        let single = chosen.iter().filter(|&&slot| room.generates(slot)).count() as u32;
         let mut left = budget - single;
-        for &slot in chosen.iter().filter(|&&slot| !room.generates(slot)) {
+        for &slot in chosen {
+            if room.generates(slot) {
+                let tokens = room.request(slot).num_tokens;
+                room.grow(slot, tokens);
+                continue;
+            }
+            let (cached, rest) = rest_of(room, slot);
             // A chunk that does not end its prompt is a multiple of the block size.
-            let chunk =
-                if rest(slot) <= left { rest(slot) } else { left / room.block_size() * room.block_size() };
+            let cut = if self.spec.enable_chunked_context {
+                left / room.block_size() * room.block_size()
+            } else {
+                0
+            };
+            let chunk = if rest <= left { rest } else { cut };
             if chunk > 0 {
+                if !room.runs(slot) {
+                    let tokens = room.request(slot).num_tokens;
+                    room.admit(slot, cached, tokens);
+                }
                 room.schedule(slot, chunk, out);
                 left -= chunk;
             }
         }
-        for &slot in chosen.iter().filter(|&&slot| room.generates(slot)) {
-            room.schedule(slot, 1, out);
+        for &slot in chosen {
+            if room.generates(slot) {
+                room.schedule(slot, 1, out);
+            }
         }
     }
+}
+
+/// Returns the cached tokens of a request that waits, and the tokens that it has still to compute.
+fn rest_of(room: &mut Room, slot: Slot) -> (u32, u32) {
+    let cached = if room.runs(slot) { room.request(slot).num_computed } else { room.find_hits(slot).0 };
+    (cached, room.request(slot).num_tokens - cached)
 }
 
 /// Returns the tokens whose KV a request needs at its longest: the last token of all is never read.

@@ -42,7 +42,7 @@ impl VllmV0 {
                 break;
             }
             (tokens, longest, count) = (tokens + prompt, longest.max(prompt), count + 1);
-            room.admit(0, prompt);
+            room.admit(slot, 0, prompt);
             room.schedule(slot, prompt, out);
         }
     }
