@@ -14,8 +14,10 @@ from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.cuda_graph import capture_size_issues, graph_capture
 from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
+from frontier.config.policy import policy_issues
 from frontier.config.quantization import attends_in_fp8, quantized_model
 from frontier.config.resolve_sglang import examine_sglang
+from frontier.config.scheduler import batch_limits, fit_issues, scheduler_issues
 from frontier.config.sections import Cluster, Hardware, Objectives
 from frontier.config.sglang import SGLANG_VERSIONS
 from frontier.config.speculative import draft_model_issues, speculative_issues, speculative_warnings
@@ -139,6 +141,8 @@ def examine(parts: Parts) -> Examined:
         issues += checks.engine_issues(engine, parts.known)
         if engine.name == "vllm":
             issues += version_issues(engine, parts.known)
+            issues += scheduler_issues(engine, parts.known)
+            issues += policy_issues(engine, parts.objectives, parts.workload, parts.known)
             issues += speculative_issues(engine, parts.known)
         if spec is not None and engine.name == "vllm":
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
@@ -177,6 +181,9 @@ def examine(parts: Parts) -> Examined:
     if issues or parts.broken:
         return Examined(issues)
     limits = replace(limits, max_model_len=max_model_len)
+    unfit = fit_issues(engine, max_model_len)
+    if unfit:
+        return Examined(unfit)
     return Examined([], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program))
 
 
@@ -243,9 +250,13 @@ def _limits(parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec |
     )
     if spec is None or gpu is None or not parts.known(*(f"engine.{field}" for field in fields)):
         return None
-    return effective_limits(
+    limits = effective_limits(
         engine, model_max_len=spec.max_model_len, device_name=gpu.device_name, memory_bytes=gpu.memory_bytes
     )
+    own = batch_limits(engine, limits.max_model_len) if parts.known("engine.scheduler") else None
+    if own is None:
+        return limits
+    return replace(limits, max_num_batched_tokens=max(own), max_num_seqs=own[1])
 
 
 def _program(
@@ -280,7 +291,7 @@ def _program(
         gpu.link(tp)
     except ConfigError as error:
         issues += error.issues
-    if engine.step_time.linear is None:
+    if engine.step_time.knows_operators:
         for dtype in gpu.unsupported_dtypes(required_dtypes(program)):
             message = (
                 f"was {show_value(parts.model)}, computes in {dtype}, for which {gpu.name} has no peak rate"

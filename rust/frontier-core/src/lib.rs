@@ -15,6 +15,7 @@
 //! | [`kvcache`] | blocks, prefix identity; knows no time |
 //! | [`speculation`] | drafts as data: how many, and how many are accepted; knows no time |
 //! | [`scheduler`] | batch formation: data in, data out; knows no time |
+//! | [`scores`] | what a scheduling policy is told about a request on its arrival |
 //! | [`metrics`] | what a run leaves behind |
 //! | [`engine`] | one engine: its scheduler, its batches in flight, the time they take |
 //! | [`cluster`] | routing over replicas |
@@ -36,6 +37,7 @@ pub mod plan;
 pub mod predictor;
 pub mod rng;
 pub mod scheduler;
+pub mod scores;
 pub mod simulation;
 pub mod speculation;
 pub mod time;

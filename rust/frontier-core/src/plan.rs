@@ -8,7 +8,9 @@ use serde::Deserialize;
 
 use crate::error::SimError;
 
+pub mod baseline;
 pub mod frontend;
+pub mod policy;
 pub mod scheduler;
 pub mod sglang;
 pub mod speculative;
@@ -17,7 +19,8 @@ pub mod vllm_rules;
 pub mod workload;
 
 pub use frontend::FrontendSpec;
-pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
+pub use policy::Policy;
+pub use scheduler::{SchedulerConfig, SchedulerSpec};
 pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
 pub use speculative::{AcceptanceSpec, DraftLengthSpec, DraftMethod, SpeculativeSpec};
 pub use step_time::StepTimeSpec;

@@ -10,6 +10,7 @@ use super::launches::LaunchTimes;
 use super::learned::Predictors;
 use super::linear::linear_step;
 use super::program::{Program, RowCounts};
+use super::tables::Tables;
 use super::trust::OperatorTrust;
 use crate::error::SimError;
 use crate::plan::step_time::{CpuSpec, LinearSpec, OperatorsSpec, StepTimeSpec};
@@ -40,6 +41,14 @@ pub struct StepTime {
     pub active_s: f64,
 }
 
+impl StepTime {
+    /// A time of `batch` whose work and launches nobody knows.
+    #[inline]
+    fn of(total: SimDuration, batch: &BatchShape) -> Self {
+        Self { total, padded_tokens: batch.num_tokens() as u32, ..Self::default() }
+    }
+}
+
 /// Answers how long a batch takes on one replica.
 #[derive(Clone, Debug)]
 pub struct StepTimer {
@@ -52,6 +61,7 @@ pub struct StepTimer {
 enum Model {
     Linear(LinearSpec),
     Operators(Box<Operators>),
+    Tables(Box<Tables>),
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +93,7 @@ impl StepTimer {
         spec.check()?;
         let model = match spec {
             StepTimeSpec::Linear(linear) => Model::Linear(*linear),
+            StepTimeSpec::Tables(spec) => Model::Tables(Box::new(Tables::new(spec))),
             StepTimeSpec::Operators(spec) => {
                 Model::Operators(Box::new(Operators::compile(spec, max_tokens, max_seqs, predictors)?))
             }
@@ -90,11 +101,12 @@ impl StepTimer {
         Ok(Self { model, max_tokens, max_seqs })
     }
 
-    /// Returns the name of the model, which labels every result: `linear`, `roofline`, or `learned` where at least one
-    /// operator has a learned predictor.
+    /// Returns the name of the model, which labels every result: `linear`, `tables`, `roofline`, or `learned` where at
+    /// least one operator has a learned predictor.
     pub fn name(&self) -> &'static str {
         match &self.model {
             Model::Linear(_) => "linear",
+            Model::Tables(_) => "tables",
             Model::Operators(operators) if operators.is_learned() => "learned",
             Model::Operators(_) => "roofline",
         }
@@ -103,7 +115,7 @@ impl StepTimer {
     /// Returns the distinct sliding windows that a [`BatchShape`] for this timer must keep areas for.
     pub fn windows(&self) -> &[u32] {
         match &self.model {
-            Model::Linear(_) => &[],
+            Model::Linear(_) | Model::Tables(_) => &[],
             Model::Operators(operators) => operators.program.windows(),
         }
     }
@@ -111,7 +123,7 @@ impl StepTimer {
     /// Returns an empty batch that keeps what this timer looks at.
     pub fn new_batch(&self) -> BatchShape {
         let draft = match &self.model {
-            Model::Linear(_) => None,
+            Model::Linear(_) | Model::Tables(_) => None,
             Model::Operators(operators) => operators.draft.as_ref(),
         };
         match draft {
@@ -125,7 +137,7 @@ impl StepTimer {
     /// Returns the number of batches of one step: one per data-parallel rank.
     pub fn num_batches(&self) -> usize {
         match &self.model {
-            Model::Linear(_) => 1,
+            Model::Linear(_) | Model::Tables(_) => 1,
             Model::Operators(operators) => operators.data_parallel_size,
         }
     }
@@ -151,17 +163,8 @@ impl StepTimer {
     pub fn step_all(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
         self.admit(batches)?;
         match &mut self.model {
-            Model::Linear(spec) => Ok(StepTime {
-                total: linear_step(spec, &batches[0])?,
-                cpu_exposed: SimDuration::ZERO,
-                launch: SimDuration::ZERO,
-                graph: GraphMode::Eager,
-                padded_tokens: batches[0].num_tokens() as u32,
-                draft: SimDuration::ZERO,
-                flops: 0.0,
-                bytes: 0.0,
-                active_s: 0.0,
-            }),
+            Model::Linear(spec) => Ok(StepTime::of(linear_step(spec, &batches[0])?, &batches[0])),
+            Model::Tables(tables) => Ok(StepTime::of(tables.step(&batches[0])?, &batches[0])),
             Model::Operators(operators) => operators.step(batches),
         }
     }
@@ -171,7 +174,7 @@ impl StepTimer {
     /// Drafting is a part of the last.
     pub fn stages_s(&self) -> &[f64] {
         match &self.model {
-            Model::Linear(_) => &[],
+            Model::Linear(_) | Model::Tables(_) => &[],
             Model::Operators(operators) => &operators.stages_s,
         }
     }
@@ -188,7 +191,7 @@ impl StepTimer {
             return Err(SimError::Invariant { what });
         };
         Ok(match &mut self.model {
-            Model::Linear(_) => Vec::new(),
+            Model::Linear(_) | Model::Tables(_) => Vec::new(),
             Model::Operators(operators) => {
                 operators.dispatch(batches);
                 let all_rows = operators.all_rows();
@@ -212,7 +215,7 @@ impl StepTimer {
     /// over data-parallel ranks.
     pub fn trust(&mut self) -> Vec<OperatorTrust> {
         match &mut self.model {
-            Model::Linear(_) => Vec::new(),
+            Model::Linear(_) | Model::Tables(_) => Vec::new(),
             Model::Operators(operators) => {
                 let mut trust = operators.program.trust();
                 trust.append(&mut operators.draft.as_mut().map(Draft::trust).unwrap_or_default());
@@ -225,7 +228,7 @@ impl StepTimer {
     #[inline]
     fn drafts_on(&self) -> bool {
         match &self.model {
-            Model::Linear(_) => false,
+            Model::Linear(_) | Model::Tables(_) => false,
             Model::Operators(operators) => operators.draft.as_ref().is_some_and(|draft| draft.next.is_some()),
         }
     }
