@@ -64,7 +64,9 @@ def simulate(
     trace: Trace | None = None,
     predictors: list[Predictor] = ...,
     progress: Callable[[dict[str, Any]], object] | None = None,
+    policy: Callable[[dict[str, Any]], float] | None = None,
 ) -> dict[str, Any]: ...
+def expression_fault(text: str, has_deadline: bool, preemptive: bool) -> str | None: ...
 def simulate_many(
     plans_json: list[str],
     traces: list[Trace | None],

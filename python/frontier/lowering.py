@@ -16,13 +16,16 @@ from frontier.config.arrivals import Arrivals
 from frontier.config.engine import CpuOverhead, Engine
 from frontier.config.lengths import Length
 from frontier.config.parallel import data_parallel_plan
+from frontier.config.policy import NEEDS_SESSIONS, lower_policy
 from frontier.config.resolve_sglang import sglang_scheduler
+from frontier.config.scheduler import lower_scheduler
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.speculative import speculative_plan
 from frontier.config.versions import minor_of, uses_v2_runner
 from frontier.config.workload import Synthetic, Workload
 from frontier.errors import ConfigError, Issue
 from frontier.moe_lowering import moe_plan
+from frontier.step_tables import read_tables
 from frontier.trace_columns import trace_columns
 
 if TYPE_CHECKING:
@@ -47,8 +50,8 @@ class Lowered:
         columns: the rows of the trace, None for a synthetic workload.
         resolved: the facts that the scenario implies.
         warnings: what a reader of the results should know.
-        attached: the operators of the plan with the learned predictors that they refer to, None for linear
-            step times.
+        attached: the operators of the plan with the learned predictors that they refer to, None where step
+            times are the user's own.
     """
 
     plan: dict[str, Any]
@@ -65,10 +68,15 @@ class Lowered:
 
     @property
     def step_time(self) -> str:
-        """How step times are made: "learned" (some operator has a predictor), "roofline" or "linear"."""
+        """How step times are made: "learned" (some operator has a predictor) or as was asked."""
         if self.attached is None:
-            return "linear"
+            return str(self.plan["step_time"]["kind"])
         return "learned" if self.attached.predictors else "roofline"
+
+    def with_callable_policy(self) -> str:
+        """Return the plan's text for a run whose order a function of the caller's decides."""
+        scheduler = {**self.plan["scheduler"], "policy": {"callable": {"preemptive": False}}}
+        return _canonical({**self.plan, "scheduler": scheduler})
 
     def with_residuals(self, replication: int) -> str:
         """Return the plan's text for a run whose operators' errors are drawn for this replication."""
@@ -110,6 +118,7 @@ def lower(scenario: Scenario) -> Lowered:
         "scheduler": _scheduler(
             scenario.engine,
             resolved,
+            lower_policy(scenario.engine.scheduling_policy, scenario.objectives),
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
         ),
         "step_time": _step_time(scenario, resolved, attached),
@@ -139,6 +148,10 @@ def _trace_warnings(scenario: Scenario, columns: LoadedTrace) -> list[str]:
     if policy == "session_sticky" and columns.session is None:
         message = "was 'session_sticky', but the trace has no sessions; name workload.trace.columns.session"
         raise ConfigError(Issue("cluster.router.policy", policy, message))
+    order = scenario.engine.scheduling_policy.chosen
+    if order in NEEDS_SESSIONS and columns.session is None:
+        message = f"was '{order}', but the trace has no sessions; name workload.trace.columns.session"
+        raise ConfigError(Issue("engine.scheduling_policy", order, message))
     warnings = []
     skipped = sum(columns.report.rows_skipped.values())
     if skipped:
@@ -155,9 +168,19 @@ def _router(router: Router) -> dict[str, Any]:
     return {"policy": router.policy, "max_imbalance": DEFAULT_MAX_IMBALANCE if given is None else given}
 
 
-def _scheduler(engine: Engine, resolved: Resolved, speculative: dict[str, Any] | None) -> dict[str, Any]:
+def _scheduler(
+    engine: Engine, resolved: Resolved, policy: Any, speculative: dict[str, Any] | None
+) -> dict[str, Any]:
     if engine.name == "sglang":
         return sglang_scheduler(engine, resolved)
+    if engine.scheduler is not None:
+        return lower_scheduler(
+            engine.scheduler,
+            block_size=resolved.block_size,
+            num_blocks=resolved.num_blocks,
+            max_model_len=resolved.max_model_len,
+            policy=policy,
+        )
     from frontier.memory import MemoryPlan  # noqa: PLC0415 - keeps `import frontier` light
 
     memory = resolved.memory
@@ -177,7 +200,7 @@ def _scheduler(engine: Engine, resolved: Resolved, speculative: dict[str, Any] |
         "long_prefill_token_threshold_adaptive": bool(engine.long_prefill_token_threshold_adaptive),
         "enable_chunked_prefill": engine.enable_chunked_prefill,
         "enable_prefix_caching": engine.enable_prefix_caching,
-        "policy": engine.scheduling_policy,
+        "policy": policy,
         "scheduler_reserve_full_isl": engine.scheduler_reserve_full_isl is not False,
         "watermark": engine.watermark or 0.0,
         "async_scheduling": engine.schedules_asynchronously,
@@ -193,7 +216,7 @@ def _scheduler(engine: Engine, resolved: Resolved, speculative: dict[str, Any] |
 
 def _attached(engine: Engine, resolved: Resolved) -> Attached | None:
     """Return the operators with their predictors, None where no operator is looked at."""
-    if engine.step_time.linear is not None:
+    if not engine.step_time.knows_operators:
         return None
     from frontier.predictors.attach import attach  # noqa: PLC0415 - keeps `import frontier` light
 
@@ -203,6 +226,8 @@ def _attached(engine: Engine, resolved: Resolved) -> Attached | None:
 def _step_time(scenario: Scenario, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:
     engine = scenario.engine
     linear = engine.step_time.linear
+    if engine.step_time.tables is not None:
+        return read_tables(engine.step_time.tables.path)
     if linear is not None or attached is None:
         assert linear is not None
         constants = {f"{name}_ns": getattr(linear, name) for name in type(linear).model_fields}

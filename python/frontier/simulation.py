@@ -45,12 +45,19 @@ def simulate(
     scenario: ScenarioLike,
     *,
     progress: Callable[[Progress], object] | None = None,
+    policy: Callable[[dict[str, Any]], float] | None = None,
 ) -> Result:
     """Simulate one scenario.
 
     Args:
         scenario: a `Scenario`, its plain values, or the path of its YAML file.
         progress: called about five times a second and at the end.
+        policy: ranks requests, smaller first, in place of `engine.scheduling_policy`. It is called once per
+            request, on its arrival, with a dict of `request`, `now_s`, `prompt_tokens`, `output_tokens`
+            (the true length, which no real engine knows), `priority`, `session`, `replica` and that
+            replica's `num_running`, `num_waiting` and `num_free_blocks`; the number that it returns stays.
+            Slower than any policy of the scenario, since each arrival takes the GIL; what changes as
+            requests wait needs `engine.scheduling_policy.expression`.
 
     Raises:
         ConfigError: the scenario is not valid; all problems are listed.
@@ -64,8 +71,30 @@ def simulate(
     chosen = as_scenario(scenario)
     lowered = lower(chosen)
     report = None if progress is None else lambda facts: progress(Progress(**facts))
-    raw = _frontier.simulate(lowered.plan_json, lowered.trace, lowered.predictors, report)
+    plan_json = lowered.plan_json
+    if policy is not None:
+        _check_policy(chosen, policy)
+        plan_json = lowered.with_callable_policy()
+    raw = _frontier.simulate(plan_json, lowered.trace, lowered.predictors, report, policy)
     return Result(raw, run_facts(chosen, lowered))
+
+
+def _check_policy(scenario: Scenario, policy: object) -> None:
+    """Refuse a policy that cannot be called, or stands beside another.
+
+    Raises:
+        ConfigError: it is so.
+    """
+    if not callable(policy):
+        raise ConfigError(Issue("policy", policy, f"was {type(policy).__name__}, must be a function"))
+    engine = scenario.engine.name
+    if engine == "sglang":
+        message = "was given for engine sglang, whose orders are its own; set engine.sglang.schedule_policy"
+        raise ConfigError(Issue("policy", policy, message))
+    order = scenario.engine.scheduling_policy.chosen
+    if order != "fcfs":
+        message = f"was '{order}', but a policy was given to simulate, which decides; remove one of the two"
+        raise ConfigError(Issue("engine.scheduling_policy", order, message))
 
 
 @overload

@@ -4,6 +4,7 @@ The difference is in the plan, in the columns of the trace, in the facts that me
 named in `STARTS`, in whether the run starts. A new field fails the first test until it is listed here.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ EXPERTS = {"model": "qwen3-30b-a3b", "engine.data_parallel_size": 2}
 SPREAD = {**EXPERTS, "engine.pipeline_parallel_size": 2, "hardware.gpus_per_node": 2}
 TWO_NODES = {"engine.data_parallel_size": 4, "hardware.gpus_per_node": 2}
 HYBRID = {"engine.data_parallel_size": 4, "engine.data_parallel_hybrid_lb": True}
+SHORT = {"engine.max_model_len": 4096}
+ORDER = "engine.scheduling_policy"
+SLACK = {f"{ORDER}.least_slack.per_prefill_token": "9us", f"{ORDER}.least_slack.per_decode_token": "9us"}
 SEGMENTS = [{"duration": "1s", "rate": 1}]
 
 Change = tuple[dict[str, Any], Any, Any]
@@ -98,7 +102,6 @@ EFFECTS: dict[str, Change] = {
     "engine.long_prefill_token_threshold_adaptive": (LONG, False, True),
     "engine.enable_chunked_prefill": ({"engine.max_model_len": 4096}, True, False),
     "engine.enable_prefix_caching": ({}, True, False),
-    "engine.scheduling_policy": ({}, "fcfs", "priority"),
     "engine.scheduler_reserve_full_isl": ({}, True, False),
     "engine.disable_hybrid_kv_cache_manager": ({"model": "gpt-oss-20b"}, True, False),
     "engine.watermark": ({}, 0.0, 0.01),
@@ -159,6 +162,7 @@ EFFECTS: dict[str, Change] = {
             "schedule_low_priority_values_first": (PRIORITY, False, True),
         }.items()
     },
+    "engine.step_time.tables.path": ({}, "TABLES", "OTHER_TABLES"),
     "cluster.replicas": ({}, 1, 2),
     "cluster.router.policy": ({}, "round_robin", "random"),
     "cluster.router.max_imbalance": ({"cluster.router.policy": "prefix_aware"}, 1, 2),
@@ -247,6 +251,81 @@ DRAFT_MODEL = {
         "acceptance": 0.7,
     },
 }
+RULES = "engine.scheduler"
+EFFECTS |= {
+    f"{RULES}.vllm_v0.max_num_batched_tokens": (SHORT, 4096, 8192),
+    f"{RULES}.vllm_v0.padded_budget": ({}, False, True),
+    f"{RULES}.vllm_v0.max_num_seqs": ({}, 8, 16),
+    f"{RULES}.vllm_v0.watermark": ({}, 0, 0.02),
+    f"{RULES}.sarathi.chunk_size": ({}, 512, 1024),
+    f"{RULES}.sarathi.max_num_seqs": ({}, 8, 16),
+    f"{RULES}.sarathi.watermark": ({}, 0, 0.02),
+    f"{RULES}.orca.max_batch_size": ({}, 8, 16),
+    f"{RULES}.orca.reservation": ({}, "max", "oracle"),
+    f"{RULES}.static.max_batch_size": ({}, 8, 16),
+    f"{RULES}.tensorrt_llm.capacity_policy": (SHORT, "guaranteed_no_evict", "max_utilization"),
+    f"{RULES}.tensorrt_llm.max_batch_size": ({}, 8, 16),
+    f"{RULES}.tensorrt_llm.max_num_tokens": ({}, 4096, 8192),
+    f"{RULES}.tensorrt_llm.enable_chunked_context": ({}, False, True),
+    f"{RULES}.tensorrt_llm.enable_block_reuse": ({}, False, True),
+}
+_POLICIES: dict[str, tuple[dict[str, Any], dict[str, tuple[Any, Any]]]] = {
+    "sjf": ({}, {"by": ("prompt", "output"), "error": (0, 0.5)}),
+    "srpt": ({}, {"by": ("prompt", "output"), "error": (0, 0.5), "preemptive": (True, False)}),
+    "edf": (
+        {"objectives.ttft": "1s", "objectives.e2e": "2s"},
+        {"objective": ("ttft", "e2e"), "by_priority": (["1s"], ["1s", "2s"]), "preemptive": (True, False)},
+    ),
+    "least_slack": (
+        {"objectives.ttft": "1s", "objectives.e2e": "2s", **SLACK},
+        {
+            "objective": ("ttft", "e2e"),
+            "by_priority": (["1s"], ["1s", "2s"]),
+            "per_prefill_token": ("1us", "2us"),
+            "per_decode_token": ("1us", "2us"),
+            "error": (0, 0.5),
+        },
+    ),
+    "mlfq": (
+        {},
+        {
+            "levels": (2, 3),
+            "quantum_tokens": (8, 16),
+            "growth": (2, 4),
+            "prompt_tokens_per_unit": (1, 2),
+            "skip_join": (True, False),
+            "starvation": (None, "1s"),
+            "preemptive": (True, False),
+        },
+    ),
+    "c_mlfq": (
+        {f"{SYN}.sessions": 5},
+        {
+            "levels": (2, 3),
+            "quantum_tokens": (8, 16),
+            "growth": (2, 4),
+            "prompt_tokens_per_unit": (1, 2),
+            "starvation": (None, "1s"),
+            "preemptive": (True, False),
+            "small_return_tokens": (1, 2),
+            "large_return_tokens": (3000, 4000),
+        },
+    ),
+    "vtc": ({f"{SYN}.sessions": 5}, {"input_weight": (1, 2), "output_weight": (1, 3)}),
+    "expression": (
+        {"objectives.ttft": "1s", "objectives.e2e": "2s", f"{ORDER}.expression.value": "deadline"},
+        {
+            "value": ("deadline", "prompt_tokens"),
+            "objective": ("ttft", "e2e"),
+            "error": (0, 0.5),
+            "preemptive": (True, False),
+        },
+    ),
+}
+for _policy, (_first, _fields) in _POLICIES.items():
+    for _name, (_one, _other) in _fields.items():
+        EFFECTS[f"{ORDER}.{_policy}.{_name}"] = (_first, _one, _other)
+
 
 STARTS: dict[str, Change] = {
     "engine.speculative.model": (DRAFT_MODEL, "qwen3-1.7b", "llama-3.1-8b"),
@@ -276,6 +355,8 @@ NO_FIELDS = {
     "engine.step_time.roofline": LINEAR,
     "engine.moe.routing.balanced": POWER_LAW,
     "engine.moe.routing.uniform": POWER_LAW,
+    f"{ORDER}.fcfs": {f"{ORDER}.priority": {}},
+    f"{ORDER}.priority": {},
     f"{ARR}.burst": {},
     f"{_TRACE_ARRIVALS}.burst": {**AZURE, f"{_TRACE_ARRIVALS}.poisson.rate": 1},
 }
@@ -293,6 +374,11 @@ def file(tmp_path: Path) -> str:
     versions = [{"version": "0.24.0"}, {"version": "0.23.0"}, {"backend": "sglang"}]
     fake_packs.write(tmp_path / "trace.pack", [fake_packs.tree("gemm", 2.0, **each) for each in versions])
     fake_packs.write(tmp_path / "other.pack", fake_packs.dense_model())
+    for name, seconds in (("one.json", 0.01), ("other.json", 0.02)):
+        table = {"first": [1], "second": [64], "time_s": [seconds]}
+        tables = {"tokens_s": [seconds], "decode": table, "prefill": table}
+        tables |= {"kv_granularity": 64, "prefill_batching_factor": 1.0}
+        (tmp_path / name).write_text(json.dumps(tables))
     return str(path)
 
 
@@ -309,6 +395,8 @@ def filled(value: Any, file: str) -> Any:
         "OTHER_COUNTS": file.replace("trace.csv", "other_counts.csv"),
         "PACK": file.replace("trace.csv", "trace.pack"),
         "OTHER": file.replace("trace.csv", "other.pack"),
+        "TABLES": file.replace("trace.csv", "one.json"),
+        "OTHER_TABLES": file.replace("trace.csv", "other.json"),
     }
     return names.get(value, value) if isinstance(value, str) else value
 

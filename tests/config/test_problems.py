@@ -204,7 +204,7 @@ def test_a_problem_is_named(problems: Problems, sections: dict[str, Any], path: 
     [
         ({"engine": {"max_num_seq": 4}}, "engine.max_num_seq", "max_num_seqs"),
         ({"engine": {"max-num-seqs": 4}}, "engine.max-num-seqs", "max_num_seqs"),
-        ({"engine": {"scheduling_policy": "fcf"}}, "engine.scheduling_policy", "fcfs"),
+        ({"engine": {"dtype": "bfloat61"}}, "engine.dtype", "bfloat16"),
         ({"hardwre": "h100"}, "hardwre", "hardware"),
         ({"max_num_seqs": 4}, "max_num_seqs", "engine.max_num_seqs"),
         ({"replicas": 4}, "replicas", "cluster.replicas"),
@@ -221,8 +221,8 @@ def test_the_nearest_name_is_suggested(
 
 
 def test_allowed_names_are_listed(problems: Problems) -> None:
-    found = problems(engine={"scheduling_policy": "lifo"}, cluster={"replica": 1})
-    assert found["engine.scheduling_policy"].allowed == ("fcfs", "priority")
+    found = problems(engine={"dtype": "int4"}, cluster={"replica": 1})
+    assert found["engine.dtype"].allowed == ("auto", "bfloat16", "float16", "half")
     assert found["cluster.replica"].allowed == ("replicas", "router")
 
 

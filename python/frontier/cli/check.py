@@ -105,6 +105,7 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
         ("model", resolved.model.name),
         ("cluster", cluster),
         ("engine", f"{engine.name} {engine.version}"),
+        *(() if engine.scheduler is None else (("scheduler", engine.scheduler.chosen),)),
         *_limits(engine.name, resolved),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),
         ("step time", lowered.step_time),

@@ -10,6 +10,7 @@ from frontier.config.cuda_graph import cuda_graph_issues
 from frontier.config.engine import Engine
 from frontier.config.frontend import frontend_issues
 from frontier.config.locate import is_path
+from frontier.config.scheduler import keeps_prefixes
 from frontier.config.sections import Cluster, Objectives
 from frontier.config.sglang_checks import named_engine_issues
 from frontier.config.workload import Workload
@@ -32,15 +33,36 @@ def engine_issues(engine: Engine, known: Known) -> list[Issue]:
     linear = engine.step_time.linear
     if not known("engine.step_time"):
         return issues
-    if linear is not None and engine.cpu_overhead is not None and known("engine.cpu_overhead"):
-        message = (
-            "has no effect with a linear step time, whose per_step covers the host; remove one of the two"
+    if (
+        not engine.step_time.knows_operators
+        and engine.cpu_overhead is not None
+        and known("engine.cpu_overhead")
+    ):
+        own = (
+            "a linear step time, whose per_step covers"
+            if linear is not None
+            else "step times from tables, which cover"
         )
+        message = f"has no effect with {own} the host; remove one of the two"
         issues.append(Issue("engine.cpu_overhead", engine.cpu_overhead.model_dump(), message))
     if linear is not None and not any(getattr(linear, name) for name in type(linear).model_fields):
         message = "all constants are 0, so time would stand still; at least one must be over 0"
         issues.append(Issue("engine.step_time.linear", linear.model_dump(), message))
-    return issues + _pack_issues(engine)
+    return issues + _pack_issues(engine) + _table_issues(engine)
+
+
+def _table_issues(engine: Engine) -> list[Issue]:
+    """Return what is wrong with the place of tables; they are read when the scenario is lowered."""
+    tables = engine.step_time.tables
+    if tables is None:
+        return []
+    try:
+        if Path(tables.path).expanduser().is_file():
+            return []
+        message = "is a directory, must be a file" if Path(tables.path).is_dir() else "no such file"
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+    return [Issue("engine.step_time.tables.path", tables.path, f"was {show_value(tables.path)}, {message}")]
 
 
 def _pack_issues(engine: Engine) -> list[Issue]:
@@ -87,9 +109,12 @@ def kv_cache_manager_issues(engine: Engine, spec: ModelSpec, known: Known) -> li
 
 
 def keeps_windows(engine: Engine, spec: ModelSpec) -> bool:
-    """Return whether layers with sliding windows keep no more than the window (vLLM's hybrid manager)."""
+    """Return whether layers with sliding windows keep no more than the window (vLLM's hybrid manager).
+
+    Schedulers in place of the engine's own keep whole contexts.
+    """
     sliding = any(getattr(group.attention, "window", None) is not None for group in spec.layers)
-    return sliding and not engine.disable_hybrid_kv_cache_manager
+    return sliding and not engine.disable_hybrid_kv_cache_manager and engine.scheduler is None
 
 
 def cluster_issues(
@@ -106,7 +131,7 @@ def cluster_issues(
     switch = "engine.enable_prefix_caching"
     if engine is not None and engine.name == "sglang":
         switch = "engine.sglang.disable_radix_cache"
-    cached = engine is None or engine.caches_prefixes or not known(switch)
+    cached = engine is None or keeps_prefixes(engine) or not known(switch, "engine.scheduler")
     if router.policy == "prefix_aware" and not cached:
         need = "to be false" if switch.startswith("engine.sglang") else "to be true"
         message = f"was 'prefix_aware', needs {switch} {need}: else no prefix is cached"

@@ -24,6 +24,8 @@ from frontier.config.fields import (
 from frontier.config.frontend import Frontend
 from frontier.config.moe import Moe
 from frontier.config.parallel import Parallelism
+from frontier.config.policy import FCFS, SchedulingPolicy
+from frontier.config.scheduler import SchedulerChoice
 from frontier.config.sglang import SGLANG_VERSIONS, Sglang
 from frontier.config.speculative import Speculative
 from frontier.config.step_time import LearnedStepTime, StepTime
@@ -161,8 +163,10 @@ class Engine(Parallelism):
     """Split prompts over steps."""
     enable_prefix_caching: Flag = True
     """Keep full blocks for requests with the same prefix."""
-    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    """Order of the waiting queue."""
+    scheduler: SchedulerChoice | None = None
+    """A scheduler in place of the engine's own; left out, the engine's."""
+    scheduling_policy: SchedulingPolicy = FCFS
+    """Order in which requests are served."""
     scheduler_reserve_full_isl: Flag | None = None
     """Admit a request only if its whole input fits (from 0.19; left out, true)."""
     watermark: ShareBelowOne | None = None
@@ -198,7 +202,7 @@ class Engine(Parallelism):
         """Whether a step is scheduled while the one before runs."""
         if self.name == "sglang":
             return not (self.sglang or Sglang()).disable_overlap_schedule
-        return self.schedules_asynchronously
+        return self.schedules_asynchronously and self.scheduler is None
 
     @model_validator(mode="before")
     @classmethod
@@ -220,6 +224,6 @@ class Engine(Parallelism):
     @field_validator("name", mode="before")
     @classmethod
     def _only_modelled(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.lower() in ("trtllm", "tensorrt-llm", "orca", "sarathi"):
+        if isinstance(value, str) and value.lower() in ("trtllm", "tensorrt-llm"):
             raise ValueError(f"was {show_value(value)}, this engine is not modelled (allowed: vllm, sglang)")
         return value

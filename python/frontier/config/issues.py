@@ -69,8 +69,10 @@ def _leaves(root: type[BaseModel]) -> tuple[str, ...]:
 
 
 def _elsewhere(root: type[BaseModel], name: str) -> str | None:
-    """Return the one path of the schema that ends in `name`, if there is exactly one."""
+    """Return the one path of the schema that ends in `name`, if there is exactly one as high up."""
     found = [path for path in _leaves(root) if path.rsplit(".", 1)[-1] == name]
+    highest = min((path.count(".") for path in found), default=0)
+    found = [path for path in found if path.count(".") == highest]
     return found[0] if len(found) == 1 else None
 
 

@@ -16,8 +16,10 @@ from frontier.config.engine import Engine
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
 from frontier.config.moe import moe_issues, moe_model_issues
 from frontier.config.parallel import layout_of, parallel_issues, placement_issues, replica_gpus
+from frontier.config.policy import policy_issues
 from frontier.config.quantization import attends_in_fp8, quantized_model
 from frontier.config.resolve_sglang import examine_sglang
+from frontier.config.scheduler import batch_limits, fit_issues, scheduler_issues
 from frontier.config.sections import Cluster, Hardware, Objectives
 from frontier.config.sglang import SGLANG_VERSIONS
 from frontier.config.speculative import draft_model_issues, speculative_issues, speculative_warnings
@@ -147,6 +149,8 @@ def examine(parts: Parts) -> Examined:
             if parts.hardware is not None:
                 issues += placement_issues(parts.hardware, engine, parts.known)
             issues += version_issues(engine, parts.known)
+            issues += scheduler_issues(engine, parts.known)
+            issues += policy_issues(engine, parts.objectives, parts.workload, parts.known)
             issues += speculative_issues(engine, parts.known)
         if spec is not None and engine.name == "vllm":
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
@@ -186,6 +190,9 @@ def examine(parts: Parts) -> Examined:
     if issues or parts.broken:
         return Examined(issues)
     limits = replace(limits, max_model_len=max_model_len)
+    unfit = fit_issues(engine, max_model_len)
+    if unfit:
+        return Examined(unfit)
     return Examined(
         [], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, layout=layout, stages=stages)
     )
@@ -254,9 +261,13 @@ def _limits(parts: Parts, engine: Engine, spec: ModelSpec | None, gpu: GpuSpec |
     )
     if spec is None or gpu is None or not parts.known(*(f"engine.{field}" for field in fields)):
         return None
-    return effective_limits(
+    limits = effective_limits(
         engine, model_max_len=spec.max_model_len, device_name=gpu.device_name, memory_bytes=gpu.memory_bytes
     )
+    own = batch_limits(engine, limits.max_model_len) if parts.known("engine.scheduler") else None
+    if own is None:
+        return limits
+    return replace(limits, max_num_batched_tokens=max(own), max_num_seqs=own[1])
 
 
 _LAYOUT_FIELDS = (
@@ -321,7 +332,7 @@ def _stages(
         issues += error.issues
     if gpu is None:
         return None
-    if engine.step_time.linear is None:
+    if engine.step_time.knows_operators:
         dtypes = dict.fromkeys(dtype for stage in program for dtype in required_dtypes(stage))
         for dtype in gpu.unsupported_dtypes(dtypes):
             message = (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from frontier import units
 from frontier.config.base import Choice, Section
-from frontier.config.fields import Duration, parse_text
+from frontier.config.fields import Duration, Text, parse_text
 from frontier.errors import nearest_name, show_value
 
 PREDICTED_OPERATORS: Final = (
@@ -151,6 +151,18 @@ class LinearStepTime(Section):
     """Per token of context after the step, summed over requests."""
 
 
+class TablesStepTime(Section):
+    """Step time read from tables of your own: operators by tokens, attention by two keys."""
+
+    shorthand: ClassVar[str | None] = "path"
+
+    path: Text
+    """A JSON file with `tokens_s` (seconds by scheduled tokens, from 1), `decode` and `prefill` (each with
+    the columns `first`, `second` and `time_s`), `kv_granularity` and `prefill_batching_factor`; all layers
+    summed. Decodes are keyed by requests and mean context, prefills by tokens before the chunk and the root
+    of the sum of squared chunks. A batch whose cell is not there ends the run."""
+
+
 class StepTime(Choice):
     """How long a step takes."""
 
@@ -160,3 +172,10 @@ class StepTime(Choice):
     """Computed from the model and the GPU alone: a transparent bound."""
     linear: LinearStepTime | None = None
     """Your own constants."""
+    tables: TablesStepTime | None = None
+    """Your own tables."""
+
+    @property
+    def knows_operators(self) -> bool:
+        """Whether times are made operator by operator, from the model and the GPU."""
+        return self.linear is None and self.tables is None

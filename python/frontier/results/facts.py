@@ -9,7 +9,7 @@ from typing import Any
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
 
-STEP_TIMES = ("roofline", "linear", "learned")
+STEP_TIMES = ("roofline", "linear", "learned", "tables")
 """Ways of making step times; every printed or exported form of a result names the one it rests on."""
 
 

@@ -166,6 +166,7 @@ def _check(result: Result, level: object, replications: object) -> None:
     """
     if result.step_time != "learned":
         reason = {
+            "tables": "tables of the user's own, whose errors nobody measured",
             "linear": "a formula in counts of the batch, whose errors nobody measured",
             "roofline": "a bound, whose errors nobody measured",
         }[result.step_time]

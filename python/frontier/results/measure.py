@@ -255,7 +255,7 @@ def _engine(
     values["peak_kv_use"] = share(peak_used_blocks(columns, window), blocks)
     values["mean_kv_use"] = share(grown["used_block_ns"], span_ns * blocks * totals["replicas"])
     values["gpu_busy_share"] = share(grown["busy_ns"], span_ns * totals["replicas"])
-    if facts.step_time != "linear":  # a linear formula knows no operations
+    if facts.step_time not in ("linear", "tables"):  # a formula and tables know no operations
         gpu_seconds = facts.gpus_total * window.duration_s
         if facts.peak_flops_per_s is not None:
             values["mfu"] = grown["flops"] / (gpu_seconds * facts.peak_flops_per_s)
@@ -296,8 +296,8 @@ def _energy(facts: RunFacts, values: dict[str, Any], grown: dict[str, float] | N
     names = ("energy_j", "energy_per_output_token_j", "energy_per_token_j", "mean_power_per_gpu_w")
     energies: dict[str, Any] = dict.fromkeys(names)
     power = power_of(facts.idle_power_w, facts.peak_power_w)
-    # A linear formula knows no activity.
-    if power is None or grown is None or facts.step_time == "linear":
+    # A linear formula and tables know no activity.
+    if power is None or grown is None or facts.step_time in ("linear", "tables"):
         return energies
     gpu_seconds = facts.gpus_total * values["duration"]
     energy_j = power.energy_j(gpu_seconds, grown["active_s"])

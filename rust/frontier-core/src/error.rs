@@ -35,6 +35,20 @@ pub enum SimError {
         /// What is wrong, where, and what is allowed.
         what: String,
     },
+    /// The caller's scheduling policy failed.
+    #[error("policy: request {request}: {message}")]
+    Policy {
+        /// For which request.
+        request: u32,
+        /// How.
+        message: String,
+    },
+    /// The tables of step times lack a cell that a batch needs.
+    #[error("engine.step_time.tables: there is no entry for {cell}")]
+    MissingEntry {
+        /// Which.
+        cell: String,
+    },
     /// Simulated time left the range of nanoseconds in 63 bits.
     #[error(
         "simulated time went past 2^63 - 1 ns (292 years): shorten gaps between arrivals, lengths or step times"

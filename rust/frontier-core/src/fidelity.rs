@@ -53,6 +53,7 @@ pub mod moe_exchange;
 pub mod program;
 pub mod row_operator;
 pub mod step;
+mod tables;
 pub mod trust;
 
 pub use batch::BatchShape;

@@ -15,6 +15,7 @@
 //! | [`kvcache`] | blocks, prefix identity; knows no time |
 //! | [`speculation`] | drafts as data: how many, and how many are accepted; knows no time |
 //! | [`scheduler`] | batch formation: data in, data out; knows no time |
+//! | [`scores`] | what a scheduling policy is told about a request on its arrival |
 //! | [`metrics`] | what a run leaves behind |
 //! | [`engine`] | one engine: its scheduler, its batches in flight, the time they take |
 //! | [`engine_group`] | data-parallel ranks in lock step |
@@ -38,6 +39,7 @@ pub mod plan;
 pub mod predictor;
 pub mod rng;
 pub mod scheduler;
+pub mod scores;
 pub mod simulation;
 pub mod speculation;
 pub mod time;

@@ -8,8 +8,10 @@ use serde::Deserialize;
 
 use crate::error::SimError;
 
+pub mod baseline;
 pub mod data_parallel;
 pub mod frontend;
+pub mod policy;
 pub mod scheduler;
 pub mod sglang;
 pub mod speculative;
@@ -19,7 +21,8 @@ pub mod workload;
 
 pub use data_parallel::{BalancerSpec, DataParallelSpec, LockStepSpec, RankScore};
 pub use frontend::FrontendSpec;
-pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
+pub use policy::Policy;
+pub use scheduler::{SchedulerConfig, SchedulerSpec};
 pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
 pub use speculative::{AcceptanceSpec, DraftLengthSpec, DraftMethod, SpeculativeSpec};
 pub use step_time::StepTimeSpec;

@@ -4,13 +4,17 @@
 //! [`BatchScheduler`] is what an engine asks of any scheduler; [`Scheduler`] is the closed set of them.
 
 mod any;
+mod baseline;
 mod live;
+mod policy;
 mod queue;
 mod sglang;
 mod vllm_v1;
 
 pub use any::Scheduler;
+pub use baseline::Baseline;
 pub use live::{LiveRequest, Status, Submission};
+pub use policy::{Expression, ExpressionError, check_policy};
 pub use sglang::{EngineFailure, InFlightBatch, SglangScheduler};
 pub use vllm_v1::VllmScheduler;
 
@@ -177,6 +181,19 @@ pub struct SchedulerOutput {
     pub num_prefills: Option<u32>,
     /// Tokens that chunks of negative length take back: SGLang 0.5.3 forms such chunks when memory is short.
     pub num_given_back: u32,
+    /// What the device computes where padding makes it differ from `scheduled`, row by row; else empty.
+    pub padded: Vec<PaddedRow>,
+}
+
+/// A row of a batch as the device computes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PaddedRow {
+    /// Tokens computed, padding included.
+    pub num_tokens: u32,
+    /// Context after the step, padding included.
+    pub context_after: u32,
+    /// The tokens are those of a prompt.
+    pub is_prefill: bool,
 }
 
 impl SchedulerOutput {
@@ -186,6 +203,7 @@ impl SchedulerOutput {
         self.preempted.clear();
         self.num_prefills = None;
         self.num_given_back = 0;
+        self.padded.clear();
     }
 }
 

@@ -12,10 +12,12 @@ use crate::frontend::{Frontend, Output};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason};
-use crate::plan::{LimitSpec, Plan, SchedulerConfig, SchedulerSpec, SglangConfig};
+use crate::plan::baseline::BaselineSpec;
+use crate::plan::{LimitSpec, Plan, Policy, SchedulerConfig, SchedulerSpec, SglangConfig};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
-use crate::scheduler::{BatchScheduler, Gauges, Submission};
+use crate::scheduler::{BatchScheduler, Gauges, Submission, check_policy};
+use crate::scores::{ArrivalPolicy, ArrivingRequest, Scores};
 use crate::time::SimTime;
 use crate::workload::{OUTPUT_STREAM_BASE, RequestSpec, Segment, TraceColumns, Workload};
 
@@ -79,6 +81,7 @@ pub struct Simulation {
     scheduler: SchedulerSpec,
     timer: StepTimer,
     workload: Workload,
+    scores: Scores,
     queue: EventQueue<Event>,
     router: Router,
     /// Data-parallel ranks, where replicas have them.
@@ -124,6 +127,7 @@ impl Simulation {
         let streams = RngStreams::new(plan.seed, plan.replication);
         let replicas = plan.cluster.replicas;
         let scheduler = plan.scheduler.clone();
+        check_policy(scheduler.policy())?;
         let (max_tokens, max_seqs) = match &scheduler {
             // A replay goes on with an engine that has handed out the same memory twice.
             SchedulerSpec::Sglang(_) if !plan.limits.refuse_oversized => (u32::MAX, u32::MAX),
@@ -155,6 +159,7 @@ impl Simulation {
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
+            scores: Scores::new(scheduler.policy(), &streams),
             queue: EventQueue::new(),
             router: Router::new(
                 plan.cluster.router.clone(),
@@ -186,6 +191,21 @@ impl Simulation {
         };
         simulation.issue_next_arrival()?;
         Ok(simulation)
+    }
+
+    /// Lets the caller's own policy rank requests on arrival, which the plan must ask for (`callable`).
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] if the plan has another policy.
+    pub fn rank_arrivals_by(&mut self, policy: Box<dyn ArrivalPolicy>) -> Result<(), SimError> {
+        if !matches!(self.scheduler.policy(), Policy::Callable(_)) {
+            return Err(SimError::Plan {
+                path: "scheduler.policy".into(),
+                message: "was not 'callable', as a policy of the caller's own needs".into(),
+            });
+        }
+        self.scores.ask(policy);
+        Ok(())
     }
 
     /// Handles events until about `max_work` of them, or of requests in their batches, are handled. Returns
@@ -370,11 +390,15 @@ impl Simulation {
     /// Hands a request to its engine; `segments` holds its prompt.
     fn submit(&mut self, now: SimTime, spec: &RequestSpec, engine: ReplicaId) -> Result<(), SimError> {
         let max_tokens = self.granted_output(spec);
+        let gauges = self.engines[engine.index()].scheduler().gauges();
+        let score = self.scores.of(&ArrivingRequest { spec, now, replica: engine, gauges })?;
         self.engines[engine.index()].submit(&Submission {
             id: spec.id,
             arrival: spec.arrival,
             priority: spec.priority,
             tie_rank: spec.tie_rank,
+            session: spec.session,
+            score,
             prompt_tokens: spec.prompt_tokens,
             max_tokens,
             segments: &self.segments,
@@ -399,6 +423,7 @@ impl Simulation {
         match &self.scheduler {
             SchedulerSpec::VllmV1(config) => vllm_refusal(config, spec),
             SchedulerSpec::Sglang(config) => sglang_refusal(config, spec),
+            SchedulerSpec::Baseline(scheduler) => baseline_refusal(scheduler, spec),
         }
     }
 
@@ -679,6 +704,20 @@ fn vllm_refusal(config: &SchedulerConfig, spec: &RequestSpec) -> RejectReason {
         RejectReason::ExceedsKvCache
     } else if !config.enable_chunked_prefill && spec.prompt_tokens > config.token_budget() {
         RejectReason::ExceedsTokenBudget
+    } else {
+        RejectReason::None
+    }
+}
+
+/// Tells why a baseline scheduler would never serve a request, if so.
+fn baseline_refusal(scheduler: &BaselineSpec, spec: &RequestSpec) -> RejectReason {
+    let total = u64::from(spec.prompt_tokens) + u64::from(spec.output_tokens);
+    if total > u64::from(scheduler.max_model_len) {
+        RejectReason::ExceedsMaxModelLen
+    } else if scheduler.whole_prompt_budget().is_some_and(|budget| spec.prompt_tokens > budget) {
+        RejectReason::ExceedsTokenBudget
+    } else if scheduler.blocks_at_most(spec.prompt_tokens, total as u32) > scheduler.num_blocks {
+        RejectReason::ExceedsKvCache
     } else {
         RejectReason::None
     }

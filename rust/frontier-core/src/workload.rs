@@ -24,6 +24,7 @@ mod synthetic;
 pub mod trace;
 
 use arrivals::Arrivals;
+pub(crate) use laws::standard_normal;
 use synthetic::Synthetic;
 pub use trace::{NO_SESSION, RawSegments, RawTrace, TraceColumns};
 

@@ -5,6 +5,7 @@ mod columns;
 mod error;
 mod features;
 mod pack;
+mod policy;
 mod run;
 mod trace;
 
@@ -19,6 +20,8 @@ mod _frontier {
     use super::features::{feature_names, operator_features};
     #[pymodule_export]
     use super::pack::{Pack, Predictor};
+    #[pymodule_export]
+    use super::policy::expression_fault;
     #[pymodule_export]
     use super::run::{simulate, simulate_many, step_breakdown};
     #[pymodule_export]

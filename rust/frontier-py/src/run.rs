@@ -22,6 +22,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::columns::raw_result;
 use crate::error::to_python;
 use crate::pack::Predictor;
+use crate::policy::{CallablePolicy, Raised, policy_error};
 use crate::trace::Trace;
 
 /// Work (events, and requests in their batches) between looks at the clock: about a millisecond.
@@ -35,7 +36,7 @@ type Finished = Result<(Recorder, Totals), SimError>;
 
 /// Runs a plan to its end and returns its columns. `predictors` are those that its operators refer to by index.
 #[pyfunction]
-#[pyo3(signature = (plan_json, trace=None, predictors=Vec::new(), progress=None))]
+#[pyo3(signature = (plan_json, trace=None, predictors=Vec::new(), progress=None, policy=None))]
 #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
 pub(crate) fn simulate<'py>(
     py: Python<'py>,
@@ -43,12 +44,18 @@ pub(crate) fn simulate<'py>(
     trace: Option<&Bound<'py, Trace>>,
     predictors: Vec<Bound<'py, Predictor>>,
     progress: Option<&Bound<'py, PyAny>>,
+    policy: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let predictors = cores(&predictors);
     let columns = trace.map(|trace| Arc::clone(&trace.get().columns));
-    let core = |error: &SimError| to_python(py, error);
+    let raised = Raised::default();
+    let core = |error: &SimError| policy_error(py, error, &raised);
     let mut simulation =
         py.detach(|| start(plan_json, columns, &predictors)).map_err(|error| core(&error))?;
+    if let Some(callable) = policy {
+        let policy = Box::new(CallablePolicy::new(callable, raised.clone()));
+        simulation.rank_arrivals_by(policy).map_err(|error| core(&error))?;
+    }
     let mut last_report = now();
     loop {
         let done = py.detach(|| run_for(&mut simulation, SIGNAL_INTERVAL)).map_err(|error| core(&error))?;

@@ -85,6 +85,7 @@ impl EngineCore {
                     Scheduler::Vllm(_) => {
                         "set scheduler_reserve_full_isl, enlarge the KV cache or lower max_num_seqs"
                     }
+                    Scheduler::Baseline(_) => "enlarge the KV cache or lower the most requests of a batch",
                     Scheduler::Sglang(_) => {
                         "raise priority_scheduling_preemption_threshold, enlarge the KV pool or lower \
                          max_running_requests"

@@ -171,7 +171,9 @@ impl EngineCore {
             };
             // A chunk limit may cut paddings, which stand for drafts.
             let drafts = entry.num_drafts.min(entry.num_tokens.saturating_sub(1));
-            self.shape.add_verifying(entry.num_tokens, context_after, is_prefill, drafts);
+            if output.padded.is_empty() {
+                self.shape.add_verifying(entry.num_tokens, context_after, is_prefill, drafts);
+            }
             row.kv_tokens += u64::from(context_after);
             if is_prefill {
                 row.prefill_tokens += entry.num_tokens;
@@ -179,6 +181,9 @@ impl EngineCore {
             } else {
                 row.decode_tokens += entry.num_tokens;
             }
+        }
+        for padded in &output.padded {
+            self.shape.add(padded.num_tokens, padded.context_after, padded.is_prefill);
         }
         row
     }

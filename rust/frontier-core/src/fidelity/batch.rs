@@ -134,6 +134,8 @@ pub struct BatchShape {
     idle_kv_tokens: u64,
     /// Tokens to be taken off the prompt tokens.
     taken_back: u64,
+    /// Requests added as prefills that compute one token, which are part of `decode`.
+    single_prompts: GroupShape,
     prefill: GroupShape,
     decode: GroupShape,
     prefill_work: Vec<AttentionWork>,
@@ -161,6 +163,7 @@ impl BatchShape {
             idle_seqs: 0,
             idle_kv_tokens: 0,
             taken_back: 0,
+            single_prompts: GroupShape::default(),
             prefill: GroupShape::default(),
             decode: GroupShape::default(),
             prefill_work: work.clone(),
@@ -192,6 +195,7 @@ impl BatchShape {
     pub fn clear(&mut self) {
         self.prompt_tokens = 0;
         (self.idle_seqs, self.idle_kv_tokens, self.taken_back) = (0, 0, 0);
+        self.single_prompts = GroupShape::default();
         self.prefill = GroupShape::default();
         self.decode = GroupShape::default();
         self.prefill_work.fill(AttentionWork::default());
@@ -222,6 +226,9 @@ impl BatchShape {
         }
         if is_prefill {
             self.prompt_tokens += u64::from(query_tokens);
+            if query_tokens == 1 {
+                self.single_prompts.add(1, context_after);
+            }
         }
         // The last token of a prompt is, to a kernel, a decode.
         let (group, work) = if is_prefill && query_tokens > 1 {
@@ -340,6 +347,12 @@ impl BatchShape {
     #[inline]
     pub fn decode(&self) -> &GroupShape {
         &self.decode
+    }
+
+    /// Returns the lengths of the requests added as prefills that compute one token: a part of [`Self::decode`].
+    #[inline]
+    pub fn single_prompts(&self) -> &GroupShape {
+        &self.single_prompts
     }
 
     /// Returns the attention work of prefills: `None` without a window, `Some(i)` under `windows()[i]`.

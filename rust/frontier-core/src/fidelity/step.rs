@@ -11,6 +11,7 @@ use super::launches::LaunchTimes;
 use super::learned::Predictors;
 use super::linear::linear_step;
 use super::program::{Program, RowCounts};
+use super::tables::Tables;
 use super::trust::OperatorTrust;
 use crate::error::SimError;
 use crate::plan::step_time::{CpuSpec, DboSpec, LinearSpec, OperatorsSpec, StepTimeSpec};
@@ -41,6 +42,14 @@ pub struct StepTime {
     pub active_s: f64,
 }
 
+impl StepTime {
+    /// A time of `batch` whose work and launches nobody knows.
+    #[inline]
+    fn of(total: SimDuration, batch: &BatchShape) -> Self {
+        Self { total, padded_tokens: batch.num_tokens() as u32, ..Self::default() }
+    }
+}
+
 /// Answers how long a batch takes on one replica.
 #[derive(Clone, Debug)]
 pub struct StepTimer {
@@ -53,6 +62,7 @@ pub struct StepTimer {
 enum Model {
     Linear(LinearSpec),
     Operators(Box<Operators>),
+    Tables(Box<Tables>),
 }
 
 #[derive(Clone, Debug)]
@@ -90,6 +100,7 @@ impl StepTimer {
         spec.check()?;
         let model = match spec {
             StepTimeSpec::Linear(linear) => Model::Linear(*linear),
+            StepTimeSpec::Tables(spec) => Model::Tables(Box::new(Tables::new(spec))),
             StepTimeSpec::Operators(spec) => {
                 Model::Operators(Box::new(Operators::compile(spec, max_tokens, max_seqs, predictors)?))
             }
@@ -97,11 +108,12 @@ impl StepTimer {
         Ok(Self { model, max_tokens, max_seqs })
     }
 
-    /// Returns the name of the model, which labels every result: `linear`, `roofline`, or `learned` where at least one
-    /// operator has a learned predictor.
+    /// Returns the name of the model, which labels every result: `linear`, `tables`, `roofline`, or `learned` where at
+    /// least one operator has a learned predictor.
     pub fn name(&self) -> &'static str {
         match &self.model {
             Model::Linear(_) => "linear",
+            Model::Tables(_) => "tables",
             Model::Operators(operators) if operators.is_learned() => "learned",
             Model::Operators(_) => "roofline",
         }
@@ -110,7 +122,7 @@ impl StepTimer {
     /// Returns the distinct sliding windows that a [`BatchShape`] for this timer must keep areas for.
     pub fn windows(&self) -> &[u32] {
         match &self.model {
-            Model::Linear(_) => &[],
+            Model::Linear(_) | Model::Tables(_) => &[],
             Model::Operators(operators) => operators.program.windows(),
         }
     }
@@ -130,7 +142,7 @@ impl StepTimer {
     /// Returns the number of batches of one step: one per data-parallel rank.
     pub fn num_batches(&self) -> usize {
         match &self.model {
-            Model::Linear(_) => 1,
+            Model::Linear(_) | Model::Tables(_) => 1,
             Model::Operators(operators) => operators.data_parallel_size,
         }
     }
@@ -156,17 +168,8 @@ impl StepTimer {
     pub fn step_all(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
         self.admit(batches)?;
         match &mut self.model {
-            Model::Linear(spec) => Ok(StepTime {
-                total: linear_step(spec, &batches[0])?,
-                cpu_exposed: SimDuration::ZERO,
-                launch: SimDuration::ZERO,
-                graph: GraphMode::Eager,
-                padded_tokens: batches[0].num_tokens() as u32,
-                draft: SimDuration::ZERO,
-                flops: 0.0,
-                bytes: 0.0,
-                active_s: 0.0,
-            }),
+            Model::Linear(spec) => Ok(StepTime::of(linear_step(spec, &batches[0])?, &batches[0])),
+            Model::Tables(tables) => Ok(StepTime::of(tables.step(&batches[0])?, &batches[0])),
             Model::Operators(operators) => operators.step(batches),
         }
     }
@@ -193,7 +196,7 @@ impl StepTimer {
     /// Drafting is a part of the last.
     pub fn stages_s(&self) -> &[f64] {
         match &self.model {
-            Model::Linear(_) => &[],
+            Model::Linear(_) | Model::Tables(_) => &[],
             Model::Operators(operators) => &operators.stages_s,
         }
     }
@@ -210,7 +213,7 @@ impl StepTimer {
             return Err(SimError::Invariant { what });
         };
         Ok(match &mut self.model {
-            Model::Linear(_) => Vec::new(),
+            Model::Linear(_) | Model::Tables(_) => Vec::new(),
             Model::Operators(operators) => {
                 operators.dispatch(batches);
                 let dual_batch = operators.is_dual_batch(batches);
@@ -235,7 +238,7 @@ impl StepTimer {
     /// over data-parallel ranks.
     pub fn trust(&mut self) -> Vec<OperatorTrust> {
         match &mut self.model {
-            Model::Linear(_) => Vec::new(),
+            Model::Linear(_) | Model::Tables(_) => Vec::new(),
             Model::Operators(operators) => {
                 let mut trust = operators.program.trust();
                 trust.append(&mut operators.draft.as_mut().map(Draft::trust).unwrap_or_default());
@@ -248,7 +251,7 @@ impl StepTimer {
     #[inline]
     fn drafts_on(&self) -> bool {
         match &self.model {
-            Model::Linear(_) => false,
+            Model::Linear(_) | Model::Tables(_) => false,
             Model::Operators(operators) => operators.draft.as_ref().is_some_and(|draft| draft.next.is_some()),
         }
     }

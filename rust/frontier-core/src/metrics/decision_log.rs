@@ -4,9 +4,11 @@
 use std::fmt::Write as _;
 
 use super::decision_log_sglang;
-use crate::ids::{ReplicaId, RequestId};
+use crate::ids::{ReplicaId, RequestId, Slot};
 use crate::plan::DecisionLogSpec;
-use crate::scheduler::{Admission, BatchScheduler, Scheduler, SchedulerOutput, StepOutcome, VllmScheduler};
+use crate::scheduler::{
+    Admission, Baseline, BatchScheduler, LiveRequest, Scheduler, SchedulerOutput, StepOutcome, VllmScheduler,
+};
 use crate::time::SimTime;
 
 /// Times and clock inputs of a step, for its record.
@@ -29,6 +31,32 @@ pub struct StepFacts {
     /// Context after the step, summed.
     pub kv_tokens: u64,
 }
+
+/// What a record shows of a scheduler with blocks.
+trait Logged: BatchScheduler {
+    fn request(&self, slot: Slot) -> &LiveRequest;
+    fn running(&self) -> &[Slot];
+    fn waiting(&self) -> impl Iterator<Item = Slot>;
+}
+
+/// Implements [`Logged`] by methods of the same names.
+macro_rules! logged {
+    ($($scheduler:ty),+) => {$(
+        impl Logged for $scheduler {
+            fn request(&self, slot: Slot) -> &LiveRequest {
+                Self::request(self, slot)
+            }
+            fn running(&self) -> &[Slot] {
+                Self::running(self)
+            }
+            fn waiting(&self) -> impl Iterator<Item = Slot> {
+                Self::waiting(self)
+            }
+        }
+    )+};
+}
+
+logged!(VllmScheduler, Baseline);
 
 /// Grows the log of a run. A record is begun when a batch is formed and ended when its output is processed.
 #[derive(Clone, Debug)]
@@ -53,15 +81,16 @@ impl DecisionLog {
     /// Returns the first part of the record of a batch, written when it is formed.
     pub fn begin(&mut self, facts: &StepFacts, scheduler: &Scheduler, batch: &SchedulerOutput) -> String {
         match scheduler {
-            Scheduler::Vllm(scheduler) => self.begin_vllm(facts, scheduler, batch),
+            Scheduler::Vllm(scheduler) => self.begin_record(facts, scheduler, batch),
+            Scheduler::Baseline(scheduler) => self.begin_record(facts, scheduler, batch),
             Scheduler::Sglang(scheduler) => decision_log_sglang::begin(facts, scheduler, batch),
         }
     }
 
-    fn begin_vllm(
+    fn begin_record(
         &mut self,
         facts: &StepFacts,
-        scheduler: &VllmScheduler,
+        scheduler: &impl Logged,
         batch: &SchedulerOutput,
     ) -> String {
         let id = |slot| scheduler.request(slot).id().0;
@@ -106,7 +135,7 @@ impl DecisionLog {
         let _ = write!(
             record,
             ",\"free\":{},\"pf\":{},\"dc\":{},\"kv\":{}",
-            scheduler.pool().num_free(),
+            scheduler.gauges().num_free,
             facts.prefill_tokens,
             facts.decode_tokens,
             facts.kv_tokens
@@ -143,7 +172,7 @@ impl DecisionLog {
         self.text.push('\n');
     }
 
-    fn write_new_blocks(&mut self, record: &mut String, scheduler: &VllmScheduler, batch: &SchedulerOutput) {
+    fn write_new_blocks(&mut self, record: &mut String, scheduler: &impl Logged, batch: &SchedulerOutput) {
         let mut first = true;
         for entry in &batch.scheduled {
             let request = scheduler.request(entry.slot);

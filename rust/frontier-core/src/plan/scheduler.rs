@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::baseline::BaselineSpec;
+use super::policy::Policy;
 use super::sglang::SglangConfig;
 use super::speculative::{DraftMethod, SpeculativeSpec};
 use super::vllm_rules::Rules;
@@ -9,16 +11,6 @@ use crate::error::SimError;
 
 /// Most stages of a pipeline.
 pub const MAX_STAGES: u32 = 1024;
-
-/// Order of the waiting queue and choice of preemption victims.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Policy {
-    /// First come, first served; the last admitted is preempted first.
-    Fcfs,
-    /// By (priority, arrival); the largest is preempted first.
-    Priority,
-}
 
 /// Which scheduler an engine runs, with its settings.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -28,15 +20,28 @@ pub enum SchedulerSpec {
     VllmV1(SchedulerConfig),
     /// SGLang 0.5.3.
     Sglang(SglangConfig),
+    /// A scheduler that stands beside the engines' own.
+    Baseline(BaselineSpec),
 }
 
 impl SchedulerSpec {
+    /// Returns the order in which requests are served. SGLang's orders are its own, and need nothing from outside: here
+    /// it counts as first come, first served.
+    pub fn policy(&self) -> &Policy {
+        match self {
+            Self::VllmV1(config) => &config.policy,
+            Self::Sglang(_) => &Policy::Fcfs,
+            Self::Baseline(spec) => &spec.policy,
+        }
+    }
+
     /// Returns the tokens per block by whose hashes prefixes are known; no prompt fills one where they are known
     /// otherwise.
     pub fn block_size(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.block_size,
             Self::Sglang(_) => u32::MAX,
+            Self::Baseline(spec) => spec.block_size,
         }
     }
 
@@ -46,6 +51,7 @@ impl SchedulerSpec {
             Self::VllmV1(config) => config.num_blocks,
             // Slot 0 takes what padding writes, and is no request's.
             Self::Sglang(config) => config.max_total_tokens.saturating_add(1),
+            Self::Baseline(spec) => spec.num_blocks.saturating_add(1),
         }
     }
 
@@ -53,7 +59,7 @@ impl SchedulerSpec {
     pub fn pipeline_parallel_size(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.pipeline_parallel_size,
-            Self::Sglang(_) => 1,
+            Self::Sglang(_) | Self::Baseline(_) => 1,
         }
     }
 
@@ -61,7 +67,7 @@ impl SchedulerSpec {
     pub fn queue_depth(&self) -> usize {
         match self {
             Self::VllmV1(config) => config.queue_depth(),
-            Self::Sglang(_) => 1,
+            Self::Sglang(_) | Self::Baseline(_) => 1,
         }
     }
 
@@ -70,6 +76,7 @@ impl SchedulerSpec {
         match self {
             Self::VllmV1(config) => (config.max_num_batched_tokens, config.max_batch_seqs()),
             Self::Sglang(config) => config.batch_limits(),
+            Self::Baseline(spec) => spec.batch_limits(),
         }
     }
 
@@ -81,6 +88,7 @@ impl SchedulerSpec {
         match self {
             Self::VllmV1(config) => config.check(),
             Self::Sglang(config) => config.check(),
+            Self::Baseline(spec) => spec.check(),
         }
     }
 }
@@ -256,6 +264,6 @@ impl SchedulerConfig {
         if !(self.watermark >= 0.0 && self.watermark < 1.0) {
             return refuse("watermark", format!("was {}, must be in [0, 1)", self.watermark));
         }
-        Ok(())
+        self.policy.check()
     }
 }

@@ -10,6 +10,7 @@ mod draft;
 mod launches;
 mod moe;
 mod operators;
+mod tables;
 
 pub use check::{MAX_BATCH, MAX_DIMENSION};
 pub use draft::{DraftCpuSpec, DraftSpec};
@@ -21,6 +22,7 @@ pub use operators::{
     AttentionPhase, AttentionPredictors, AttentionSpec, CollectiveKind, CollectiveSpec, ElementwiseSpec,
     ExchangePhase, FusedMoeSpec, GemmSpec, MoeExchangeSpec, OperatorSpec, PredictorRef, Rows,
 };
+pub use tables::{AttentionTable, TablesSpec};
 
 /// The step-time model of a replica.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -30,6 +32,8 @@ pub enum StepTimeSpec {
     Linear(LinearSpec),
     /// Sum over the operators of the model, each priced by a learned predictor or by its roofline bound.
     Operators(Box<OperatorsSpec>),
+    /// Tables of the user's own.
+    Tables(Box<TablesSpec>),
 }
 
 /// A constant, plus a rate times each of prefill tokens, decode tokens, scheduled requests and context tokens;

@@ -1,8 +1,8 @@
 //! The closed set of schedulers.
 
 use super::{
-    BatchScheduler, EngineFailure, Gauges, Scheduled, SchedulerOutput, SglangScheduler, StepOutcome,
-    Submission, VllmScheduler,
+    Baseline, BatchScheduler, EngineFailure, Gauges, Scheduled, SchedulerOutput, SglangScheduler,
+    StepOutcome, Submission, VllmScheduler,
 };
 use crate::error::SimError;
 use crate::ids::{RequestId, Slot};
@@ -22,6 +22,8 @@ pub enum Scheduler {
     Vllm(VllmScheduler),
     /// SGLang 0.5.3.
     Sglang(Box<SglangScheduler>),
+    /// A scheduler that stands beside the engines' own.
+    Baseline(Baseline),
 }
 
 /// Evaluates an expression on the scheduler, whichever it is.
@@ -30,6 +32,7 @@ macro_rules! on {
         match $any {
             Scheduler::Vllm($scheduler) => $call,
             Scheduler::Sglang($scheduler) => $call,
+            Scheduler::Baseline($scheduler) => $call,
         }
     };
 }
@@ -40,6 +43,7 @@ impl Scheduler {
         match spec {
             SchedulerSpec::VllmV1(config) => Self::Vllm(VllmScheduler::new(config.clone())),
             SchedulerSpec::Sglang(config) => Self::Sglang(Box::new(SglangScheduler::new(config.clone()))),
+            SchedulerSpec::Baseline(spec) => Self::Baseline(Baseline::new(spec)),
         }
     }
 }

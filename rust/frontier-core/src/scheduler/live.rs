@@ -1,7 +1,8 @@
 //! A request inside an engine: its tokens, its blocks, and where it stands.
 
+use super::policy::Service;
 use super::vllm_v1::GroupTable;
-use crate::ids::{BlockId, RequestId};
+use crate::ids::{BlockId, RequestId, SessionId};
 use crate::kvcache::{FormerTables, PrefixHasher};
 use crate::time::SimTime;
 use crate::workload::{Segment, UNIQUE_STREAM_BASE};
@@ -30,6 +31,10 @@ pub struct Submission<'a> {
     pub priority: i32,
     /// Breaks ties of (priority, arrival).
     pub tie_rank: u32,
+    /// The conversation or client it belongs to.
+    pub session: Option<SessionId>,
+    /// Its predicted output length in tokens or, under the callable policy, the number it was given.
+    pub score: f64,
     /// Prompt length in tokens, at least 1.
     pub prompt_tokens: u32,
     /// Output length in tokens, at least 1.
@@ -58,6 +63,10 @@ pub struct LiveRequest {
     pub(crate) arrival: SimTime,
     pub(crate) priority: i32,
     pub(crate) tie_rank: u32,
+    /// Its session counted from 1; 0 for requests without one.
+    pub(crate) client: u32,
+    /// What the scheduling policy keeps about it.
+    pub(crate) service: Service,
     pub(crate) status: Status,
     pub(crate) prompt_tokens: u32,
     pub(crate) max_tokens: u32,
@@ -103,6 +112,8 @@ impl LiveRequest {
             arrival: SimTime::ZERO,
             priority: 0,
             tie_rank: 0,
+            client: 0,
+            service: Service::default(),
             status: Status::Finished,
             prompt_tokens: 0,
             max_tokens: 0,
@@ -146,6 +157,8 @@ impl LiveRequest {
             arrival: submission.arrival,
             priority: submission.priority,
             tie_rank: submission.tie_rank,
+            client: submission.session.map_or(0, |session| session.0.saturating_add(1)),
+            service: Service { score: submission.score, ..Service::default() },
             status: Status::Waiting,
             prompt_tokens: submission.prompt_tokens,
             max_tokens: submission.max_tokens,
@@ -216,12 +229,6 @@ impl LiveRequest {
     #[inline]
     pub fn prompt_is_unfinished(&self) -> bool {
         self.num_computed < self.prompt_tokens
-    }
-
-    /// Sort key of the priority policy: smaller is served first.
-    #[inline]
-    pub(crate) fn priority_key(&self) -> (i32, SimTime, u32) {
-        (self.priority, self.arrival, self.tie_rank)
     }
 
     /// Hashes the blocks that are full by now.

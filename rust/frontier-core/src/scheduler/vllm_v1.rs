@@ -98,7 +98,7 @@ impl VllmScheduler {
             requests: Vec::new(),
             vacant: Vec::new(),
             running: Vec::new(),
-            waiting: WaitingQueue::new(config.policy),
+            waiting: WaitingQueue::new(&config.policy),
             calls: 0,
             newly_finished: false,
             progressed: false,
@@ -164,7 +164,7 @@ impl BatchScheduler for VllmScheduler {
         if self.pool.caching() {
             request.rehash(self.config.block_size);
         }
-        self.waiting.push(slot, &self.requests);
+        self.waiting.push(slot, &mut self.requests);
     }
 
     /// Hands back a slot reported in [`StepOutcome::retired`].
@@ -179,20 +179,25 @@ impl BatchScheduler for VllmScheduler {
 
     /// Forms the next batch into `out` (emptied first): running requests first, in order of admission, then,
     /// if nothing had to be preempted, waiting ones.
-    fn schedule(&mut self, _now: SimTime, out: &mut SchedulerOutput) {
+    fn schedule(&mut self, now: SimTime, out: &mut SchedulerOutput) {
         out.clear();
         self.calls += 1;
+        self.waiting.refresh(now, &mut self.requests, &self.running);
+        if self.waiting.is_preemptive() {
+            self.make_way(out);
+        }
+        let displaced = out.preempted.len();
         let num_requests = (self.running.len() + self.waiting.len()) as u32;
         let mut budget = Budget::new(&self.config, &self.rules, self.draft_slots, num_requests);
         let defer_prefills = self.defers_prefills();
         let prompt_continues = self.schedule_running(defer_prefills, &mut budget, out);
-        if out.preempted.is_empty() && !defer_prefills {
-            self.admit_waiting(prompt_continues, &mut budget, out);
+        if out.preempted.len() == displaced && !defer_prefills {
+            self.admit_waiting(now, prompt_continues, &mut budget, out);
         }
         if !defer_prefills {
             self.turn_was_full = budget.room() == 0;
         }
-        self.commit(out);
+        self.commit(now, out);
         self.newly_finished = false;
     }
 

@@ -9,7 +9,7 @@ pub(super) fn exponential(stream: &mut Stream) -> f64 {
 }
 
 /// Returns a draw from the standard normal law (Marsaglia's polar method; the second value is not kept).
-pub(super) fn standard_normal(stream: &mut Stream) -> f64 {
+pub(crate) fn standard_normal(stream: &mut Stream) -> f64 {
     loop {
         let x = 2.0 * stream.unit() - 1.0;
         let y = 2.0 * stream.unit() - 1.0;

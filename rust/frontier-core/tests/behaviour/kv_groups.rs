@@ -47,6 +47,8 @@ impl Engine {
             arrival: SimTime(u64::from(id)),
             priority: 0,
             tie_rank: id,
+            session: None,
+            score: 0.0,
             prompt_tokens,
             max_tokens,
             segments: &[Segment { stream, start: 0, len: prompt_tokens }],

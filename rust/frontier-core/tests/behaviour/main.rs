@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod baseline_behaviour;
+mod baseline_laws;
 mod colocated;
 mod data_parallel;
 mod hangs;
 mod kv_groups;
+mod ordering;
 mod pipelines;
 mod private_content;
 mod routing;

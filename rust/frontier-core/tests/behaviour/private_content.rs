@@ -38,6 +38,8 @@ fn decisions(config: &SchedulerConfig, rows: &[Row], own_base: u64) -> (Vec<Deci
                 arrival: SimTime(step as u64),
                 priority,
                 tie_rank: step as u32,
+                session: None,
+                score: 0.0,
                 prompt_tokens: shared + own,
                 max_tokens: output,
                 segments: &segments,

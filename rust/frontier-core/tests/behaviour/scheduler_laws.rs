@@ -67,6 +67,8 @@ proptest! {
                 arrival: SimTime(id as u64),
                 priority,
                 tie_rank: id as u32,
+                session: None,
+                score: 0.0,
                 prompt_tokens,
                 max_tokens,
                 segments: &[Segment { stream, start: 0, len: prompt_tokens }],

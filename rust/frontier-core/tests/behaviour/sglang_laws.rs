@@ -54,6 +54,8 @@ proptest! {
                 arrival: SimTime::ZERO,
                 priority: 0,
                 tie_rank: id as u32,
+                session: None,
+                score: 0.0,
                 prompt_tokens,
                 max_tokens,
                 segments: &[Segment { stream, start: 0, len: prompt_tokens }],

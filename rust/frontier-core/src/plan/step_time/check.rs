@@ -24,6 +24,7 @@ impl StepTimeSpec {
         match self {
             Self::Linear(_) => Ok(()),
             Self::Operators(spec) => spec.check(),
+            Self::Tables(spec) => spec.check(),
         }
     }
 }

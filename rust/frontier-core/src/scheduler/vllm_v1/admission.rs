@@ -5,6 +5,7 @@ use super::{VllmScheduler, entry};
 use crate::ids::Slot;
 use crate::scheduler::live::Status;
 use crate::scheduler::{Admission, SchedulerOutput};
+use crate::time::SimTime;
 
 /// What phase 2 does with the request at the head of the queue.
 enum Chunk {
@@ -20,6 +21,7 @@ impl VllmScheduler {
     /// Admits waiting requests. `prompt_continues`: phase 1 scheduled a part of a prompt.
     pub(super) fn admit_waiting(
         &mut self,
+        now: SimTime,
         prompt_continues: bool,
         budget: &mut Budget,
         out: &mut SchedulerOutput,
@@ -65,9 +67,10 @@ impl VllmScheduler {
             let mut scheduled = entry(slot, request, admission, num_tokens);
             scheduled.num_drafts = num_drafts;
             out.scheduled.push(scheduled);
+            self.waiting.admitted(slot, now, &mut self.requests);
         }
         for slot in passed_over.into_iter().rev() {
-            self.waiting.put_back(slot, &self.requests);
+            self.waiting.put_back_unserved(slot, &self.requests);
         }
     }
 

@@ -7,16 +7,18 @@ use crate::plan::SchedulerConfig;
 use crate::scheduler::live::{LiveRequest, Status};
 use crate::scheduler::{Admission, Emission, Scheduled, SchedulerOutput, StepOutcome};
 use crate::speculation::Speculation;
+use crate::time::SimTime;
 
 impl VllmScheduler {
     /// Counters advance at schedule time, so that the next call may follow before the batch is done.
     #[inline]
-    pub(super) fn commit(&mut self, out: &mut SchedulerOutput) {
+    pub(super) fn commit(&mut self, now: SimTime, out: &mut SchedulerOutput) {
         for entry in &mut out.scheduled {
             let request = &mut self.requests[entry.slot.index()];
             request.num_computed += entry.num_tokens;
             request.num_in_flight += entry.num_tokens;
             request.last_scheduled = self.calls;
+            self.waiting.served(request, entry.computed_before, entry.num_tokens, now);
             entry.recomputes = entry.computed_before < request.high_water;
             // Drafts may be rejected, which takes nothing from the request.
             let reached = request.num_computed.saturating_sub(entry.num_drafts);
@@ -87,7 +89,10 @@ impl VllmScheduler {
                     match request.status {
                         Status::Running => left_running = true,
                         // Output that was in flight when the request was preempted can still finish it.
-                        Status::Preempted | Status::Waiting | Status::Finished => left_waiting = true,
+                        Status::Preempted | Status::Waiting | Status::Finished => {
+                            left_waiting = true;
+                            self.waiting.ends_waiting(request);
+                        }
                     }
                     request.status = Status::Finished;
                     release_blocks(&mut self.pool, request);

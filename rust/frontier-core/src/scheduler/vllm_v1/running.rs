@@ -4,7 +4,6 @@ use super::budget::Budget;
 use super::caching::release_blocks;
 use super::{VllmScheduler, entry};
 use crate::ids::Slot;
-use crate::plan::Policy;
 use crate::scheduler::live::{LiveRequest, Status};
 use crate::scheduler::{Admission, Member, SchedulerOutput};
 
@@ -72,9 +71,9 @@ impl VllmScheduler {
         out: &mut SchedulerOutput,
     ) -> bool {
         while !self.allocate_running(slot, num_tokens) {
-            let (victim_position, victim) = self.choose_victim();
-            self.running.remove(victim_position);
-            if self.config.policy == Policy::Priority {
+            let victim_position = self.waiting.choose_victim(&self.running, &self.requests);
+            let victim = self.running.remove(victim_position);
+            if self.waiting.victims_may_be_scheduled() {
                 // Already part of this very batch: its budget is free again.
                 let scheduled = out.scheduled.iter().position(|entry| entry.slot == victim);
                 if let Some(at) = scheduled {
@@ -96,19 +95,18 @@ impl VllmScheduler {
         true
     }
 
-    fn choose_victim(&self) -> (usize, Slot) {
-        let last = self.running.len() - 1;
-        match self.config.policy {
-            Policy::Fcfs => (last, self.running[last]),
-            Policy::Priority => {
-                // The first of the largest by (priority, arrival).
-                let rank = |at: usize| {
-                    let request = &self.requests[self.running[at].index()];
-                    (request.priority, request.arrival)
-                };
-                let at = (1..=last).fold(0, |best, at| if rank(at) > rank(best) { at } else { best });
-                (at, self.running[at])
+    /// Under a preemptive policy, running requests leave for waiting ones that rank before them.
+    pub(super) fn make_way(&mut self, out: &mut SchedulerOutput) {
+        while let Some(front) = self.waiting.front() {
+            let needed = self.config.blocks_of_request(self.requests[front.index()].num_tokens);
+            let full = self.running.len() >= self.max_running;
+            if !full && needed + u64::from(self.watermark_blocks) <= u64::from(self.pool.num_free()) {
+                return;
             }
+            let Some(position) = self.waiting.displaced(&self.running, &self.requests) else { return };
+            let victim = self.running.remove(position);
+            self.preempt(victim);
+            out.preempted.push(Member { slot: victim, id: self.requests[victim.index()].id });
         }
     }
 
