@@ -6,6 +6,7 @@
 mod block_pool;
 mod former_tables;
 mod prefix;
+pub mod tiers;
 
 pub use block_pool::BlockPool;
 pub use former_tables::FormerTables;
