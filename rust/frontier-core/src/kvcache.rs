@@ -8,6 +8,6 @@ mod former_tables;
 mod prefix;
 pub mod tiers;
 
-pub use block_pool::BlockPool;
+pub use block_pool::{BlockChange, BlockPool};
 pub use former_tables::FormerTables;
 pub use prefix::{BlockHash, PrefixHasher};

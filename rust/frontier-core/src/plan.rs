@@ -8,10 +8,12 @@ use serde::Deserialize;
 
 use crate::error::SimError;
 
+pub mod kv_tiers;
 pub mod scheduler;
 pub mod step_time;
 pub mod workload;
 
+pub use kv_tiers::KvTiersSpec;
 pub use scheduler::{Policy, SchedulerConfig};
 pub use step_time::StepTimeSpec;
 pub use workload::WorkloadSpec;
@@ -33,6 +35,8 @@ pub struct Plan {
     pub cluster: ClusterSpec,
     /// The engine's scheduler, equal on all replicas.
     pub scheduler: SchedulerConfig,
+    /// Tiers of KV blocks below the device, if any.
+    pub kv_tiers: Option<KvTiersSpec>,
     /// How long a step takes.
     pub step_time: StepTimeSpec,
     /// Where requests come from.
@@ -142,6 +146,9 @@ impl Plan {
             return refuse("output.timeline_interval_ns", "was 0, must be at least 1".into());
         }
         self.scheduler.check()?;
+        if let Some(tiers) = &self.kv_tiers {
+            tiers.check(self.scheduler.enable_prefix_caching)?;
+        }
         self.step_time.check()
     }
 }

@@ -1,10 +1,12 @@
 //! Batch formation. A scheduler is data in, data out: it knows no clock, no latency and no event, so that it
 //! can be checked against logs of a real engine decision by decision.
 
+mod kv_loads;
 mod live;
 mod queue;
 mod vllm_v1;
 
+pub use kv_loads::{KvLoads, KvStep, KvWait};
 pub use live::{LiveRequest, Status, Submission};
 pub use vllm_v1::VllmScheduler;
 

@@ -10,6 +10,14 @@ use crate::workload::Segment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockHash(NonZeroU64);
 
+impl BlockHash {
+    /// Returns the hash as a key of tiers.
+    #[inline]
+    pub fn key(self) -> u64 {
+        self.0.get()
+    }
+}
+
 #[cfg(test)]
 impl BlockHash {
     pub(crate) fn for_test(value: NonZeroU64) -> Self {

@@ -5,16 +5,16 @@
 
 mod adaptive;
 mod eviction;
-// mod hierarchy;
+mod hierarchy;
 mod link;
-// mod pool;
+mod pool;
 mod ranked;
 mod study;
 #[cfg(test)]
 mod twins;
 
 pub use eviction::{Eviction, NEVER_USED_AGAIN, Residents};
-// pub use hierarchy::{Found, Hierarchy, Read, TierCounters};
+pub use hierarchy::{Found, Hierarchy, Read, TierCounters};
 pub use link::{Link, Transfer};
-// pub use pool::TierPool;
+pub use pool::TierPool;
 pub use study::{HitCounts, hit_curve};

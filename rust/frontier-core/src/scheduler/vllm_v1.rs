@@ -2,9 +2,10 @@
 //!
 //! "There is no decoding phase nor prefill phase": each step gives a request
 //! `num_tokens + placeholders - num_computed` tokens, clipped by budgets. `num_computed` advances when a
-//! batch is scheduled, not when it is done. Speculative tokens, pipeline stages and remote KV are not part of
-//! this version.
+//! batch is scheduled, not when it is done. Speculative tokens and pipeline stages are not part of this version;
+//! KV from tiers below the device is (`kv_loads`).
 
+use super::kv_loads::{KvLoads, KvStep, Seek};
 use super::live::{LiveRequest, Status, Submission};
 use super::queue::WaitingQueue;
 use super::{Admission, Scheduled, SchedulerOutput, StepOutcome};
@@ -12,6 +13,7 @@ use crate::error::SimError;
 use crate::ids::{BlockId, Slot};
 use crate::kvcache::{BlockHash, BlockPool};
 use crate::plan::{Policy, SchedulerConfig};
+use crate::time::SimTime;
 
 /// State of the scheduler of one engine.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct VllmScheduler {
     progressed: bool,
     /// Scratch: the cached blocks of the request under consideration.
     hits: Vec<BlockId>,
+    /// Tiers of KV below the device, if any.
+    kv_loads: Option<Box<KvLoads>>,
 }
 
 /// What one step may still compute.
@@ -62,8 +66,35 @@ impl VllmScheduler {
             newly_finished: false,
             progressed: false,
             hits: Vec::new(),
+            kv_loads: None,
             config,
         }
+    }
+
+    /// Puts tiers of KV below the device.
+    pub fn attach_kv_loads(&mut self, kv_loads: KvLoads) {
+        self.pool.watch();
+        self.kv_loads = Some(Box::new(kv_loads));
+    }
+
+    /// Returns the tiers of KV below the device, if any.
+    #[inline]
+    pub fn kv_loads(&self) -> Option<&KvLoads> {
+        self.kv_loads.as_deref()
+    }
+
+    /// Returns the tiers of KV below the device, if any.
+    #[inline]
+    pub fn kv_loads_mut(&mut self) -> Option<&mut KvLoads> {
+        self.kv_loads.as_deref_mut()
+    }
+
+    /// Tells the tiers what the batch formed last did to blocks; see [`KvLoads::end_step`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn end_kv_step(&mut self, device_free: SimTime) -> Result<Option<KvStep>, SimError> {
+        self.kv_loads.as_mut().map(|loads| loads.end_step(&mut self.pool, device_free)).transpose()
     }
 
     /// Returns the settings.
@@ -87,14 +118,20 @@ impl VllmScheduler {
         &self.running
     }
 
-    /// Returns the waiting requests in queue order.
+    /// Returns the waiting requests in queue order, those that wait for KV first.
     pub fn waiting(&self) -> impl Iterator<Item = Slot> {
-        self.waiting.iter()
+        self.kv_loads.iter().flat_map(|loads| loads.parked()).chain(self.waiting.iter())
     }
 
-    /// Returns the length of the waiting queue.
+    /// Returns the number of waiting requests.
     pub fn num_waiting(&self) -> usize {
-        self.waiting.len()
+        self.num_parked() + self.waiting.len()
+    }
+
+    /// Returns the number of requests that hold blocks and wait for their content.
+    #[inline]
+    fn num_parked(&self) -> usize {
+        self.kv_loads.as_ref().map_or(0, |loads| loads.parked().len())
     }
 
     /// Returns the number of the last `schedule()` call.
@@ -105,7 +142,7 @@ impl VllmScheduler {
     /// Tells whether there is a reason to call `schedule()`.
     #[inline]
     pub fn has_requests(&self) -> bool {
-        !self.running.is_empty() || !self.waiting.is_empty() || self.newly_finished
+        !self.running.is_empty() || !self.waiting.is_empty() || self.newly_finished || self.num_parked() > 0
     }
 
     /// Tells whether some request got further than ever before since the last call of this method.
@@ -125,6 +162,9 @@ impl VllmScheduler {
             request.rehash(self.config.block_size);
         }
         self.waiting.push(slot, &self.requests);
+        if let Some(loads) = &mut self.kv_loads {
+            loads.arrive(slot, self.requests[slot.index()].hasher.hashes(), submission.arrival);
+        }
         slot
     }
 
@@ -154,7 +194,7 @@ impl VllmScheduler {
 
     fn step_budget(&self) -> Budget {
         let config = &self.config;
-        let num_requests = (self.running.len() + self.waiting.len()) as u32;
+        let num_requests = (self.running.len() + self.num_waiting()) as u32;
         // The long-prefill threshold spares others, so it does not bind a lone request.
         let mut chunk = match config.long_prefill_token_threshold {
             0 => None,
@@ -264,7 +304,16 @@ impl VllmScheduler {
     fn admit_waiting(&mut self, budget: &mut Budget, out: &mut SchedulerOutput) {
         let max_running = self.config.max_batch_seqs() as usize;
         let mut passed_over = Vec::new();
+        let mut parked = 0;
         while budget.left > 0 && self.running.len() < max_running {
+            if self.parked_goes_first(parked) {
+                match self.admit_loaded(parked, budget, out) {
+                    Unpark::Admitted => {}
+                    Unpark::Loading => parked += 1,
+                    Unpark::DoesNotFit => break,
+                }
+                continue;
+            }
             let Some(slot) = self.waiting.front() else {
                 break;
             };
@@ -276,7 +325,22 @@ impl VllmScheduler {
                 continue;
             }
             debug_assert_eq!(request.num_computed, 0, "Invariant: a waiting request has nothing computed");
-            let computed = self.find_hits(slot);
+            let mut computed = self.find_hits(slot);
+            match self.seek_below(slot) {
+                Seek::Nothing => {}
+                Seek::InStep(blocks) => computed += blocks * self.config.block_size,
+                Seek::Hold => {
+                    self.waiting.pop_front();
+                    passed_over.push(slot);
+                    continue;
+                }
+                Seek::Park(blocks) => {
+                    if !self.park(slot, blocks) {
+                        break;
+                    }
+                    continue;
+                }
+            }
             let request = &self.requests[slot.index()];
             let wanted = budget.clip_chunk(request.num_tokens - computed);
             if wanted > budget.left && !self.config.enable_chunked_prefill {
@@ -286,18 +350,125 @@ impl VllmScheduler {
             if !self.allocate_admitted(slot, computed, num_tokens) {
                 break;
             }
+            let (device_hits, first) = (self.hits.len() as u32, request_is_new(&self.requests[slot.index()]));
+            if let Some(loads) = &mut self.kv_loads {
+                loads.admitted(slot, self.requests[slot.index()].hasher.hashes(), device_hits, first);
+            }
             self.waiting.pop_front();
-            let request = &mut self.requests[slot.index()];
-            let admission = if request.num_preemptions == 0 { Admission::New } else { Admission::Resumed };
-            request.status = Status::Running;
-            request.num_computed = computed;
-            self.running.push(slot);
-            budget.left -= num_tokens;
-            out.scheduled.push(scheduled(slot, admission, computed, num_tokens));
+            self.start(slot, computed, num_tokens, budget, out);
         }
         for slot in passed_over.into_iter().rev() {
             self.waiting.put_back(slot, &self.requests);
         }
+    }
+
+    /// Moves a request that has its blocks to RUNNING.
+    fn start(
+        &mut self,
+        slot: Slot,
+        computed: u32,
+        num_tokens: u32,
+        budget: &mut Budget,
+        out: &mut SchedulerOutput,
+    ) {
+        let request = &mut self.requests[slot.index()];
+        let admission = if request_is_new(request) { Admission::New } else { Admission::Resumed };
+        request.status = Status::Running;
+        request.num_computed = computed;
+        self.running.push(slot);
+        budget.left -= num_tokens;
+        out.scheduled.push(scheduled(slot, admission, computed, num_tokens));
+    }
+
+    /// Tells whether the request at place `parked` of those put aside is next: under FCFS before all that wait.
+    fn parked_goes_first(&self, parked: usize) -> bool {
+        let slot = self.kv_loads.as_ref().and_then(|loads| loads.parked_at(parked));
+        let Some(slot) = slot else { return false };
+        let key = |slot: Slot| self.requests[slot.index()].priority_key();
+        match (self.config.policy, self.waiting.front()) {
+            (Policy::Priority, Some(front)) => key(slot) <= key(front),
+            _ => true,
+        }
+    }
+
+    /// Admits the request at place `at` of those put aside, if its load is done. If that brought all of it, its
+    /// last token is computed again, which gives the first logits.
+    fn admit_loaded(&mut self, at: usize, budget: &mut Budget, out: &mut SchedulerOutput) -> Unpark {
+        let Some(loads) = &self.kv_loads else { return Unpark::Loading };
+        let (Some(slot), Some(loaded)) = (loads.parked_at(at), loads.loaded_tokens(at)) else {
+            return Unpark::Loading;
+        };
+        let request = &mut self.requests[slot.index()];
+        let block_size = self.config.block_size;
+        cache_full_blocks(&mut self.pool, request, loaded, block_size);
+        let computed = loaded.min(request.num_tokens - 1);
+        let wanted = budget.clip_chunk(request.num_tokens - computed);
+        if wanted > budget.left && !self.config.enable_chunked_prefill {
+            return Unpark::DoesNotFit;
+        }
+        let num_tokens = wanted.min(budget.left);
+        let total = computed + num_tokens;
+        let reserved = total.saturating_add(self.config.num_lookahead_tokens);
+        let fresh = self.config.blocks_for(reserved).saturating_sub(request.blocks.len() as u32);
+        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
+        if u64::from(fresh) + u64::from(watermark) > u64::from(self.pool.num_free()) {
+            return Unpark::DoesNotFit;
+        }
+        self.pool.allocate(fresh, &mut request.blocks);
+        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), block_size);
+        if let Some(loads) = &mut self.kv_loads {
+            loads.unpark(at);
+        }
+        self.start(slot, computed, num_tokens, budget, out);
+        Unpark::Admitted
+    }
+
+    /// Asks the tiers below the device for what follows the hits in `self.hits`.
+    fn seek_below(&mut self, slot: Slot) -> Seek {
+        let Some(loads) = &mut self.kv_loads else { return Seek::Nothing };
+        let request = &self.requests[slot.index()];
+        loads.seek(slot, request.hasher.hashes(), self.hits.len() as u32, request.num_tokens)
+    }
+
+    /// Puts the first waiting request aside: with the hits in `self.hits`, and blocks for `num_blocks` more, whose
+    /// content is on its way. Blocks that those put aside before will need are left to them: nobody else could
+    /// free any, if all waited like this. Returns false if it does not fit.
+    fn park(&mut self, slot: Slot, num_blocks: u32) -> bool {
+        let Some(loads) = &mut self.kv_loads else { return false };
+        let config = &self.config;
+        let missing = |slot: Slot| {
+            let request = &self.requests[slot.index()];
+            u64::from(config.blocks_for(request.num_tokens).saturating_sub(request.blocks.len() as u32))
+        };
+        let promised: u64 = loads.parked().map(missing).sum();
+        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
+        let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u64;
+        let held = self.hits.len() as u32;
+        let total = config.blocks_for(self.requests[slot.index()].num_tokens).max(held + num_blocks);
+        let fresh = if config.scheduler_reserve_full_isl { total - held } else { num_blocks };
+        let needed = u64::from(fresh) + revived + u64::from(watermark) + promised;
+        if needed > u64::from(self.pool.num_free()) {
+            return false;
+        }
+        self.waiting.pop_front();
+        for &block in &self.hits {
+            self.pool.touch(block);
+        }
+        let request = &mut self.requests[slot.index()];
+        request.blocks.extend_from_slice(&self.hits);
+        request.num_cached_blocks = held;
+        request.num_hit_blocks = held;
+        self.pool.allocate(num_blocks, &mut request.blocks);
+        let request = &self.requests[slot.index()];
+        let at = match config.policy {
+            Policy::Fcfs => loads.parked().len(),
+            Policy::Priority => {
+                let key = |slot: Slot| self.requests[slot.index()].priority_key();
+                loads.parked().take_while(|&other| key(other) <= key(slot)).count()
+            }
+        };
+        loads.park(at, slot, request.hasher.hashes(), held, request_is_new(request));
+        true
     }
 
     /// Finds the longest cached prefix (left in `self.hits`) and returns its length in tokens. At least one
@@ -463,6 +634,9 @@ impl VllmScheduler {
     pub fn check_integrity(&self) -> Result<(), SimError> {
         let held = self.requests.iter().map(|request| request.blocks.len() as u64).sum();
         self.pool.check_integrity(held)?;
+        if let Some(loads) = &self.kv_loads {
+            loads.check_integrity()?;
+        }
         let wrong =
             |slot: &Slot, expected: &[Status]| !expected.contains(&self.requests[slot.index()].status);
         if let Some(slot) = self.running.iter().find(|slot| wrong(slot, &[Status::Running])) {
@@ -479,6 +653,17 @@ impl VllmScheduler {
         }
         Ok(())
     }
+}
+
+/// What became of a request that was put aside.
+enum Unpark {
+    Admitted,
+    Loading,
+    DoesNotFit,
+}
+
+fn request_is_new(request: &LiveRequest) -> bool {
+    request.num_preemptions == 0
 }
 
 fn scheduled(slot: Slot, admission: Admission, computed_before: u32, num_tokens: u32) -> Scheduled {
