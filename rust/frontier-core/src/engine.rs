@@ -5,6 +5,8 @@
 //! forms the next one at the same instant. The asynchronous engine keeps two batches in flight: it forms the
 //! next one while the queue is not full, otherwise it waits for the oldest.
 
+mod kv_steps;
+
 use std::collections::VecDeque;
 
 use crate::error::SimError;
@@ -275,7 +277,9 @@ impl EngineCore {
     fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
+        self.begin_kv_step(now)?;
         self.scheduler.schedule(&mut batch.output);
+        let kv = self.end_kv_step(context.recorder)?;
         *context.work += batch.output.scheduled.len() as u64;
         // Blocks are taken here and only here, so no moment in between has more.
         self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());
@@ -287,7 +291,9 @@ impl EngineCore {
         let mut duration = SimDuration::ZERO;
         if !empty {
             let time = context.timer.step(&self.shape)?;
-            duration = time.total;
+            let held_up = kv.map_or(SimDuration::ZERO, |kv| self.kv_delay(&kv, start, &time));
+            duration = SimDuration(time.total.0 + held_up.0);
+            self.meter.kv_ns += held_up.0;
             self.meter.cpu_ns += time.cpu_exposed.0;
             if row.prefill_tokens > 0 {
                 self.meter.mixed_ns += (time.total - time.cpu_exposed).0;

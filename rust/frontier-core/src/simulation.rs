@@ -1,6 +1,10 @@
 //! A run: owns all state, and handles every event in one exhaustive `match`.
 
+mod kv_tiers;
+
 use std::sync::Arc;
+
+pub use kv_tiers::KvTierTotals;
 
 use crate::cluster::Router;
 use crate::engine::{EngineContext, EngineCore, Wake};
@@ -9,6 +13,7 @@ use crate::event::Event;
 use crate::fidelity::{OperatorTrust, StepTimer};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
+use crate::kvcache::tiers::TierPool;
 use crate::metrics::{Recorder, RejectReason};
 use crate::plan::{LimitSpec, Plan, SchedulerConfig};
 use crate::predictor::Predictor;
@@ -59,6 +64,8 @@ pub struct Totals {
     pub step_time: &'static str,
     /// What step times rest on, operator by operator, over all replicas.
     pub trust: Vec<OperatorTrust>,
+    /// What the tiers of KV did, over all replicas; the device first. Empty without tiers.
+    pub kv_tiers: Vec<KvTierTotals>,
 }
 
 /// A run in progress.
@@ -73,6 +80,8 @@ pub struct Simulation {
     engines: Vec<EngineCore>,
     /// A `Schedule` event is pending for the replica.
     schedule_pending: Vec<bool>,
+    /// The pool that replicas share, kept here while none of them runs.
+    shared_kv_pool: Option<TierPool>,
     recorder: Recorder,
     sample_interval_ns: u64,
     sample_pending: bool,
@@ -116,6 +125,7 @@ impl Simulation {
                 })
                 .collect(),
             schedule_pending: vec![false; replicas as usize],
+            shared_kv_pool: plan.kv_tiers.as_ref().and_then(kv_tiers::shared_pool),
             recorder: Recorder::new(replicas, &plan.output),
             sample_interval_ns: plan.output.timeline_interval_ns,
             sample_pending: false,
@@ -129,6 +139,11 @@ impl Simulation {
             config,
             timer,
         };
+        if let Some(tiers) = &plan.kv_tiers {
+            for engine in &mut simulation.engines {
+                engine.attach_kv_tiers(tiers);
+            }
+        }
         simulation.issue_next_arrival()?;
         Ok(simulation)
     }
@@ -179,6 +194,9 @@ impl Simulation {
         for engine in &self.engines {
             engine.scheduler().check_integrity()?;
         }
+        if let Some(pool) = &self.shared_kv_pool {
+            pool.check_integrity(0)?;
+        }
         let now = self.last_fact;
         self.sample_all(now)?;
         self.recorder.close();
@@ -193,6 +211,7 @@ impl Simulation {
             num_blocks: self.config.num_blocks,
             step_time: self.timer.name(),
             trust: self.timer.trust(),
+            kv_tiers: kv_tiers::totals(&self.engines, self.shared_kv_pool.as_ref()),
         };
         for engine in &self.engines {
             let (steps, empty) = engine.num_steps();
@@ -211,6 +230,7 @@ impl Simulation {
         }
         match event {
             Event::StepEnd(replica) => self.on_step_end(now, replica),
+            Event::KvTransfer(replica) => self.on_kv_transfer(now, replica),
             Event::Arrival(request) => self.on_arrival(now, request),
             Event::Schedule(replica) => self.on_schedule(now, replica),
             Event::Sample => self.on_sample(now),
@@ -259,6 +279,7 @@ impl Simulation {
         let replica = self.router.route(spec, &self.segments, &self.engines);
         self.recorder.route(spec.id, replica, now);
         self.outstanding += 1;
+        self.swap_shared_kv_pool(replica);
         self.engines[replica.index()].submit(&Submission {
             id: spec.id,
             arrival: spec.arrival,
@@ -269,6 +290,7 @@ impl Simulation {
             segments: &self.segments,
             output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
         });
+        self.swap_shared_kv_pool(replica);
         if self.engines[replica.index()].is_waiting() { Ok(()) } else { self.request_schedule(now, replica) }
     }
 
@@ -315,6 +337,7 @@ impl Simulation {
 
     fn on_schedule(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
         self.schedule_pending[replica.index()] = false;
+        self.swap_shared_kv_pool(replica);
         let engine = &mut self.engines[replica.index()];
         let mut context = EngineContext {
             timer: &mut self.timer,
@@ -326,6 +349,8 @@ impl Simulation {
         if self.limits.max_steps.is_some_and(|limit| engine.num_steps().0 >= limit) {
             self.stopped = true;
         }
+        self.swap_shared_kv_pool(replica);
+        self.await_kv_transfers(replica)?;
         self.settle_ended(now)?;
         match wake {
             Wake::At(time) => self.push(time, Event::StepEnd(replica)),

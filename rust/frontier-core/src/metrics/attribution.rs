@@ -7,7 +7,7 @@
 use crate::time::SimTime;
 
 /// Number of [`Cause`]s.
-pub const NUM_CAUSES: usize = 9;
+pub const NUM_CAUSES: usize = 10;
 
 /// Names for stretches of a request's latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub enum Cause {
     PreemptionRedo,
     /// Host time of its steps that the GPU did not hide.
     Cpu,
+    /// KV on its way between tiers: put aside until a load is done, and the part of its steps that loads and
+    /// copies held up.
+    KvLoad,
 }
 
 impl Cause {
@@ -45,6 +48,7 @@ impl Cause {
         Self::PreemptionWait,
         Self::PreemptionRedo,
         Self::Cpu,
+        Self::KvLoad,
     ];
 
     /// Returns the name used in columns and reports.
@@ -59,6 +63,7 @@ impl Cause {
             Self::PreemptionWait => "preemption_wait",
             Self::PreemptionRedo => "preemption_redo",
             Self::Cpu => "cpu",
+            Self::KvLoad => "kv_load",
         }
     }
 }
@@ -81,6 +86,8 @@ pub enum Activity {
     PreemptionWait,
     /// In a step that recomputes lost tokens.
     PreemptionRedo,
+    /// Waiting for KV from a tier below the device.
+    KvLoad,
 }
 
 /// Running totals of one replica, in ns of its steps so far.
@@ -90,6 +97,8 @@ pub struct HostMeter {
     pub cpu_ns: u64,
     /// GPU time of steps that carried a prefill.
     pub mixed_ns: u64,
+    /// Time in which steps waited for KV from or to a tier below the device.
+    pub kv_ns: u64,
 }
 
 /// A request's account.
@@ -131,11 +140,14 @@ impl Ledger {
             Activity::ChunkWait => book(Cause::ChunkWait, elapsed),
             Activity::DecodeWait => book(Cause::DecodeWait, elapsed),
             Activity::PreemptionWait => book(Cause::PreemptionWait, elapsed),
+            Activity::KvLoad => book(Cause::KvLoad, elapsed),
             Activity::Prefill | Activity::PreemptionRedo | Activity::Decode => {
                 // Capped, so that the sum is exact even where steps overlap.
                 let cpu = (meter.cpu_ns - self.meter.cpu_ns).min(elapsed);
-                let gpu = elapsed - cpu;
+                let kv = (meter.kv_ns - self.meter.kv_ns).min(elapsed - cpu);
+                let gpu = elapsed - cpu - kv;
                 book(Cause::Cpu, cpu);
+                book(Cause::KvLoad, kv);
                 match self.activity {
                     Activity::Prefill => book(Cause::Prefill, gpu),
                     Activity::PreemptionRedo => book(Cause::PreemptionRedo, gpu),
@@ -158,7 +170,7 @@ mod tests {
 
     #[test]
     fn causes_add_up_and_go_where_they_belong() {
-        let meter = |cpu_ns, mixed_ns| HostMeter { cpu_ns, mixed_ns };
+        let meter = |cpu_ns, mixed_ns| HostMeter { cpu_ns, mixed_ns, kv_ns: 0 };
         let mut ledger = Ledger::open(SimTime(100));
         ledger.enter(Activity::Prefill, SimTime(150), meter(5, 40));
         ledger.enter(Activity::Decode, SimTime(250), meter(15, 130)); // a step of 10 cpu + 90 gpu
@@ -171,5 +183,17 @@ mod tests {
         assert_eq!(spent(Cause::DecodeMixed), 45);
         assert_eq!(spent(Cause::Decode), 95);
         assert_eq!(ledger.spent().iter().sum::<u64>(), 300);
+    }
+
+    #[test]
+    fn waiting_for_kv_is_booked_apart() {
+        let mut ledger = Ledger::open(SimTime(0));
+        ledger.enter(Activity::KvLoad, SimTime(10), HostMeter::default());
+        ledger.enter(Activity::Queue, SimTime(40), HostMeter::default());
+        ledger.enter(Activity::Prefill, SimTime(45), HostMeter::default());
+        ledger.settle(SimTime(145), HostMeter { cpu_ns: 5, mixed_ns: 80, kv_ns: 15 });
+        let spent = |cause: Cause| ledger.spent()[cause as usize];
+        assert_eq!([spent(Cause::Queue), spent(Cause::KvLoad), spent(Cause::Prefill)], [15, 30 + 15, 80]);
+        assert_eq!(ledger.spent().iter().sum::<u64>(), 145);
     }
 }

@@ -103,6 +103,51 @@ pub struct TierCounters {
     pub peak_blocks: u64,
 }
 
+impl TierCounters {
+    /// Returns the counters of a tier that did nothing.
+    pub fn none(kind: TierKind) -> Self {
+        Self {
+            kind,
+            lookup_blocks: 0,
+            hit_blocks: 0,
+            read_bytes: 0,
+            written_bytes: 0,
+            read_busy_ns: 0,
+            write_busy_ns: 0,
+            inserted_blocks: 0,
+            evicted_blocks: 0,
+            expired_blocks: 0,
+            refused_blocks: 0,
+            peak_blocks: 0,
+        }
+    }
+
+    /// Adds the counters of another replica's tier.
+    pub fn add(&mut self, other: &Self) {
+        self.lookup_blocks += other.lookup_blocks;
+        self.hit_blocks += other.hit_blocks;
+        self.read_bytes += other.read_bytes;
+        self.written_bytes += other.written_bytes;
+        self.read_busy_ns += other.read_busy_ns;
+        self.write_busy_ns += other.write_busy_ns;
+        self.inserted_blocks += other.inserted_blocks;
+        self.evicted_blocks += other.evicted_blocks;
+        self.expired_blocks += other.expired_blocks;
+        self.refused_blocks += other.refused_blocks;
+        self.peak_blocks += other.peak_blocks;
+    }
+
+    /// Adds what happened to the blocks of a pool.
+    pub fn add_pool(&mut self, pool: &TierPool) {
+        let [inserted, evicted, expired, refused, peak] = pool.totals();
+        self.inserted_blocks += inserted;
+        self.evicted_blocks += evicted;
+        self.expired_blocks += expired;
+        self.refused_blocks += refused;
+        self.peak_blocks += peak;
+    }
+}
+
 /// The tiers below one device.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
@@ -390,24 +435,19 @@ impl Hierarchy {
     /// Returns what each tier did. A shared pool counts for all replicas; its links for this one.
     pub fn counters(&self) -> Vec<TierCounters> {
         let counters = |level: &Level| {
-            let [inserted_blocks, evicted_blocks, expired_blocks, refused_blocks, peak_blocks] =
-                level.pool.totals();
             let ((read_bytes, _, read_busy_ns), (written_bytes, _, write_busy_ns)) =
                 (level.read.totals(), level.write.totals());
-            TierCounters {
-                kind: level.kind,
+            let mut counters = TierCounters {
                 lookup_blocks: level.lookups,
                 hit_blocks: level.hits,
                 read_bytes,
                 written_bytes,
                 read_busy_ns,
                 write_busy_ns,
-                inserted_blocks,
-                evicted_blocks,
-                expired_blocks,
-                refused_blocks,
-                peak_blocks,
-            }
+                ..TierCounters::none(level.kind)
+            };
+            counters.add_pool(&level.pool);
+            counters
         };
         self.levels.iter().map(counters).collect()
     }

@@ -1,0 +1,95 @@
+//! What moving KV between tiers does to an engine's steps and to the requests that wait for it.
+
+use super::EngineCore;
+use crate::error::SimError;
+use crate::fidelity::StepTime;
+use crate::kvcache::tiers::{TierCounters, TierPool};
+use crate::metrics::{Activity, Recorder};
+use crate::plan::KvTiersSpec;
+use crate::scheduler::{KvLoads, KvStep};
+use crate::time::{SimDuration, SimTime};
+
+impl EngineCore {
+    /// Puts tiers of KV below the device.
+    pub fn attach_kv_tiers(&mut self, spec: &KvTiersSpec) {
+        let config = self.scheduler.config();
+        let loads = KvLoads::new(spec, config.block_size, config.num_blocks);
+        self.scheduler.attach_kv_loads(loads);
+    }
+
+    /// Exchanges the pool that replicas share with the one that the caller keeps.
+    pub fn swap_shared_kv_pool(&mut self, pool: &mut TierPool) {
+        if let Some(loads) = self.scheduler.kv_loads_mut() {
+            loads.swap_shared(pool);
+        }
+    }
+
+    /// Returns when the engine has to be told of transfers that are done, as far as it did not say so before.
+    pub fn take_kv_wakes(&mut self) -> Vec<SimTime> {
+        self.scheduler.kv_loads_mut().map(KvLoads::take_wakes).unwrap_or_default()
+    }
+
+    /// Returns blocks asked for and found on the device, and what each tier below it did; nothing without tiers.
+    pub fn kv_tier_counters(&self) -> Option<((u64, u64), Vec<TierCounters>)> {
+        self.scheduler.kv_loads().map(|loads| (loads.device_blocks(), loads.counters()))
+    }
+
+    /// Goes on with the transfers that are done `now`.
+    ///
+    /// # Errors
+    /// [`SimError::ClockOverflow`].
+    pub fn on_kv_transfer(&mut self, now: SimTime, recorder: &mut Recorder) -> Result<(), SimError> {
+        if let Some(loads) = self.scheduler.kv_loads_mut() {
+            loads.advance(now)?;
+        }
+        self.record_kv_waits(recorder);
+        Ok(())
+    }
+
+    pub(super) fn begin_kv_step(&mut self, now: SimTime) -> Result<(), SimError> {
+        let device_free = self.device_free;
+        match self.scheduler.kv_loads_mut() {
+            Some(loads) => loads.begin_step(now, device_free),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn end_kv_step(&mut self, recorder: &mut Recorder) -> Result<Option<KvStep>, SimError> {
+        let step = self.scheduler.end_kv_step(self.device_free)?;
+        if step.is_some() {
+            self.record_kv_waits(recorder);
+        }
+        Ok(step)
+    }
+
+    fn record_kv_waits(&mut self, recorder: &mut Recorder) {
+        let waits = self.scheduler.kv_loads_mut().map(KvLoads::take_waits).unwrap_or_default();
+        for wait in waits {
+            let request = self.scheduler.request(wait.slot);
+            let activity = match (wait.begins, request.num_preemptions()) {
+                (true, _) => Activity::KvLoad,
+                (false, 0) => Activity::Queue,
+                (false, _) => Activity::PreemptionWait,
+            };
+            recorder.enter(request.id(), activity, wait.at, self.meter);
+        }
+    }
+
+    /// Returns by how much moving KV delays the end of a step that could start at `start` and takes `time`.
+    ///
+    /// First the step waits until the blocks that it overwrites are copied. Then, of `L` equal layers, layer `i` is
+    /// computed when it is loaded and the layer before is done. With the first layer loaded at `l1`, the last at
+    /// `lL` and a computation of `G` from `s` on, the last layer is done at `max(s + G, l1 + G, lL + G / L)`: layers
+    /// of equal size load and compute at equal paces, so that only the slower pace and its ends matter.
+    pub(super) fn kv_delay(&self, kv: &KvStep, start: SimTime, time: &StepTime) -> SimDuration {
+        let stall = kv.not_before.since(start).0;
+        let Some(load) = kv.load else { return SimDuration(stall) };
+        let layers = self.scheduler.kv_loads().map_or(1, |loads| u64::from(loads.num_layers()));
+        let compute = (time.total - time.cpu_exposed).0;
+        let begin = start.0 + stall + time.cpu_exposed.0;
+        let first = load.until(1, layers).0 + compute;
+        let last = load.end.0 + compute.div_ceil(layers);
+        let end = first.max(last).max(begin + compute);
+        SimDuration(stall + end - (begin + compute))
+    }
+}
