@@ -17,4 +17,4 @@ pub use eviction::{Eviction, NEVER_USED_AGAIN, Residents};
 pub use hierarchy::{Found, Hierarchy, Read, TierCounters};
 pub use link::{Link, Transfer};
 pub use pool::TierPool;
-pub use study::{HitCounts, hit_curve};
+pub use study::{HitCounts, Lookups, block_lookups, hit_curve};

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::adaptive::Adaptive;
 use super::ranked::Ranked;
+use crate::error::SimError;
 
 /// Next use of a block that nobody asks for again.
 pub const NEVER_USED_AGAIN: u64 = u64::MAX;
@@ -27,6 +28,17 @@ pub enum Eviction {
     },
     /// The block whose next use is furthest away (Belady 1966): an oracle, which needs the future.
     Belady {},
+}
+
+impl Eviction {
+    /// Reads a policy from its JSON form.
+    ///
+    /// # Errors
+    /// [`SimError::Plan`] with what is wrong.
+    pub fn from_json(json: &str) -> Result<Self, SimError> {
+        serde_json::from_str(json)
+            .map_err(|error| SimError::Plan { path: "eviction".into(), message: error.to_string() })
+    }
 }
 
 /// The blocks that a tier holds, by key, and the order in which they leave.

@@ -4,6 +4,11 @@ use rustc_hash::FxHashMap;
 
 use super::eviction::{Eviction, NEVER_USED_AGAIN, Residents};
 use crate::error::SimError;
+use crate::kvcache::PrefixHasher;
+use crate::workload::{Segment, TraceColumns, UNIQUE_STREAM_BASE};
+
+/// Fills up the last block of a prompt: no request has this stream.
+const NOTHING: u64 = u64::MAX;
 
 /// What a cache of one size found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +21,47 @@ pub struct HitCounts {
     pub prefix_hits: u64,
     /// Blocks that had to leave.
     pub evictions: u64,
+}
+
+/// The block look-ups of a trace, as [`hit_curve`] takes them.
+#[derive(Clone, Debug, Default)]
+pub struct Lookups {
+    /// Hash of each block and all before it, request by request.
+    pub keys: Vec<u64>,
+    /// Where each request's begin, and the end.
+    pub offsets: Vec<u64>,
+    /// Arrivals in ns.
+    pub times_ns: Vec<u64>,
+}
+
+/// Returns the blocks of `block_size` tokens that the prompts of a trace look up, a last partial one included: it is
+/// found where a prompt ends in the same way.
+///
+/// # Errors
+/// [`SimError::Input`] if `block_size` is 0 or rounds a prompt up past 32 bits.
+pub fn block_lookups(trace: &TraceColumns, block_size: u32) -> Result<Lookups, SimError> {
+    let mut lookups = Lookups { offsets: vec![0], ..Lookups::default() };
+    let mut hasher = PrefixHasher::default();
+    for row in 0..trace.len() {
+        let facts = trace.row(row);
+        let blocks = facts.prompt_tokens.checked_next_multiple_of(block_size);
+        let Some(num_tokens) = blocks else {
+            return Err(SimError::Input {
+                what: "block_size".into(),
+                message: format!("was {block_size}, must be at least 1 and leave prompts within 32 bits"),
+            });
+        };
+        let whole =
+            [Segment { stream: UNIQUE_STREAM_BASE + row as u64, start: 0, len: facts.prompt_tokens }];
+        let segments = trace.segments(row);
+        let prompt = if segments.is_empty() { &whole[..] } else { segments };
+        hasher.clear();
+        hasher.extend(block_size, prompt, NOTHING, num_tokens);
+        lookups.keys.extend(hasher.hashes().iter().map(|hash| hash.key()));
+        lookups.offsets.push(lookups.keys.len() as u64);
+        lookups.times_ns.push(facts.arrival_ns);
+    }
+    Ok(lookups)
 }
 
 /// Replays requests through caches of each of `capacities` blocks, and returns what each found.
