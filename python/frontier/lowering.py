@@ -102,6 +102,7 @@ def lower(scenario: Scenario) -> Lowered:
         "replication": scenario.replication,
         "cluster": {"replicas": scenario.cluster.replicas, "router": _router(scenario.cluster.router)},
         "scheduler": _scheduler(scenario.engine, resolved),
+        "kv_tiers": resolved.kv_tiers,
         "step_time": _step_time(scenario.engine, resolved, attached),
         "workload": _workload(scenario.workload),
         "output": {

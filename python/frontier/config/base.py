@@ -28,7 +28,6 @@ UNMODELLED: dict[str, str] = {
     "cudagraph_capture_sizes": "CUDA graphs",
     "compilation_config": "CUDA graphs and compilation",
     "kv_transfer_config": "KV transfer between engines",
-    "kv_offloading_size": "KV offloading",
     "cpu_offload_gb": "weight offloading",
     "enable_lora": "LoRA",
     "stream_interval": "output streaming intervals",

@@ -19,6 +19,7 @@ from frontier.config.fields import (
     TokensOrZero,
     parse_whole,
 )
+from frontier.config.kv_tiers import KvTiers, OffloadingSize
 from frontier.config.step_time import LearnedStepTime, StepTime
 from frontier.errors import show_value
 
@@ -127,6 +128,11 @@ class Engine(Section):
     """Share of the blocks kept free when admitting beside running requests."""
     async_scheduling: Flag = True
     """Schedule the next step while the present one runs."""
+    kv_offloading_size: OffloadingSize | None = None
+    """Host memory for KV blocks, of all ranks together, as vLLM's OffloadingConnector uses it; a bare number is GiB.
+    Short for a host tier of this capacity in `kv_tiers`."""
+    kv_tiers: KvTiers | None = None
+    """Tiers of KV below the device."""
     cpu_overhead: CpuOverhead | None = None
     """Host time of a step; left out, 1 ms and 10 us per request. Not with a linear step time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())

@@ -189,6 +189,22 @@ def _check_blocks(columns: Columns, order: NDArray[np.intp], same: NDArray[np.bo
         raise InvariantError("timeline.used_block_ns grows faster than timeline.peak_used_blocks allows")
 
 
+def check_kv_tiers(columns: Columns) -> None:
+    """Check that each tier was asked for what the faster ones lacked, and that hits make the prefix hits."""
+    tiers = columns.kv_tiers
+    for tier in tiers:
+        if tier.hit_blocks > tier.lookup_blocks:
+            raise InvariantError(
+                f"kv_tiers: {tier.tier} has {tier.hit_blocks} hits of {tier.lookup_blocks} look-ups"
+            )
+    for faster, slower in zip(tiers, tiers[1:], strict=False):
+        missed = faster.lookup_blocks - faster.hit_blocks
+        if slower.lookup_blocks != missed:
+            raise InvariantError(
+                f"kv_tiers: {slower.tier} was asked for {slower.lookup_blocks} blocks, {faster.tier} lacked {missed}"
+            )
+
+
 def check_prefix_hits(columns: Columns) -> None:
     """Check that prefix hits of the requests add up to the total and stay within the prompts."""
     requests, totals = columns.requests, columns.totals
@@ -218,6 +234,7 @@ def check_all(columns: Columns, max_model_len: int | None) -> None:
     check_token_runs(columns)
     check_timeline(columns)
     check_prefix_hits(columns)
+    check_kv_tiers(columns)
 
 
 def _no_request(
