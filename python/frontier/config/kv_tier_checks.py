@@ -11,6 +11,7 @@ from frontier.config.kv_tiers import (
     DISK_LATENCY_NS,
     DISK_READ_BYTES_PER_S,
     DISK_WRITE_BYTES_PER_S,
+    PREFETCH_SHARE,
     PREFETCH_TIMEOUT_NS,
     PREFETCH_TIMEOUT_PER_KI_TOKEN_NS,
     KvTier,
@@ -191,6 +192,18 @@ def resolve_kv_tiers(
             facts.append(found.to_plan())
     moves = tiers.effective()
     prefetch = moves.prefetch
+    ahead = 0
+    if prefetch is not None and facts and facts[0]["kind"] == "host":
+        ahead = int(PREFETCH_SHARE * (facts[0]["capacity_blocks"] - memory.num_gpu_blocks))
+        if ahead < 1:
+            message = (
+                f"holds {facts[0]['capacity_blocks']:,} blocks, must hold more than the device's"
+                f" {memory.num_gpu_blocks:,} with a prefetch, which reads into what exceeds them"
+            )
+            field = "capacity" if tiers.tiers[0].capacity is not None else "device_ratio"
+            issues.append(
+                Issue(f"engine.kv_tiers.tiers.0.{field}", getattr(tiers.tiers[0], field), message)
+            )
     per_ki = None if prefetch is None else prefetch.timeout_per_ki_token
     plan = {
         "tiers": facts,
@@ -202,6 +215,7 @@ def resolve_kv_tiers(
         if prefetch is None
         else {
             "min_tokens": prefetch.min_tokens,
+            "max_blocks": max(ahead, 0),
             "policy": prefetch.policy,
             "timeout_ns": PREFETCH_TIMEOUT_NS if prefetch.timeout is None else prefetch.timeout,
             "timeout_per_ki_token_ns": PREFETCH_TIMEOUT_PER_KI_TOKEN_NS if per_ki is None else per_ki,

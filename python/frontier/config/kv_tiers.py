@@ -32,6 +32,9 @@ DISK_LATENCY_NS: Final = 100_000
 
 SGLANG_MIN_LOAD_TOKENS: Final = 10
 SGLANG_PREFETCH_TOKENS: Final = 256
+PREFETCH_SHARE: Final = 0.8
+"""Of the host's blocks beyond the device's, which prefetches may hold before admission (SGLang 0.5,
+`prefetch_capacity_limit`)."""
 PREFETCH_TIMEOUT_NS: Final = 1_000_000_000
 PREFETCH_TIMEOUT_PER_KI_TOKEN_NS: Final = 250_000_000
 """SGLang 0.5: `prefetch_timeout_base` and `prefetch_timeout_per_ki_token`."""

@@ -90,6 +90,8 @@ pub enum PrefetchPolicy {
 pub struct PrefetchSpec {
     /// Fewest tokens worth a prefetch.
     pub min_tokens: u32,
+    /// Blocks that prefetches may hold in the host before their requests are admitted; none starts beyond.
+    pub max_blocks: u64,
     /// What admission does meanwhile.
     pub policy: PrefetchPolicy,
     /// Time-out of any prefetch, counted from arrival.

@@ -53,6 +53,14 @@ struct Parked {
     loaded: bool,
 }
 
+/// What was read ahead for a request that is not admitted yet.
+#[derive(Clone, Debug)]
+struct Prefetched {
+    /// When admission stops waiting for it.
+    until: SimTime,
+    keys: Vec<u64>,
+}
+
 /// A request began or ended waiting for KV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvWait {
@@ -83,8 +91,9 @@ pub struct KvLoads {
     parked: Vec<Parked>,
     /// Blocks that loads bring to the device.
     in_flight: FxHashMap<u64, u32>,
-    /// When admission stops waiting for a request's prefetch.
-    prefetches: FxHashMap<Slot, SimTime>,
+    prefetches: FxHashMap<Slot, Prefetched>,
+    /// Blocks that prefetches hold in the host.
+    prefetched_blocks: u64,
     held: Vec<(Slot, Awaits)>,
     /// Blocks filled or hit since the last step, to be stored with the next.
     fresh: Vec<(BlockId, BlockHash)>,
@@ -114,6 +123,7 @@ impl KvLoads {
             parked: Vec::new(),
             in_flight: FxHashMap::default(),
             prefetches: FxHashMap::default(),
+            prefetched_blocks: 0,
             held: Vec::new(),
             fresh: Vec::new(),
             in_step: Vec::new(),
@@ -174,18 +184,22 @@ impl KvLoads {
         prefetch: PrefetchSpec,
     ) -> Result<(), SimError> {
         let now = self.hierarchy.now();
+        if self.prefetched_blocks >= prefetch.max_blocks {
+            return Ok(());
+        }
         let at_least = u64::from(prefetch.min_tokens).div_ceil(u64::from(self.block_size));
-        let Some((last, blocks)) = self.hierarchy.prefetch(hashes, at_least)? else { return Ok(()) };
+        let Some((last, keys)) = self.hierarchy.prefetch(hashes, at_least)? else { return Ok(()) };
         let until = match prefetch.policy {
-            PrefetchPolicy::BestEffort => return Ok(()),
+            PrefetchPolicy::BestEffort => now,
             PrefetchPolicy::WaitComplete => last,
             PrefetchPolicy::Timeout => {
-                let tokens = blocks.saturating_mul(u64::from(self.block_size));
+                let tokens = (keys.len() as u64).saturating_mul(u64::from(self.block_size));
                 let more = prefetch.timeout_per_ki_token_ns.saturating_mul(tokens) / TOKENS_PER_KI;
                 last.min(now.after(SimDuration(prefetch.timeout_ns.saturating_add(more)))?)
             }
         };
-        self.prefetches.insert(slot, until);
+        self.prefetched_blocks += keys.len() as u64;
+        self.prefetches.insert(slot, Prefetched { until, keys });
         Ok(())
     }
 
@@ -278,7 +292,7 @@ impl KvLoads {
     ) -> Seek {
         let now = self.hierarchy.now();
         let in_step = self.spec.load == LoadMode::Layerwise;
-        if let Some(&until) = self.prefetches.get(&slot).filter(|&&until| until > now) {
+        if let Some(until) = self.prefetches.get(&slot).map(|ahead| ahead.until).filter(|&until| until > now) {
             self.hold(slot, Awaits::Until(until));
             self.wakes.push(until);
             return Seek::Hold;
@@ -312,7 +326,10 @@ impl KvLoads {
     /// Books that a request was admitted after [`Self::seek`], `device_hits` blocks being on the device; the first
     /// time (`first`) it is counted.
     pub(super) fn admitted(&mut self, slot: Slot, hashes: &[BlockHash], device_hits: u32, first: bool) {
-        self.prefetches.remove(&slot);
+        if let Some(ahead) = self.prefetches.remove(&slot) {
+            self.prefetched_blocks -= ahead.keys.len() as u64;
+            self.hierarchy.let_go(&ahead.keys);
+        }
         self.hierarchy.touch(hashes);
         let from = device_hits as usize;
         let count = self.found.tiers.len();

@@ -4,6 +4,7 @@
 
 mod colocated;
 mod hangs;
+mod kv_tiers;
 mod private_content;
 mod routing;
 mod scheduler_laws;

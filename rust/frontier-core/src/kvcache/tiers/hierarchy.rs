@@ -390,7 +390,8 @@ impl Hierarchy {
     }
 
     /// Reads the leading blocks of `hashes` that lower tiers have, and the host has not, into the host, if there
-    /// are `at_least` of them. Blocks arrive one by one. Returns when the last one has, `None` without a transfer.
+    /// are `at_least` of them. Blocks arrive one by one, and stay until [`Self::let_go`]. Returns when the last one has
+    /// arrived and which they are, `None` without a transfer.
     ///
     /// # Errors
     /// [`SimError::ClockOverflow`].
@@ -398,7 +399,7 @@ impl Hierarchy {
         &mut self,
         hashes: &[BlockHash],
         at_least: u64,
-    ) -> Result<Option<(SimTime, u64)>, SimError> {
+    ) -> Result<Option<(SimTime, Vec<u64>)>, SimError> {
         let mut wanted: Vec<Vec<u64>> = vec![Vec::new(); self.levels.len()];
         let mut count = 0;
         for hash in hashes {
@@ -415,7 +416,7 @@ impl Hierarchy {
         if count == 0 || count < at_least {
             return Ok(None);
         }
-        let (mut last, mut fetched) = (self.now, 0);
+        let (mut last, mut fetched) = (self.now, Vec::new());
         for (tier, keys) in wanted.iter().enumerate().filter(|(_, keys)| !keys.is_empty()) {
             let (kept, victims) = self.take_in(HOST, keys);
             self.write_back(HOST, &victims)?;
@@ -424,12 +425,23 @@ impl Hierarchy {
             }
             let transfer = self.fetch(tier, &kept)?;
             for (at, &key) in kept.iter().enumerate() {
-                self.levels[HOST].pool.arrives(key, transfer.until(at as u64 + 1, kept.len() as u64));
+                let host = &mut self.levels[HOST].pool;
+                host.arrives(key, transfer.until(at as u64 + 1, kept.len() as u64));
+                host.pin(key);
             }
             last = last.max(transfer.end);
-            fetched += kept.len() as u64;
+            fetched.extend(kept);
         }
-        Ok((fetched > 0).then_some((last, fetched)))
+        self.num_pins += fetched.len() as u64;
+        Ok((!fetched.is_empty()).then_some((last, fetched)))
+    }
+
+    /// Lets go of blocks of the host that a prefetch kept there.
+    pub fn let_go(&mut self, keys: &[u64]) {
+        for &key in keys {
+            self.levels[HOST].pool.unpin(key);
+        }
+        self.num_pins -= keys.len() as u64;
     }
 
     /// Returns what each tier did. A shared pool counts for all replicas; its links for this one.
