@@ -27,7 +27,9 @@ from frontier.cli.options import json_option
 @click.option(
     "--block-size", metavar="TOKENS", type=int, help="Tokens per block; left out, the trace's, or 16."
 )
-@click.option("--ttl", metavar="TIME", default="10min", show_default=True, help="Time to live for policy ttl.")
+@click.option(
+    "--ttl", metavar="TIME", default="10min", show_default=True, help="Time to live for policy ttl."
+)
 @json_option
 def kv_cache(
     trace: str,

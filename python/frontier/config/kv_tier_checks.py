@@ -57,7 +57,9 @@ def kv_tier_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue]:
         return issues
     kinds = tuple(tier.tier for tier in tiers.tiers)
     if kinds != tuple(kind for kind in _KINDS if kind in kinds) or kinds[0] != "host":
-        message = f"was {', '.join(kinds)}, must be host, then disk, then remote, each once, the host at least"
+        message = (
+            f"was {', '.join(kinds)}, must be host, then disk, then remote, each once, the host at least"
+        )
         report("kv_tiers.tiers", list(kinds), message)
     for index, tier in enumerate(tiers.tiers):
         issues += _tier_issues(tier, f"engine.kv_tiers.tiers.{index}")
@@ -185,9 +187,7 @@ def resolve_kv_tiers(
         path = f"engine.kv_tiers.tiers.{index}"
         found = tier_facts(tier, path, gpu=gpu, memory=memory, ranks=ranks, replicas=replicas)
         if isinstance(found, Issue):
-            issues.append(
-                Issue("engine.kv_offloading_size", found.value, found.message) if single else found
-            )
+            issues.append(Issue("engine.kv_offloading_size", found.value, found.message) if single else found)
         else:
             facts.append(found.to_plan())
     moves = tiers.effective()
@@ -201,9 +201,7 @@ def resolve_kv_tiers(
                 f" {memory.num_gpu_blocks:,} with a prefetch, which reads into what exceeds them"
             )
             field = "capacity" if tiers.tiers[0].capacity is not None else "device_ratio"
-            issues.append(
-                Issue(f"engine.kv_tiers.tiers.0.{field}", getattr(tiers.tiers[0], field), message)
-            )
+            issues.append(Issue(f"engine.kv_tiers.tiers.0.{field}", getattr(tiers.tiers[0], field), message))
     per_ki = None if prefetch is None else prefetch.timeout_per_ki_token
     plan = {
         "tiers": facts,

@@ -54,9 +54,8 @@ impl BlockLookups {
         };
         let counts: Vec<HitCounts> = py.detach(evaluate).map_err(|error| to_python(py, &error))?;
         let table = PyDict::new(py);
-        let column = |value: fn(&HitCounts) -> u64| {
-            counts.iter().map(value).collect::<Vec<u64>>().into_pyarray(py)
-        };
+        let column =
+            |value: fn(&HitCounts) -> u64| counts.iter().map(value).collect::<Vec<u64>>().into_pyarray(py);
         table.set_item("lookups", column(|count| count.lookups))?;
         table.set_item("block_hits", column(|count| count.block_hits))?;
         table.set_item("prefix_hits", column(|count| count.prefix_hits))?;

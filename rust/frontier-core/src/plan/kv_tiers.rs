@@ -128,7 +128,10 @@ impl KvTiersSpec {
             Err(SimError::Plan { path: format!("kv_tiers{field}"), message })
         };
         if !enable_prefix_caching {
-            return refuse(String::new(), "needs scheduler.enable_prefix_caching: blocks have no hashes".into());
+            return refuse(
+                String::new(),
+                "needs scheduler.enable_prefix_caching: blocks have no hashes".into(),
+            );
         }
         if self.num_layers == 0 {
             return refuse(".num_layers".into(), "was 0, must be at least 1".into());
@@ -136,7 +139,10 @@ impl KvTiersSpec {
         let kinds: Vec<TierKind> = self.tiers.iter().map(|tier| tier.kind).collect();
         let in_order = kinds.windows(2).all(|pair| pair[0] < pair[1]);
         if kinds.first() != Some(&TierKind::Host) || !in_order {
-            return refuse(".tiers".into(), "must be host, disk, remote in this order, the host at least".into());
+            return refuse(
+                ".tiers".into(),
+                "must be host, disk, remote in this order, the host at least".into(),
+            );
         }
         for (at, tier) in self.tiers.iter().enumerate() {
             for (field, value) in [

@@ -177,12 +177,7 @@ impl KvLoads {
         }
     }
 
-    fn prefetch(
-        &mut self,
-        slot: Slot,
-        hashes: &[BlockHash],
-        prefetch: PrefetchSpec,
-    ) -> Result<(), SimError> {
+    fn prefetch(&mut self, slot: Slot, hashes: &[BlockHash], prefetch: PrefetchSpec) -> Result<(), SimError> {
         let now = self.hierarchy.now();
         if self.prefetched_blocks >= prefetch.max_blocks {
             return Ok(());
@@ -292,7 +287,8 @@ impl KvLoads {
     ) -> Seek {
         let now = self.hierarchy.now();
         let in_step = self.spec.load == LoadMode::Layerwise;
-        if let Some(until) = self.prefetches.get(&slot).map(|ahead| ahead.until).filter(|&until| until > now) {
+        if let Some(until) = self.prefetches.get(&slot).map(|ahead| ahead.until).filter(|&until| until > now)
+        {
             self.hold(slot, Awaits::Until(until));
             self.wakes.push(until);
             return Seek::Hold;

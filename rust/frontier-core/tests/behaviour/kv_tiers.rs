@@ -220,7 +220,8 @@ fn what_nobody_could_load_is_refused() {
 }
 
 fn counted(totals: &[KvTierTotals]) -> bool {
-    let chained = totals.windows(2).all(|pair| pair[1].lookup_blocks == pair[0].lookup_blocks - pair[0].hit_blocks);
+    let chained =
+        totals.windows(2).all(|pair| pair[1].lookup_blocks == pair[0].lookup_blocks - pair[0].hit_blocks);
     chained && totals.iter().all(|tier| tier.hit_blocks <= tier.lookup_blocks)
 }
 

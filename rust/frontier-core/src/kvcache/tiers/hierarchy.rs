@@ -230,11 +230,7 @@ impl Hierarchy {
     ///
     /// # Errors
     /// [`SimError::ClockOverflow`].
-    pub fn store(
-        &mut self,
-        hashes: &[BlockHash],
-        earliest: SimTime,
-    ) -> Result<Option<SimTime>, SimError> {
+    pub fn store(&mut self, hashes: &[BlockHash], earliest: SimTime) -> Result<Option<SimTime>, SimError> {
         let (mut stored, mut victims) = (Vec::new(), Vec::new());
         let host = &mut self.levels[HOST].pool;
         for hash in hashes {

@@ -51,8 +51,7 @@ pub fn block_lookups(trace: &TraceColumns, block_size: u32) -> Result<Lookups, S
                 message: format!("was {block_size}, must be at least 1 and leave prompts within 32 bits"),
             });
         };
-        let whole =
-            [Segment { stream: UNIQUE_STREAM_BASE + row as u64, start: 0, len: facts.prompt_tokens }];
+        let whole = [Segment { stream: UNIQUE_STREAM_BASE + row as u64, start: 0, len: facts.prompt_tokens }];
         let segments = trace.segments(row);
         let prompt = if segments.is_empty() { &whole[..] } else { segments };
         hasher.clear();
