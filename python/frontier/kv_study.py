@@ -1,7 +1,8 @@
 """How much a prefix cache of each size and policy would find in a trace: no engine, no time but the trace's.
 
-A request looks up the leading run of its prompt's blocks; then all its blocks are used, the last one first, as vLLM
-frees and touches them. A last, partial block counts like a full one: it is found where a prompt ends in the same way.
+A request looks up the leading run of its prompt's blocks; then all its blocks are used, the last one first,
+as vLLM frees and touches them. A last, partial block counts like a full one: it is found where a prompt ends
+in the same way.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from frontier.workloads import LoadedTrace
 
 POLICIES: Final = ("lru", "lfu", "arc", "ttl", "belady")
-"""LRU, LFU, ARC (Megiddo and Modha 2003), time to live, and Belady's oracle, which knows the future and has the most
-hits of all that take in every block they miss (counted block by block)."""
+"""LRU, LFU, ARC (Megiddo and Modha 2003), time to live, and Belady's oracle, which knows the future and has
+the most hits of all that take in every block they miss (counted block by block)."""
 
 DEFAULT_TTL_NS: Final = 600_000_000_000
 DEFAULT_BLOCK_SIZE: Final = 16
@@ -103,8 +104,8 @@ def hit_curve(
 
     Args:
         trace: as `frontier.workloads.load_trace` returns it.
-        capacities: sizes in blocks; left out, eight from a thousandth of the distinct blocks to all of them, where
-            nothing is ever dropped.
+        capacities: sizes in blocks; left out, eight from a thousandth of the distinct blocks to all of them,
+        where nothing is ever dropped.
         policies: of `POLICIES`.
         block_size: tokens per block; left out, that of the trace's block hashes, else 16.
         ttl_ns: for policy `ttl`, time since its last use after which a block is gone.

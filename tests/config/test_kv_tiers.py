@@ -164,9 +164,11 @@ def test_results_tell_hits_and_bytes_by_tier(base: Scenario) -> None:
     assert (device.tier, host.tier) == ("device", "host")
     assert host.lookup_blocks == device.lookup_blocks - device.hit_blocks
     # Preempted requests load as well, and are not counted again.
-    assert host.read_bytes % 2**21 == 0 and host.read_bytes >= host.hit_blocks * 2**21
+    assert host.read_bytes % 2**21 == 0
+    assert host.read_bytes >= host.hit_blocks * 2**21
     assert host.written_bytes == host.inserted_blocks * 2**21
-    assert host.hit_rate is not None and host.hit_rate > 0.1
+    assert host.hit_rate is not None
+    assert host.hit_rate > 0.1
     assert result.summary().ttft_attribution_s["kv_load"] > 0
     hits = (device.hit_blocks + host.hit_blocks) * 16
     assert result.totals["prefix_hit_tokens"] in range(hits - 100, hits + 1)

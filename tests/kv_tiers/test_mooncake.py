@@ -1,4 +1,4 @@
-"""Prefix hits in the Mooncake conversation trace: the published figure, caches of every size, whole simulations."""
+"""Prefix hits in the Mooncake conversation trace: as published, in caches of every size, in whole runs."""
 
 import json
 from collections import OrderedDict

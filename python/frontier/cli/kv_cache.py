@@ -33,6 +33,7 @@ from frontier.cli.options import json_option
 @json_option
 def kv_cache(
     trace: str,
+    *,
     policies: tuple[str, ...],
     capacities: tuple[str, ...],
     block_size: int | None,
@@ -41,8 +42,8 @@ def kv_cache(
 ) -> None:
     """Replay the prompts of TRACE, a file or a built-in trace, through prefix caches.
 
-    Each request looks up the blocks of its prompt; what counts is the leading run that is found. No engine runs: the
-    figures are what a cache of this size could give at most under the policy.
+    Each request looks up the blocks of its prompt; what counts is the leading run that is found. No engine
+    runs: the figures are what a cache of this size could give at most under the policy.
     """
     from frontier import kv_study, units  # noqa: PLC0415
     from frontier.errors import ConfigError, Issue  # noqa: PLC0415

@@ -129,8 +129,8 @@ class Engine(Section):
     async_scheduling: Flag = True
     """Schedule the next step while the present one runs."""
     kv_offloading_size: OffloadingSize | None = None
-    """Host memory for KV blocks, of all ranks together, as vLLM's OffloadingConnector uses it; a bare number is GiB.
-    Short for a host tier of this capacity in `kv_tiers`."""
+    """Host memory for KV blocks, of all ranks together, as vLLM's OffloadingConnector uses it; a bare number
+    is GiB. Short for a host tier of this capacity in `kv_tiers`."""
     kv_tiers: KvTiers | None = None
     """Tiers of KV below the device."""
     cpu_overhead: CpuOverhead | None = None

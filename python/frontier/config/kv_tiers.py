@@ -1,8 +1,8 @@
 """Tiers of KV below the device: host memory, local disk, a remote pool, and how blocks move between them.
 
-Everything passes through the host, as in both engines: in vLLM's `TieringOffloadingSpec` only the CPU tier has
-access to the GPU (docs of 0.27, "KV Offloading Usage Guide"), and SGLang's HiCache reads its storage into host
-memory. What is left out follows `rules`:
+Everything passes through the host, as in both engines: in vLLM's `TieringOffloadingSpec` only the CPU tier
+has access to the GPU (docs of 0.27, "KV Offloading Usage Guide"), and SGLang's HiCache reads its storage
+into host memory. What is left out follows `rules`:
 
 | | `vllm`: OffloadingConnector | `sglang`: HiCache 0.5 |
 |---|---|---|
@@ -110,15 +110,17 @@ class KvTier(Section):
     ) = None
     """Its size in place of `capacity`: blocks per block of the device (SGLang's `hicache_ratio`)."""
     read_bandwidth: Bandwidth | None = None
-    """Towards the device; of host and remote pool per GPU, of the disk per replica. Left out, of the host: the GPU's
-    PCIe bandwidth, of the remote pool: its network's, both times the GPU's link efficiency; of the disk: 6.5 GB/s."""
+    """Towards the device; of host and remote pool per GPU, of the disk per replica. Left out, of the host:
+    the GPU's PCIe bandwidth, of the remote pool: its network's, both times the GPU's link efficiency; of the
+    disk: 6.5 GB/s."""
     write_bandwidth: Bandwidth | None = None
     """Into the tier, as above; of the disk 3.5 GB/s."""
     latency: Duration | None = None
-    """Before the first byte of a transfer; left out, that of the GPU's PCIe or network link, of the disk 100 us."""
+    """Before the first byte of a transfer; left out, that of the GPU's PCIe or network link, of the disk 100
+    us."""
     eviction: Literal["lru", "lfu", "arc", "ttl"] = "lru"
-    """Which blocks leave a full tier: the least recently or least often used, those that ARC (Megiddo and Modha 2003)
-    chooses, or those not used for `ttl`."""
+    """Which blocks leave a full tier: the least recently or least often used, those that ARC (Megiddo and
+    Modha 2003) chooses, or those not used for `ttl`."""
     ttl: PositiveDuration | None = None
     """Time since its last use after which a block is gone, with eviction ttl; left out, 10 min."""
     shared: Flag = False
@@ -139,8 +141,8 @@ class Prefetch(Section):
     """Reading from disk or remote pool into the host when a request arrives."""
 
     policy: Literal["best_effort", "wait_complete", "timeout"] = "best_effort"
-    """What admission does before it is done: use what has arrived (the rest goes on to the host), wait, or wait until
-    a time-out."""
+    """What admission does before it is done: use what has arrived (the rest goes on to the host), wait, or
+    wait until a time-out."""
     min_tokens: Tokens = SGLANG_PREFETCH_TOKENS
     """Fewest tokens worth reading ahead."""
     timeout: Duration | None = None
@@ -167,11 +169,11 @@ class KvTiers(Section):
     rules: Literal["vllm", "sglang"] = "vllm"
     """Whose defaults the fields below follow where they are left out."""
     write_policy: Literal["write_through", "write_through_selective", "write_back"] | None = None
-    """When blocks are copied to the tiers: every full block in the step after its own; those used twice; or when the
-    device needs the block for something else."""
+    """When blocks are copied to the tiers: every full block in the step after its own; those used twice; or
+    when the device needs the block for something else."""
     load: Literal["async", "layerwise"] | None = None
-    """How blocks come back: the request is put aside and a later step goes on with it (vLLM), or its step loads them
-    layer by layer (SGLang)."""
+    """How blocks come back: the request is put aside and a later step goes on with it (vLLM), or its step
+    loads them layer by layer (SGLang)."""
     min_load: TokensOrZero | None = None
     """Fewest tokens worth a load."""
     prefetch: Prefetch | None = None

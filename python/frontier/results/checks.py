@@ -6,6 +6,8 @@ figures from columns that contradict each other are worth nothing.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,7 @@ from frontier.results.columns import (
     REJECTED,
     STATUSES,
     TIMELINE_COUNTERS,
+    UNFINISHED,
     Columns,
     Ints,
 )
@@ -197,11 +200,19 @@ def check_kv_tiers(columns: Columns) -> None:
             raise InvariantError(
                 f"kv_tiers: {tier.tier} has {tier.hit_blocks} hits of {tier.lookup_blocks} look-ups"
             )
-    for faster, slower in zip(tiers, tiers[1:], strict=False):
-        missed = faster.lookup_blocks - faster.hit_blocks
-        if slower.lookup_blocks != missed:
+    for faster, slower in itertools.pairwise(tiers):
+        lacked = faster.lookup_blocks - faster.hit_blocks
+        if slower.lookup_blocks != lacked:
             raise InvariantError(
-                f"kv_tiers: {slower.tier} was asked for {slower.lookup_blocks} blocks, {faster.tier} lacked {missed}"
+                f"kv_tiers: {slower.tier} was asked for {slower.lookup_blocks} blocks, "
+                f"{faster.tier} lacked {lacked}"
+            )
+    if tiers and not bool((columns.requests["status"] == UNFINISHED).any()):
+        # Of a prompt that was loaded as a whole, one token is computed again.
+        surplus = sum(tier.hit_tokens for tier in tiers) - columns.totals["prefix_hit_tokens"]
+        if not 0 <= surplus <= len(columns.requests["status"]):
+            raise InvariantError(
+                f"kv_tiers: hits are {surplus} tokens more than totals.prefix_hit_tokens says"
             )
 
 

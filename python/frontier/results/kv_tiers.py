@@ -17,8 +17,8 @@ class KvTier:
         tier: "device", "host", "disk" or "remote".
         lookup_blocks: full prompt blocks asked for that no faster tier had, over first admissions.
         hit_blocks: those of them that were found here and used.
-        hit_tokens: the same in tokens. With asynchronous loads one token of a prompt that was found as a whole is
-            computed again.
+        hit_tokens: the same in tokens. With asynchronous loads one token of a prompt that was found as a
+            whole is computed again.
         read_bytes: bytes read from the tier, per link: of one rank where every rank has its own.
         written_bytes: bytes written to it, per link.
         read_busy_ns: time in which the link from it was taken, summed over replicas.

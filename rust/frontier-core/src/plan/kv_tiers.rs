@@ -68,7 +68,7 @@ pub enum WritePolicy {
 pub enum LoadMode {
     /// The request is put aside with its blocks allocated, and a step after the load goes on with it (vLLM).
     Async,
-    /// The request is admitted at once; its step loads layer by layer, each before it is computed (SGLang).
+    /// The request is admitted at once; its step loads layer by layer, each before it is computed (`SGLang`).
     Layerwise,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! With `load: async` it follows the scheduler's side of vLLM's `OffloadingConnector`: blocks on the device are hit
 //! first, the tiers continue from there; the request gets blocks for all of it, is put aside, and a step after the
-//! load goes on with it. With `load: layerwise` it follows SGLang's `HiRadixCache`: the request is admitted at once
+//! load goes on with it. With `load: layerwise` it follows `SGLang`'s `HiRadixCache`: the request is admitted at once
 //! and its step loads what the host has, layer by layer.
 
 use rustc_hash::FxHashMap;

@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use crate::support::{plan, run_with};
 
 const MS: u64 = 1_000_000;
+const MS_SIGNED: i64 = 1_000_000;
 
 /// Requests (arrival in ms, stream, prompt tokens, output tokens); prompts of one stream share their prefix.
 fn trace(requests: &[(i64, u64, u32, u32)]) -> Arc<TraceColumns> {
     let column = |value: fn(&(i64, u64, u32, u32)) -> u32| requests.iter().map(value).collect::<Vec<u32>>();
     let raw = RawTrace {
-        arrival_ns: requests.iter().map(|request| request.0 * MS as i64).collect(),
+        arrival_ns: requests.iter().map(|request| request.0 * MS_SIGNED).collect(),
         prompt_tokens: column(|request| request.2),
         output_tokens: column(|request| request.3),
         segments: Some(RawSegments {
