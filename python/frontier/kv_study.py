@@ -115,7 +115,7 @@ def hit_curve(
     """
     from frontier import _frontier  # noqa: PLC0415 - keeps imports light
 
-    size = block_size or block_size_of(trace)
+    size = block_size_of(trace) if block_size is None else block_size
     names = tuple(policies)
     _check(capacities, names, size, ttl_ns)
     lookups = _frontier.BlockLookups(trace.to_trace(), size)

@@ -16,7 +16,18 @@ from frontier.results.metrics import LATENCIES
 _COLOURS = dict(
     zip(
         ATTRIBUTION_CAUSES,
-        ("#E69F00", "#0072B2", "#56B4E9", "#009E73", "#7FC8A9", "#F0E442", "#D55E00", "#CC79A7", "#999999"),
+        (
+            "#E69F00",
+            "#0072B2",
+            "#56B4E9",
+            "#009E73",
+            "#7FC8A9",
+            "#F0E442",
+            "#D55E00",
+            "#CC79A7",
+            "#999999",
+            "#555555",
+        ),
         strict=True,
     )
 )

@@ -3,7 +3,7 @@
 use super::EngineCore;
 use crate::error::SimError;
 use crate::fidelity::StepTime;
-use crate::kvcache::tiers::{TierCounters, TierPool};
+use crate::kvcache::tiers::{TierCounters, TierPool, Transfer};
 use crate::metrics::{Activity, Recorder};
 use crate::plan::KvTiersSpec;
 use crate::scheduler::{KvLoads, KvStep};
@@ -75,21 +75,54 @@ impl EngineCore {
         }
     }
 
-    /// Returns by how much moving KV delays the end of a step that could start at `start` and takes `time`.
-    ///
-    /// First the step waits until the blocks that it overwrites are copied. Then, of `L` equal layers, layer `i` is
-    /// computed when it is loaded and the layer before is done. With the first layer loaded at `l1`, the last at
-    /// `lL` and a computation of `G` from `s` on, the last layer is done at `max(s + G, l1 + G, lL + G / L)`: layers
-    /// of equal size load and compute at equal paces, so that only the slower pace and its ends matter.
+    /// Returns by how much moving KV delays the end of a step that could start at `start` and takes `time`: it waits
+    /// until the blocks that it overwrites are copied, and each of its layers until that layer is loaded.
     pub(super) fn kv_delay(&self, kv: &KvStep, start: SimTime, time: &StepTime) -> SimDuration {
         let stall = kv.not_before.since(start).0;
-        let Some(load) = kv.load else { return SimDuration(stall) };
+        let Some(load) = &kv.load else { return SimDuration(stall) };
         let layers = self.scheduler.kv_loads().map_or(1, |loads| u64::from(loads.num_layers()));
         let compute = (time.total - time.cpu_exposed).0;
         let begin = start.0 + stall + time.cpu_exposed.0;
-        let first = load.until(1, layers).0 + compute;
-        let last = load.end.0 + compute.div_ceil(layers);
-        let end = first.max(last).max(begin + compute);
+        let end = layerwise_end(begin, compute, load, layers);
         SimDuration(stall + end - (begin + compute))
+    }
+}
+
+/// Returns when a computation of `compute` ns over `layers` equal layers is done, which may begin at `begin` and
+/// computes each layer when the one before is computed and it is loaded.
+///
+/// With layer `i` of `L` loaded at `l(i)`, which rises evenly, layer `L` is done at the latest of `begin + compute`
+/// and `l(i) + (L - i + 1) / L * compute`; the latter is linear in `i`, so that its ends decide.
+fn layerwise_end(begin: u64, compute: u64, load: &Transfer, layers: u64) -> u64 {
+    let first = load.until(1, layers).0 + compute;
+    let last = load.end.0 + compute.div_ceil(layers);
+    first.max(last).max(begin + compute)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn prop_layers_one_by_one_end_at_the_same_time(
+            begin in 0_u64..500,
+            load_begin in 0_u64..500,
+            load_per_layer in 0_u64..60,
+            compute_per_layer in 0_u64..60,
+            layers in 1_u64..20,
+        ) {
+            let load = Transfer {
+                begin: SimTime(load_begin),
+                end: SimTime(load_begin + layers * load_per_layer),
+            };
+            let mut done = begin;
+            for layer in 1..=layers {
+                done = done.max(load_begin + layer * load_per_layer) + compute_per_layer;
+            }
+            prop_assert_eq!(layerwise_end(begin, layers * compute_per_layer, &load, layers), done);
+        }
     }
 }
