@@ -36,7 +36,7 @@ def test_takes_sizes_and_policies(cli, trace):
     document = json.loads(result.stdout)
     assert [point["policy"] for point in document["points"]] == ["lru", "ttl"]
     lru, ttl = document["points"]
-    # The last look-up finds 1 and 2: what is used last is dropped last, and a request uses its first block last.
+    # The last look-up finds 1 and 2: a request uses its first block last, and what is used last leaves last.
     assert (lru["hit_blocks"], lru["lookup_blocks"], lru["capacity_blocks"]) == (4, 12, 5)
     assert ttl["hit_blocks"] == 0
 

@@ -277,9 +277,12 @@ impl EngineCore {
     fn form_batch(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> Result<InFlight, SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
-        self.begin_kv_step(now)?;
+        let has_tiers = self.scheduler.kv_loads().is_some();
+        if has_tiers {
+            self.begin_kv_step(now)?;
+        }
         self.scheduler.schedule(&mut batch.output);
-        let kv = self.end_kv_step(context.recorder)?;
+        let kv = if has_tiers { self.end_kv_step(context.recorder)? } else { None };
         *context.work += batch.output.scheduled.len() as u64;
         // Blocks are taken here and only here, so no moment in between has more.
         self.counters.peak_used_blocks = self.counters.peak_used_blocks.max(self.used_blocks());

@@ -46,6 +46,7 @@ impl EngineCore {
         Ok(())
     }
 
+    #[inline(never)]
     pub(super) fn begin_kv_step(&mut self, now: SimTime) -> Result<(), SimError> {
         let device_free = self.device_free;
         match self.scheduler.kv_loads_mut() {
@@ -54,6 +55,7 @@ impl EngineCore {
         }
     }
 
+    #[inline(never)]
     pub(super) fn end_kv_step(&mut self, recorder: &mut Recorder) -> Result<Option<KvStep>, SimError> {
         let step = self.scheduler.end_kv_step(self.device_free)?;
         if step.is_some() {
@@ -77,6 +79,7 @@ impl EngineCore {
 
     /// Returns by how much moving KV delays the end of a step that could start at `start` and takes `time`: it waits
     /// until the blocks that it overwrites are copied, and each of its layers until that layer is loaded.
+    #[inline(never)]
     pub(super) fn kv_delay(&self, kv: &KvStep, start: SimTime, time: &StepTime) -> SimDuration {
         let stall = kv.not_before.since(start).0;
         let Some(load) = &kv.load else { return SimDuration(stall) };

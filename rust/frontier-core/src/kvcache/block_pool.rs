@@ -95,9 +95,14 @@ impl BlockPool {
 
     #[inline]
     fn note(&mut self, change: BlockChange) {
-        if let Some(changes) = &mut self.changes {
-            changes.push(change);
+        if self.changes.is_some() {
+            self.note_watched(change);
         }
+    }
+
+    #[cold]
+    fn note_watched(&mut self, change: BlockChange) {
+        self.changes.get_or_insert_default().push(change);
     }
 
     /// Returns the blocks that requests can use in total.
@@ -152,8 +157,8 @@ impl BlockPool {
             self.unlist(block.0);
         }
         self.blocks[block.index()].users += 1;
-        if let (Some(changes), Some(hash)) = (&mut self.changes, self.blocks[block.index()].hash) {
-            changes.push(BlockChange::Hit(block, hash));
+        if let Some(hash) = self.blocks[block.index()].hash {
+            self.note(BlockChange::Hit(block, hash));
         }
     }
 

@@ -4,6 +4,7 @@
 //! carry the moment from which they can be read and the moment until which they must stay.
 
 mod adaptive;
+mod counters;
 mod eviction;
 mod hierarchy;
 mod link;
@@ -13,8 +14,9 @@ mod study;
 #[cfg(test)]
 mod twins;
 
+pub use counters::TierCounters;
 pub use eviction::{Eviction, NEVER_USED_AGAIN, Residents};
-pub use hierarchy::{Found, Hierarchy, Read, TierCounters};
+pub use hierarchy::{Found, Hierarchy, Read};
 pub use link::{Link, Transfer};
 pub use pool::TierPool;
 pub use study::{HitCounts, Lookups, block_lookups, hit_curve};
