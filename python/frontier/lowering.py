@@ -109,6 +109,7 @@ def lower(scenario: Scenario) -> Lowered:
             resolved,
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
         ),
+        "kv_tiers": resolved.kv_tiers,
         "step_time": _step_time(scenario.engine, resolved, attached),
         "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
         "workload": _workload(scenario.workload),

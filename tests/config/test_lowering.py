@@ -40,6 +40,7 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
         "replication",
         "cluster",
         "scheduler",
+        "kv_tiers",
         "step_time",
         "frontend",
         "workload",

@@ -22,6 +22,7 @@ from frontier.config.fields import (
     parse_whole,
 )
 from frontier.config.frontend import Frontend
+from frontier.config.kv_tiers import KvTiers, OffloadingSize
 from frontier.config.sglang import SGLANG_VERSIONS, Sglang
 from frontier.config.speculative import Speculative
 from frontier.config.step_time import LearnedStepTime, StepTime
@@ -173,6 +174,11 @@ class Engine(Section):
     """Captured CUDA graphs; left out, the version's."""
     speculative: Speculative | None = None
     """Speculative decoding, if any."""
+    kv_offloading_size: OffloadingSize | None = None
+    """Host memory for KV blocks, of all ranks together, as vLLM's OffloadingConnector uses it; a bare number
+    is GiB. Short for a host tier of this capacity in `kv_tiers`."""
+    kv_tiers: KvTiers | None = None
+    """Tiers of KV below the device."""
     cpu_overhead: CpuOverhead | None = None
     """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with a linear step time."""
     frontend: Frontend | None = None

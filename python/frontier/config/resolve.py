@@ -13,6 +13,7 @@ from frontier.config import checks
 from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.cuda_graph import capture_size_issues, graph_capture
 from frontier.config.engine import Engine
+from frontier.config.kv_tier_checks import kv_tier_issues, resolve_kv_tiers
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
 from frontier.config.quantization import attends_in_fp8, quantized_model
 from frontier.config.resolve_sglang import examine_sglang
@@ -51,6 +52,7 @@ class Resolved:
         price_per_hour: US dollars per GPU and hour, None where no price is known.
         program: operators of one step on one rank; a layout of a scenario has no pipeline stages.
         warnings: what a reader of the results should know.
+        kv_tiers: the plan's `kv_tiers`, None without tiers below the device.
     """
 
     model: ModelSpec
@@ -68,6 +70,7 @@ class Resolved:
     price_per_hour: float | None
     program: tuple[Operator, ...]
     warnings: tuple[str, ...]
+    kv_tiers: dict[str, Any] | None = None
 
     @property
     def gpus_per_replica(self) -> int:
@@ -140,6 +143,7 @@ def examine(parts: Parts) -> Examined:
         if engine.name == "vllm":
             issues += version_issues(engine, parts.known)
             issues += speculative_issues(engine, parts.known)
+            issues += kv_tier_issues(engine, parts.known)
         if spec is not None and engine.name == "vllm":
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
             issues += draft_model_issues(engine, spec, parts.known)
@@ -177,7 +181,16 @@ def examine(parts: Parts) -> Examined:
     if issues or parts.broken:
         return Examined(issues)
     limits = replace(limits, max_model_len=max_model_len)
-    return Examined([], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program))
+    facts = _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, program=program)
+    kv_tiers, issues = resolve_kv_tiers(
+        engine,
+        spec=spec,
+        gpu=gpu,
+        memory=memory,
+        ranks=engine.tensor_parallel_size,
+        replicas=parts.cluster.replicas if parts.cluster is not None else 1,
+    )
+    return Examined(issues) if issues else Examined([], replace(facts, kv_tiers=kv_tiers))
 
 
 def _load_model(parts: Parts, issues: list[Issue]) -> ModelSpec | None:

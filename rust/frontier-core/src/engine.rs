@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 mod completion;
 mod core_loop;
 mod forming;
+mod kv_steps;
 mod pipeline;
 
 use pipeline::Pipeline;
@@ -164,9 +165,12 @@ impl EngineCore {
         self.scheduler.cached_prefix(segments, hashes)
     }
 
-    /// Adds a request to the waiting queue.
-    pub fn submit(&mut self, submission: &Submission<'_>) {
+    /// Adds a request to the waiting queue, `now`.
+    pub fn submit(&mut self, now: SimTime, submission: &Submission<'_>) {
         self.stalled = false;
+        if let Some(loads) = self.scheduler.kv_loads_mut() {
+            loads.set_now(now);
+        }
         if let Some(turns) = &mut self.sglang {
             turns.arrived = true;
         }

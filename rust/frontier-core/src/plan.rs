@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::error::SimError;
 
 pub mod frontend;
+pub mod kv_tiers;
 pub mod scheduler;
 pub mod sglang;
 pub mod speculative;
@@ -17,6 +18,7 @@ pub mod vllm_rules;
 pub mod workload;
 
 pub use frontend::FrontendSpec;
+pub use kv_tiers::KvTiersSpec;
 pub use scheduler::{Policy, SchedulerConfig, SchedulerSpec};
 pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
 pub use speculative::{AcceptanceSpec, DraftLengthSpec, DraftMethod, SpeculativeSpec};
@@ -41,6 +43,8 @@ pub struct Plan {
     pub cluster: ClusterSpec,
     /// The engine's scheduler, equal on all replicas.
     pub scheduler: SchedulerSpec,
+    /// Tiers of KV blocks below the device, if any.
+    pub kv_tiers: Option<KvTiersSpec>,
     /// How long a step takes.
     pub step_time: StepTimeSpec,
     /// The API servers; `None`: requests reach the engine, and tokens the client, at once.
@@ -155,6 +159,9 @@ impl Plan {
         self.scheduler.check()?;
         if let Some(frontend) = &self.frontend {
             frontend.check()?;
+        }
+        if let Some(tiers) = &self.kv_tiers {
+            tiers.check(&self.scheduler)?;
         }
         self.step_time.check()
     }

@@ -4,12 +4,14 @@
 //! [`BatchScheduler`] is what an engine asks of any scheduler; [`Scheduler`] is the closed set of them.
 
 mod any;
+mod kv_loads;
 mod live;
 mod queue;
 mod sglang;
 mod vllm_v1;
 
 pub use any::Scheduler;
+pub use kv_loads::{KvLoads, KvStep, KvWait};
 pub use live::{LiveRequest, Status, Submission};
 pub use sglang::{EngineFailure, InFlightBatch, SglangScheduler};
 pub use vllm_v1::VllmScheduler;

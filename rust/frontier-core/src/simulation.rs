@@ -1,6 +1,10 @@
 //! A run: owns all state, and handles every event in one exhaustive `match`.
 
+mod kv_tiers;
+
 use std::sync::Arc;
+
+pub use kv_tiers::KvTierTotals;
 
 use crate::cluster::Router;
 use crate::engine::{EngineContext, EngineCore, Wake};
@@ -10,6 +14,7 @@ use crate::fidelity::{OperatorTrust, StepTimer};
 use crate::frontend::{Frontend, Output};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
+use crate::kvcache::tiers::TierPool;
 use crate::metrics::{Recorder, RejectReason};
 use crate::plan::{LimitSpec, Plan, SchedulerConfig, SchedulerSpec, SglangConfig};
 use crate::predictor::Predictor;
@@ -65,6 +70,8 @@ pub struct Totals {
     pub failure: Option<String>,
     /// What step times rest on, operator by operator, over all replicas.
     pub trust: Vec<OperatorTrust>,
+    /// What the tiers of KV did, over all replicas; the device first. Empty without tiers.
+    pub kv_tiers: Vec<KvTierTotals>,
 }
 
 /// A run in progress.
@@ -80,6 +87,8 @@ pub struct Simulation {
     frontend: Option<Frontend>,
     /// A `Schedule` event is pending for the replica.
     schedule_pending: Vec<bool>,
+    /// The pool that replicas share, kept here while none of them runs.
+    shared_kv_pool: Option<TierPool>,
     recorder: Recorder,
     sample_interval_ns: u64,
     sample_pending: bool,
@@ -139,6 +148,7 @@ impl Simulation {
                 .collect(),
             frontend: plan.frontend.clone().map(|spec| Frontend::new(spec, replicas)),
             schedule_pending: vec![false; replicas as usize],
+            shared_kv_pool: plan.kv_tiers.as_ref().and_then(kv_tiers::shared_pool),
             recorder: Recorder::new(replicas, &plan.output),
             sample_interval_ns: plan.output.timeline_interval_ns,
             sample_pending: false,
@@ -154,6 +164,11 @@ impl Simulation {
             scheduler,
             timer,
         };
+        if let Some(tiers) = &plan.kv_tiers {
+            for engine in &mut simulation.engines {
+                engine.attach_kv_tiers(tiers);
+            }
+        }
         simulation.issue_next_arrival()?;
         Ok(simulation)
     }
@@ -211,6 +226,9 @@ impl Simulation {
         for engine in &self.engines {
             engine.scheduler().check_integrity()?;
         }
+        if let Some(pool) = &self.shared_kv_pool {
+            pool.check_integrity(0)?;
+        }
         let now = self.last_fact;
         self.sample_all(now)?;
         self.recorder.close();
@@ -226,6 +244,7 @@ impl Simulation {
             step_time: self.timer.name(),
             failure: self.failure.map(|failure| failure.to_string()),
             trust: self.timer.trust(),
+            kv_tiers: kv_tiers::totals(&self.engines, self.shared_kv_pool.as_ref()),
         };
         for engine in &self.engines {
             let (steps, empty) = engine.num_steps();
@@ -244,6 +263,7 @@ impl Simulation {
         }
         match event {
             Event::StepEnd(replica) => self.on_step_end(now, replica),
+            Event::KvTransfer(replica) => self.on_kv_transfer(now, replica),
             Event::Arrival(request) => self.on_arrival(now, request),
             Event::Accept(request) => self.on_accept(now, request),
             Event::Submit(request) => {
@@ -323,16 +343,21 @@ impl Simulation {
     /// Hands a request to its engine; `segments` holds its prompt.
     fn submit(&mut self, now: SimTime, spec: &RequestSpec, replica: ReplicaId) -> Result<(), SimError> {
         let max_tokens = self.granted_output(spec);
-        self.engines[replica.index()].submit(&Submission {
-            id: spec.id,
-            arrival: spec.arrival,
-            priority: spec.priority,
-            tie_rank: spec.tie_rank,
-            prompt_tokens: spec.prompt_tokens,
-            max_tokens,
-            segments: &self.segments,
-            output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
-        });
+        self.swap_shared_kv_pool(replica);
+        self.engines[replica.index()].submit(
+            now,
+            &Submission {
+                id: spec.id,
+                arrival: spec.arrival,
+                priority: spec.priority,
+                tie_rank: spec.tie_rank,
+                prompt_tokens: spec.prompt_tokens,
+                max_tokens,
+                segments: &self.segments,
+                output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
+            },
+        );
+        self.swap_shared_kv_pool(replica);
         if self.engines[replica.index()].is_waiting() { Ok(()) } else { self.request_schedule(now, replica) }
     }
 
@@ -387,6 +412,7 @@ impl Simulation {
 
     fn on_schedule(&mut self, now: SimTime, replica: ReplicaId) -> Result<(), SimError> {
         self.schedule_pending[replica.index()] = false;
+        self.swap_shared_kv_pool(replica);
         let engine = &mut self.engines[replica.index()];
         let mut context = EngineContext {
             timer: &mut self.timer,
@@ -399,6 +425,8 @@ impl Simulation {
         if self.has_reached_its_steps(replica) {
             self.stopped = true;
         }
+        self.swap_shared_kv_pool(replica);
+        self.await_kv_transfers(replica)?;
         self.settle_ended(now, replica)?;
         match wake {
             Wake::At(time) => self.push(time, Event::StepEnd(replica)),

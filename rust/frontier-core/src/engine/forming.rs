@@ -4,7 +4,7 @@ use super::{EngineContext, EngineCore, InFlight};
 use crate::error::SimError;
 use crate::metrics::{Activity, HostMeter, Recorder, StepFacts, StepRow};
 use crate::scheduler::{Admission, BatchScheduler, Scheduled, SchedulerOutput};
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 
 impl EngineCore {
     /// Lets the scheduler form a batch, prices it, and records who is in it.
@@ -15,7 +15,12 @@ impl EngineCore {
     ) -> Result<InFlight, SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
+        let has_tiers = self.scheduler.kv_loads().is_some();
+        if has_tiers {
+            self.begin_kv_step(now)?;
+        }
         self.scheduler.schedule(now, &mut batch.output);
+        let kv = if has_tiers { self.end_kv_step(context.recorder)? } else { None };
         self.report_failure(now)?;
         *context.work += batch.output.scheduled.len() as u64;
         // Blocks are taken here and only here, so no moment in between has more.
@@ -29,13 +34,16 @@ impl EngineCore {
             batch.end = passage.end;
             passage.start
         } else {
-            let time = context.timer.step(&self.shape)?;
+            let mut time = context.timer.step(&self.shape)?;
+            let held_up = kv.map_or(SimDuration::ZERO, |kv| self.kv_delay(&kv, now, &time));
+            time.total.0 += held_up.0;
+            self.meter.kv_ns += held_up.0;
             let passage = self.pipeline.pass(now, &time, context.timer.stages_s())?;
             batch.end = passage.end;
             let cpu_ns = time.cpu_exposed.0.min(passage.advance.0);
             self.meter.cpu_ns += cpu_ns;
             if row.prefill_tokens > 0 {
-                self.meter.mixed_ns += passage.advance.0 - cpu_ns;
+                self.meter.mixed_ns += passage.advance.0 - cpu_ns - held_up.0;
             }
             row.padded_tokens = time.padded_tokens;
             row.graph = time.graph as u8;

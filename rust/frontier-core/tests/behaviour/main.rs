@@ -5,6 +5,7 @@
 mod colocated;
 mod hangs;
 mod kv_groups;
+mod kv_tiers;
 mod pipelines;
 mod private_content;
 mod routing;
