@@ -11,7 +11,7 @@ TESTS = Path(__file__).parent
 
 # The oracles and the golden archives are scripts as well as modules, so they import each other by bare name;
 # tests of many rooms need packs.
-sys.path[:0] = [str(TESTS / name) for name in ("oracle", "oracle/peers", "golden", "predictors")]
+sys.path[:0] = [str(TESTS / name) for name in ("oracle", "oracle/peers", "golden", "predictors", "kv_tiers")]
 
 hypothesis.settings.register_profile("frontier", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("frontier")

@@ -121,6 +121,7 @@ def lower(scenario: Scenario) -> Lowered:
             lower_policy(scenario.engine.scheduling_policy, scenario.objectives),
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
         ),
+        "kv_tiers": resolved.kv_tiers,
         "step_time": _step_time(scenario, resolved, attached),
         "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
         "workload": _workload(scenario.workload),

@@ -9,7 +9,7 @@ import pytest
 import frontier
 from frontier.cli.exits import EXIT_CODES
 
-COMMANDS = ("run", "check", "examples", "models", "gpus", "schema")
+COMMANDS = ("run", "check", "kv-cache", "examples", "models", "gpus", "schema")
 
 
 def test_help_lists_commands_in_sections_and_all_exit_codes(cli):

@@ -242,6 +242,37 @@ EFFECTS |= {
     "workload.trace.block_size": (HASHED, 16, 15),
 }
 
+HOST = {"tier": "host", "capacity": "100GiB"}
+TIERS = {"engine.kv_tiers": {"tiers": [HOST]}}
+READ_AHEAD = {"tier": "host", "device_ratio": 3}, {"tier": "remote", "capacity": "9TB"}
+PREFETCH = {
+    "engine.kv_tiers": {"tiers": list(READ_AHEAD), "rules": "sglang", "prefetch": {"policy": "timeout"}}
+}
+RATIO = {"engine.kv_tiers": {"tiers": [{"tier": "host", "device_ratio": 2}]}}
+TTL = {"engine.kv_tiers": {"tiers": [{**HOST, "eviction": "ttl"}]}}
+EFFECTS |= {
+    "engine.kv_offloading_size": ({}, 100, "200GiB"),
+    "engine.kv_tiers.tiers.capacity": (TIERS, "100GiB", "200GiB"),
+    "engine.kv_tiers.tiers.device_ratio": (RATIO, 2, 3),
+    "engine.kv_tiers.tiers.read_bandwidth": (TIERS, "20GB/s", "400Gbps"),
+    "engine.kv_tiers.tiers.write_bandwidth": (TIERS, None, "10GB/s"),
+    "engine.kv_tiers.tiers.latency": (TIERS, None, "1ms"),
+    "engine.kv_tiers.tiers.eviction": (TIERS, "lru", "arc"),
+    "engine.kv_tiers.tiers.ttl": (TTL, None, "1min"),
+    "engine.kv_tiers.rules": (TIERS, "vllm", "sglang"),
+    "engine.kv_tiers.write_policy": (TIERS, "write_through", "write_back"),
+    "engine.kv_tiers.load": (TIERS, "async", "layerwise"),
+    "engine.kv_tiers.min_load": (TIERS, 1, "1k"),
+    "engine.kv_tiers.prefetch.policy": (
+        {"engine.kv_tiers": {"tiers": list(READ_AHEAD), "rules": "sglang"}},
+        "best_effort",
+        "wait_complete",
+    ),
+    "engine.kv_tiers.prefetch.min_tokens": (PREFETCH, 256, 512),
+    "engine.kv_tiers.prefetch.timeout": (PREFETCH, None, "2s"),
+    "engine.kv_tiers.prefetch.timeout_per_ki_token": (PREFETCH, None, "1ms"),
+}
+
 DRAFT_MODEL = {
     "model": "qwen3-8b",
     "engine.speculative": {
@@ -333,6 +364,8 @@ STARTS: dict[str, Change] = {
     "engine.moe.all2all_backend": (EXPERTS, "allgather_reducescatter", "deepep_low_latency"),
     "engine.moe.expert_placement_strategy": (EXPERTS, "linear", "round_robin"),
     "engine.moe.enable_dbo": (EXPERTS, False, True),
+    "engine.kv_tiers.tiers.tier": (TIERS, "host", "disk"),
+    "engine.kv_tiers.tiers.shared": (TIERS, False, True),
     "workload.trace.format": (plain(), "plain", "azure"),
     "workload.trace.on_bad_row": (plain(columns={**COLUMNS, "output_tokens": "level"}), "skip", "error"),
     "workload.trace.on_unsorted": (plain(), "sort", "error"),
@@ -431,7 +464,7 @@ def test_two_values_differ(base: Scenario, file: str, path: str) -> None:
     context, *values = EFFECTS[path]
     outcomes = []
     for value in values:
-        change = {path.replace("segments.", "segments.0."): value}
+        change = {path.replace("segments.", "segments.0.").replace("tiers.tiers.", "tiers.tiers.0."): value}
         scenario = base.with_(filled({**context, **change}, file))
         outcomes.append(effects(lower(scenario), scenario))
     assert outcomes[0] != outcomes[1]
@@ -441,6 +474,7 @@ def test_two_values_differ(base: Scenario, file: str, path: str) -> None:
 def test_one_value_runs_and_the_other_is_an_error(base: Scenario, file: str, path: str) -> None:
     context, good, bad = STARTS[path]
     scenario = base.with_(filled(context, file))
+    path = path.replace("tiers.tiers.", "tiers.tiers.0.")
     lower(scenario.with_({path: good}))
     with pytest.raises(FrontierError):
         lower(scenario.with_({path: bad}))

@@ -41,6 +41,7 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
         "cluster",
         "data_parallel",
         "scheduler",
+        "kv_tiers",
         "step_time",
         "frontend",
         "workload",

@@ -1,6 +1,7 @@
 """Each conservation law, broken one at a time."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from fifo import MS, Ask, S, facts, fifo
 
 from frontier.errors import InvariantError
 from frontier.results import Result
+from frontier.results.kv_tiers import KvTier
 
 Raw = dict[str, Any]
 
@@ -188,3 +190,38 @@ def test_columns_cannot_be_changed() -> None:
         for values in table.values():
             with pytest.raises(ValueError, match="read-only"):
                 values[0] = 1
+
+
+def tiers(device: tuple[int, int], host: tuple[int, int]) -> list[dict[str, Any]]:
+    """Return tiers with these look-ups and hits, of blocks of 16 tokens."""
+    names = [each.name for each in fields(KvTier) if each.name != "tier"]
+    rows = []
+    for tier, (lookups, hits) in (("device", device), ("host", host)):
+        known = {"lookup_blocks": lookups, "hit_blocks": hits, "hit_tokens": 16 * hits}
+        rows.append({"tier": tier, **dict.fromkeys(names, 0), **known})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (tiers((5, 6), (0, 0)), "device has 6 hits of 5 look-ups"),
+        (tiers((5, 0), (4, 0)), "host was asked for 4 blocks, device lacked 5"),
+        ([{"tier": "host"}], "kv_tiers has the fields tier"),
+        ([{**tiers((5, 0), (5, 0))[0], "hit_blocks": -1}], "hit_blocks was -1, must be a count"),
+    ],
+)
+def test_tiers_of_kv_that_contradict_each_other_are_named(found: list[dict[str, Any]], message: str) -> None:
+    raw = a_run()
+    raw["kv_tiers"] = found
+    with pytest.raises(InvariantError, match=message):
+        Result(raw, facts())
+    raw["kv_tiers"] = tiers((5, 0), (5, 0))
+    assert [tier.hit_rate for tier in Result(raw, facts()).kv_tiers] == [0.0, 0.0]
+
+
+def test_hits_of_tiers_make_the_prefix_hits() -> None:
+    raw = fifo([Ask(0, 5)], replicas=1, stop_ns=None, interval_ns=S // 2)
+    raw["kv_tiers"] = tiers((5, 1), (4, 3))
+    with pytest.raises(InvariantError, match="hits are 64 tokens more"):
+        Result(raw, facts())

@@ -143,7 +143,7 @@ def flip(name: str) -> Callable[[Path], None]:
         (edit(lambda d: d.update(format="other")), "its format is not 'frontier-result'"),
         (
             edit(lambda d: d.update(schema_version=1)),
-            r"schema version 1, this version of frontier reads 3 \(it was",
+            r"schema version 1, this version of frontier reads 4 \(it was",
         ),
         (edit(lambda d: d.pop("totals")), "result.json is damaged: KeyError: 'totals'"),
         (edit(lambda d: d.update(replica_offsets="x")), "result.json is damaged: ValueError"),

@@ -1,4 +1,4 @@
-"""The command line: `frontier run`, `check`, `explain`, `examples`, `models`, `gpus`, `schema`, ...
+"""The command line: `frontier run`, `check`, `explain`, `kv-cache`, `examples`, `models`, `gpus`, ...
 
 Every command converts its options, calls the Python API and prints. Figures go to the standard output: as
 text, of 80 columns where it is no terminal, or with `--json` as one document. Errors and progress go to the
@@ -31,6 +31,7 @@ from frontier.cli.exits import EXIT_CODES
 from frontier.cli.explain import explain
 from frontier.cli.gpus import gpus
 from frontier.cli.group import Cli
+from frontier.cli.kv_cache import kv_cache
 from frontier.cli.models import models
 from frontier.cli.profile import profile
 from frontier.cli.run import run
@@ -54,7 +55,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 @click.group(
     cls=Cli,
     sections={
-        "Simulate": (run, check, explain, examples),
+        "Simulate": (run, check, explain, kv_cache, examples),
         "Look up": (models, gpus, schema),
         "Measure": (profile, train),
     },

@@ -20,7 +20,6 @@ UNMODELLED: dict[str, str] = {
     "cudagraph_capture_sizes": "sizes outside engine.cuda_graph (use engine.cuda_graph.capture_sizes)",
     "compilation_config": "compilation (CUDA graphs have settings of their own, engine.cuda_graph)",
     "kv_transfer_config": "KV transfer between engines",
-    "kv_offloading_size": "KV offloading",
     "cpu_offload_gb": "weight offloading",
     "enable_lora": "LoRA",
     "stream_interval": "output streaming intervals",

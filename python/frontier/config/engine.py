@@ -22,6 +22,7 @@ from frontier.config.fields import (
     parse_whole,
 )
 from frontier.config.frontend import Frontend
+from frontier.config.kv_tiers import KvTiers, OffloadingSize
 from frontier.config.moe import Moe
 from frontier.config.parallel import Parallelism
 from frontier.config.policy import FCFS, SchedulingPolicy
@@ -179,6 +180,11 @@ class Engine(Parallelism):
     """Captured CUDA graphs; left out, the version's."""
     speculative: Speculative | None = None
     """Speculative decoding, if any."""
+    kv_offloading_size: OffloadingSize | None = None
+    """Host memory for KV blocks, of all ranks together, as vLLM's OffloadingConnector uses it; a bare number
+    is GiB. Short for a host tier of this capacity in `kv_tiers`."""
+    kv_tiers: KvTiers | None = None
+    """Tiers of KV below the device."""
     moe: Moe | None = None
     """Routing, placement and exchange of experts; left out, typical loads of equal chances."""
     cpu_overhead: CpuOverhead | None = None

@@ -13,6 +13,7 @@ from frontier.config import checks
 from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.cuda_graph import capture_size_issues, graph_capture
 from frontier.config.engine import Engine
+from frontier.config.kv_tier_checks import kv_tier_issues, resolve_kv_tiers
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
 from frontier.config.moe import moe_issues, moe_model_issues
 from frontier.config.parallel import layout_of, parallel_issues, placement_issues, replica_gpus
@@ -56,6 +57,7 @@ class Resolved:
         price_per_hour: US dollars per GPU and hour, None where no price is known.
         stages: operators of one step on one rank of each pipeline stage.
         warnings: what a reader of the results should know.
+        kv_tiers: the plan's `kv_tiers`, None without tiers below the device.
     """
 
     model: ModelSpec
@@ -74,6 +76,7 @@ class Resolved:
     price_per_hour: float | None
     stages: tuple[tuple[Operator, ...], ...]
     warnings: tuple[str, ...]
+    kv_tiers: dict[str, Any] | None = None
 
     @property
     def program(self) -> tuple[Operator, ...]:
@@ -152,6 +155,7 @@ def examine(parts: Parts) -> Examined:
             issues += scheduler_issues(engine, parts.known)
             issues += policy_issues(engine, parts.objectives, parts.workload, parts.known)
             issues += speculative_issues(engine, parts.known)
+            issues += kv_tier_issues(engine, parts.known)
         if spec is not None and engine.name == "vllm":
             issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
             issues += draft_model_issues(engine, spec, parts.known)
@@ -193,9 +197,16 @@ def examine(parts: Parts) -> Examined:
     unfit = fit_issues(engine, max_model_len)
     if unfit:
         return Examined(unfit)
-    return Examined(
-        [], _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, layout=layout, stages=stages)
+    facts = _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, layout=layout, stages=stages)
+    kv_tiers, issues = resolve_kv_tiers(
+        engine,
+        spec=spec,
+        gpu=gpu,
+        memory=memory,
+        ranks=engine.tensor_parallel_size,
+        replicas=parts.cluster.replicas if parts.cluster is not None else 1,
     )
+    return Examined(issues) if issues else Examined([], replace(facts, kv_tiers=kv_tiers))
 
 
 def _load_model(parts: Parts, issues: list[Issue]) -> ModelSpec | None:

@@ -6,6 +6,8 @@ figures from columns that contradict each other are worth nothing.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,7 @@ from frontier.results.columns import (
     REJECTED,
     STATUSES,
     TIMELINE_COUNTERS,
+    UNFINISHED,
     Columns,
     Ints,
     client_stamps_ns,
@@ -190,6 +193,30 @@ def _check_blocks(columns: Columns, order: NDArray[np.intp], same: NDArray[np.bo
         raise InvariantError("timeline.used_block_ns grows faster than timeline.peak_used_blocks allows")
 
 
+def check_kv_tiers(columns: Columns) -> None:
+    """Check that each tier was asked for what the faster ones lacked, and that hits make the prefix hits."""
+    tiers = columns.kv_tiers
+    for tier in tiers:
+        if tier.hit_blocks > tier.lookup_blocks:
+            raise InvariantError(
+                f"kv_tiers: {tier.tier} has {tier.hit_blocks} hits of {tier.lookup_blocks} look-ups"
+            )
+    for faster, slower in itertools.pairwise(tiers):
+        lacked = faster.lookup_blocks - faster.hit_blocks
+        if slower.lookup_blocks != lacked:
+            raise InvariantError(
+                f"kv_tiers: {slower.tier} was asked for {slower.lookup_blocks} blocks, "
+                f"{faster.tier} lacked {lacked}"
+            )
+    if tiers and not bool((columns.requests["status"] == UNFINISHED).any()):
+        # Of a prompt that was loaded as a whole, one token is computed again.
+        surplus = sum(tier.hit_tokens for tier in tiers) - columns.totals["prefix_hit_tokens"]
+        if not 0 <= surplus <= len(columns.requests["status"]):
+            raise InvariantError(
+                f"kv_tiers: hits are {surplus} tokens more than totals.prefix_hit_tokens says"
+            )
+
+
 def check_prefix_hits(columns: Columns) -> None:
     """Check that prefix hits of the requests add up to the total and stay within the prompts."""
     requests, totals = columns.requests, columns.totals
@@ -238,6 +265,7 @@ def check_all(columns: Columns, max_model_len: int | None) -> None:
     check_timeline(columns)
     check_prefix_hits(columns)
     check_drafts(columns)
+    check_kv_tiers(columns)
 
 
 def _no_request(

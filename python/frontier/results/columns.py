@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontier.errors import InvariantError
+from frontier.results.kv_tiers import KvTier, kv_tiers_from_raw
 from frontier.results.trust import Trust
 
 Column = NDArray[Any]
@@ -43,6 +44,7 @@ ATTRIBUTION_CAUSES = (
     "preemption_redo",
     "cpu",
     "delivery",
+    "kv_load",
 )
 """Where the time of a request goes; `docs/metrics.md` defines each."""
 
@@ -143,6 +145,7 @@ class Columns:
     totals: Mapping[str, Any]
     trust: Trust
     decision_log: str | None
+    kv_tiers: tuple[KvTier, ...] = ()
 
     @property
     def data_parallel_size(self) -> int:
@@ -176,6 +179,7 @@ class Columns:
             totals=totals,
             trust=Trust.from_raw(_get(raw, "trust", "the raw result")),
             decision_log=raw.get("decision_log"),
+            kv_tiers=kv_tiers_from_raw(raw.get("kv_tiers", ())),
         )
 
 

@@ -15,6 +15,7 @@ from frontier.results.attribution import Attribution, attribute
 from frontier.results.checks import check_all
 from frontier.results.columns import FINISHED, Columns
 from frontier.results.facts import RunFacts
+from frontier.results.kv_tiers import KvTier
 from frontier.results.measure import measure
 from frontier.results.statistics import Sample
 from frontier.results.summary import Summary
@@ -93,6 +94,11 @@ class Result:
         Empty for linear step times, which know no operators; all unmeasured for a roofline.
         """
         return self.columns.trust
+
+    @property
+    def kv_tiers(self) -> tuple[KvTier, ...]:
+        """What the tiers of KV found and moved over the whole run, the device first; empty without tiers."""
+        return self.columns.kv_tiers
 
     @property
     def decision_log(self) -> str | None:

@@ -23,7 +23,7 @@ from frontier.results.columns import Columns, Table
 from frontier.results.facts import RunFacts
 
 FORMAT = "frontier-result"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 DOCUMENT = "result.json"
 DECISION_LOG = "decision_log.jsonl"
 TABLES = ("requests", "steps", "token_runs", "timeline")
@@ -115,6 +115,7 @@ def _write(folder: Path, columns: Columns, facts: RunFacts) -> None:
         "step_time": facts.step_time,
         "totals": dict(columns.totals),
         "trust": columns.trust.to_raw(),
+        "kv_tiers": [tier.to_raw() for tier in columns.kv_tiers],
         "replica_offsets": columns.replica_offsets.tolist(),
         "facts": facts.to_dict(),
         "files": files,
@@ -135,6 +136,7 @@ def load(path: Path) -> tuple[dict[str, Any], RunFacts]:
         raw: dict[str, Any] = {
             "totals": document["totals"],
             "trust": document["trust"],
+            "kv_tiers": document["kv_tiers"],
             "decision_log": None,
             **{name: _read_table(path, f"{name}.parquet", document["files"]) for name in TABLES},
         }

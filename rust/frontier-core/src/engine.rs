@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 mod completion;
 mod core_loop;
 mod forming;
+mod kv_steps;
 mod pipeline;
 
 use pipeline::Pipeline;
@@ -20,7 +21,7 @@ use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
 use crate::metrics::{HostMeter, Recorder, ReplicaSample};
 use crate::plan::{LimitSpec, SchedulerSpec};
-use crate::scheduler::{BatchScheduler, Scheduler, SchedulerOutput, StepOutcome, Submission};
+use crate::scheduler::{BatchScheduler, KvStep, Scheduler, SchedulerOutput, StepOutcome, Submission};
 use crate::time::SimTime;
 use crate::workload::Segment;
 use sglang_loop::SglangLoop;
@@ -104,6 +105,8 @@ pub struct EngineCore {
     /// What the real engine does wrong without stopping is an error.
     refuses_failures: bool,
     shape: BatchShape,
+    /// What moving KV does to the batch drafted last.
+    kv_step: Option<KvStep>,
     outcome: StepOutcome,
     spare: Vec<InFlight>,
 }
@@ -133,6 +136,7 @@ impl EngineCore {
             sglang: SglangLoop::new(scheduler, limits),
             refuses_failures: limits.refuse_oversized,
             shape,
+            kv_step: None,
             outcome: StepOutcome::default(),
             spare: Vec::new(),
         }
@@ -179,9 +183,12 @@ impl EngineCore {
         self.scheduler.cached_prefix(segments, hashes)
     }
 
-    /// Adds a request to the waiting queue.
-    pub fn submit(&mut self, submission: &Submission<'_>) {
+    /// Adds a request to the waiting queue, `now`.
+    pub fn submit(&mut self, now: SimTime, submission: &Submission<'_>) {
         self.stalled = false;
+        if let Some(loads) = self.scheduler.kv_loads_mut() {
+            loads.set_now(now);
+        }
         if let Some(turns) = &mut self.sglang {
             turns.arrived = true;
         }

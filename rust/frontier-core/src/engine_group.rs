@@ -218,7 +218,7 @@ impl LockStepGroup {
                 None
             } else {
                 engine.throttle_prefills(throttle);
-                Some(engine.draft(now, context.work)?)
+                Some(engine.draft(now, context.work, context.recorder)?)
             };
             match &draft {
                 Some((batch, row)) if batch.executes() => {

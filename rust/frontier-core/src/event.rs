@@ -7,6 +7,8 @@ use crate::ids::{ReplicaId, RequestId};
 pub enum Event {
     /// The step that a replica waits for is done.
     StepEnd(ReplicaId),
+    /// A transfer of KV that a replica's requests wait for is done.
+    KvTransfer(ReplicaId),
     /// A request reaches the cluster.
     Arrival(RequestId),
     /// A request reaches the API servers of its replica.
@@ -42,7 +44,7 @@ impl Event {
     #[inline]
     pub const fn phase(self) -> Phase {
         match self {
-            Self::StepEnd(_) | Self::Delivered(_) => Phase::Completion,
+            Self::StepEnd(_) | Self::KvTransfer(_) | Self::Delivered(_) => Phase::Completion,
             Self::Arrival(_) | Self::Accept(_) | Self::Submit(_) => Phase::Arrival,
             Self::Schedule(_) => Phase::Schedule,
             Self::Sample => Phase::Sample,

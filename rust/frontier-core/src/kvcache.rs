@@ -7,8 +7,9 @@ mod block_pool;
 mod former_tables;
 mod prefix;
 mod radix;
+pub mod tiers;
 
-pub use block_pool::BlockPool;
+pub use block_pool::{BlockChange, BlockPool};
 pub use former_tables::FormerTables;
 pub use prefix::{BlockHash, PrefixHasher};
 pub use radix::{NodeId, RadixTree};

@@ -11,6 +11,7 @@ use crate::error::SimError;
 pub mod baseline;
 pub mod data_parallel;
 pub mod frontend;
+pub mod kv_tiers;
 pub mod policy;
 pub mod scheduler;
 pub mod sglang;
@@ -21,6 +22,7 @@ pub mod workload;
 
 pub use data_parallel::{BalancerSpec, DataParallelSpec, LockStepSpec, RankScore};
 pub use frontend::FrontendSpec;
+pub use kv_tiers::KvTiersSpec;
 pub use policy::Policy;
 pub use scheduler::{SchedulerConfig, SchedulerSpec};
 pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
@@ -48,6 +50,8 @@ pub struct Plan {
     pub data_parallel: Option<DataParallelSpec>,
     /// The engine's scheduler, equal on all replicas and ranks.
     pub scheduler: SchedulerSpec,
+    /// Tiers of KV blocks below the device, if any.
+    pub kv_tiers: Option<KvTiersSpec>,
     /// How long a step takes.
     pub step_time: StepTimeSpec,
     /// The API servers; `None`: requests reach the engine, and tokens the client, at once.
@@ -165,6 +169,9 @@ impl Plan {
         self.scheduler.check()?;
         if let Some(frontend) = &self.frontend {
             frontend.check()?;
+        }
+        if let Some(tiers) = &self.kv_tiers {
+            tiers.check(&self.scheduler)?;
         }
         self.step_time.check()
     }

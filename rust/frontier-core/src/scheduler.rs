@@ -5,6 +5,7 @@
 
 mod any;
 mod baseline;
+mod kv_loads;
 mod live;
 mod policy;
 mod queue;
@@ -13,6 +14,7 @@ mod vllm_v1;
 
 pub use any::Scheduler;
 pub use baseline::Baseline;
+pub use kv_loads::{KvLoads, KvStep, KvWait};
 pub use live::{LiveRequest, Status, Submission};
 pub use policy::{Expression, ExpressionError, check_policy};
 pub use sglang::{EngineFailure, InFlightBatch, SglangScheduler};

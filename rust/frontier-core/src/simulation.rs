@@ -1,6 +1,10 @@
 //! A run: owns all state, and handles every event in one exhaustive `match`.
 
+mod kv_tiers;
+
 use std::sync::Arc;
+
+pub use kv_tiers::KvTierTotals;
 
 use crate::cluster::{DataParallelRanks, Router};
 use crate::engine::{EngineContext, EngineCore, Wake};
@@ -11,6 +15,7 @@ use crate::fidelity::{OperatorTrust, StepTimer};
 use crate::frontend::{Frontend, Output};
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
+use crate::kvcache::tiers::TierPool;
 use crate::metrics::{Recorder, RejectReason};
 use crate::plan::baseline::BaselineSpec;
 use crate::plan::{LimitSpec, Plan, Policy, SchedulerConfig, SchedulerSpec, SglangConfig};
@@ -72,6 +77,8 @@ pub struct Totals {
     pub failure: Option<String>,
     /// What step times rest on, operator by operator, over all replicas.
     pub trust: Vec<OperatorTrust>,
+    /// What the tiers of KV did, over all replicas; the device first. Empty without tiers.
+    pub kv_tiers: Vec<KvTierTotals>,
 }
 
 /// A run in progress.
@@ -92,6 +99,8 @@ pub struct Simulation {
     data_parallel_size: u32,
     /// A `Schedule` event is pending for the engine, or for the group of engines that steps as one.
     schedule_pending: Vec<bool>,
+    /// The pool that replicas share, kept here while none of them runs.
+    shared_kv_pool: Option<TierPool>,
     recorder: Recorder,
     sample_interval_ns: u64,
     sample_pending: bool,
@@ -173,6 +182,7 @@ impl Simulation {
             frontend: plan.frontend.clone().map(|spec| Frontend::new(spec, replicas)),
             data_parallel_size: size,
             schedule_pending: vec![false; num_engines as usize],
+            shared_kv_pool: plan.kv_tiers.as_ref().and_then(kv_tiers::shared_pool),
             recorder: Recorder::new(num_engines, &plan.output),
             sample_interval_ns: plan.output.timeline_interval_ns,
             sample_pending: false,
@@ -189,6 +199,11 @@ impl Simulation {
             scheduler,
             timer,
         };
+        if let Some(tiers) = &plan.kv_tiers {
+            for engine in &mut simulation.engines {
+                engine.attach_kv_tiers(tiers);
+            }
+        }
         simulation.issue_next_arrival()?;
         Ok(simulation)
     }
@@ -261,6 +276,9 @@ impl Simulation {
         for engine in &self.engines {
             engine.scheduler().check_integrity()?;
         }
+        if let Some(pool) = &self.shared_kv_pool {
+            pool.check_integrity(0)?;
+        }
         let now = self.last_fact;
         self.sample_all(now)?;
         self.recorder.close();
@@ -278,6 +296,7 @@ impl Simulation {
             step_time: self.timer.name(),
             failure: self.failure.map(|failure| failure.to_string()),
             trust: self.timer.trust(),
+            kv_tiers: kv_tiers::totals(&self.engines, self.shared_kv_pool.as_ref()),
         };
         for engine in &self.engines {
             let (steps, empty) = engine.num_steps();
@@ -299,6 +318,7 @@ impl Simulation {
         }
         match event {
             Event::StepEnd(replica) => self.on_step_end(now, replica),
+            Event::KvTransfer(replica) => self.on_kv_transfer(now, replica),
             Event::Arrival(request) => self.on_arrival(now, request),
             Event::Accept(request) => self.on_accept(now, request),
             Event::Submit(request) => {
@@ -392,7 +412,7 @@ impl Simulation {
         let max_tokens = self.granted_output(spec);
         let gauges = self.engines[engine.index()].scheduler().gauges();
         let score = self.scores.of(&ArrivingRequest { spec, now, replica: engine, gauges })?;
-        self.engines[engine.index()].submit(&Submission {
+        let submission = Submission {
             id: spec.id,
             arrival: spec.arrival,
             priority: spec.priority,
@@ -403,7 +423,12 @@ impl Simulation {
             max_tokens,
             segments: &self.segments,
             output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
-        });
+        };
+        if let Some(pool) = &mut self.shared_kv_pool {
+            self.engines[engine.index()].swap_shared_kv_pool(pool);
+        }
+        self.engines[engine.index()].submit(now, &submission);
+        self.swap_shared_kv_pool(engine);
         let unit = self.ranks.as_ref().map_or(engine, |ranks| ranks.unit_of(engine));
         let is_waiting = match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
             Some((group, _)) => {
@@ -475,6 +500,7 @@ impl Simulation {
             // The ranks would spin on, with nothing to come.
             return Ok(());
         }
+        self.swap_shared_kv_pool(unit);
         let mut context = EngineContext {
             timer: &mut self.timer,
             recorder: &mut self.recorder,
@@ -494,6 +520,8 @@ impl Simulation {
         if self.has_reached_its_steps(unit) {
             self.stopped = true;
         }
+        self.swap_shared_kv_pool(unit);
+        self.await_kv_transfers(unit)?;
         if depth > 1 {
             // With batches in flight an engine reports as soon as one is launched; otherwise when it is done.
             self.report(now, unit);

@@ -5,10 +5,11 @@
 use std::mem::take;
 
 use frontier_core::fidelity::{OperatorTrust, Provenance};
+use frontier_core::kvcache::tiers::TierCounters;
 use frontier_core::metrics::{
     Cause, Recorder, ReplicaSample, RequestRecord, StepRow, StepTable, Timeline, TokenRun,
 };
-use frontier_core::simulation::Totals;
+use frontier_core::simulation::{KvTierTotals, Totals};
 use frontier_core::time::SimTime;
 use frontier_core::workload::NO_SESSION;
 use numpy::{Element, IntoPyArray, PyArray1};
@@ -50,6 +51,7 @@ pub(crate) fn raw_result<'py>(
     raw.set_item("totals", facts)?;
     raw.set_item("failure", &totals.failure)?;
     raw.set_item("trust", trust(py, &totals.trust)?)?;
+    raw.set_item("kv_tiers", kv_tiers(py, &totals.kv_tiers)?)?;
     let log = recorder.decision_log.as_mut().map(frontier_core::metrics::DecisionLog::take);
     raw.set_item("decision_log", log)?;
     Ok(raw)
@@ -70,6 +72,30 @@ fn trust<'py>(py: Python<'py>, operators: &[OperatorTrust]) -> PyResult<Bound<'p
         row.set_item("low", furthest.map(|outside| outside.low))?;
         row.set_item("high", furthest.map(|outside| outside.high))?;
         row.set_item("distance", furthest.map(|outside| outside.distance))?;
+        rows.append(row)?;
+    }
+    Ok(rows)
+}
+
+/// What the tiers of KV did, the device first; 0 where nothing is known of the device.
+fn kv_tiers<'py>(py: Python<'py>, tiers: &[KvTierTotals]) -> PyResult<Bound<'py, PyList>> {
+    let rows = PyList::empty(py);
+    for tier in tiers {
+        let row = PyDict::new(py);
+        row.set_item("tier", tier.tier)?;
+        row.set_item("lookup_blocks", tier.lookup_blocks)?;
+        row.set_item("hit_blocks", tier.hit_blocks)?;
+        row.set_item("hit_tokens", tier.hit_tokens)?;
+        let counter = |value: fn(&TierCounters) -> u64| tier.counters.as_ref().map_or(0, value);
+        row.set_item("read_bytes", counter(|c| c.read_bytes))?;
+        row.set_item("written_bytes", counter(|c| c.written_bytes))?;
+        row.set_item("read_busy_ns", counter(|c| c.read_busy_ns))?;
+        row.set_item("write_busy_ns", counter(|c| c.write_busy_ns))?;
+        row.set_item("inserted_blocks", counter(|c| c.inserted_blocks))?;
+        row.set_item("evicted_blocks", counter(|c| c.evicted_blocks))?;
+        row.set_item("expired_blocks", counter(|c| c.expired_blocks))?;
+        row.set_item("refused_blocks", counter(|c| c.refused_blocks))?;
+        row.set_item("peak_blocks", counter(|c| c.peak_blocks))?;
         rows.append(row)?;
     }
     Ok(rows)

@@ -4,6 +4,7 @@
 mod columns;
 mod error;
 mod features;
+mod kv_study;
 mod pack;
 mod policy;
 mod run;
@@ -18,6 +19,8 @@ mod _frontier {
 
     #[pymodule_export]
     use super::features::{feature_names, operator_features};
+    #[pymodule_export]
+    use super::kv_study::BlockLookups;
     #[pymodule_export]
     use super::pack::{Pack, Predictor};
     #[pymodule_export]

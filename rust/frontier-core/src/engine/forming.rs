@@ -6,7 +6,7 @@ use crate::error::SimError;
 use crate::fidelity::{BatchShape, StepOrigin, StepTime};
 use crate::metrics::{Activity, HostMeter, Recorder, StepFacts, StepRow};
 use crate::scheduler::{Admission, BatchScheduler, Scheduled, SchedulerOutput};
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 
 /// When a batch runs, and what is booked for it.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,8 @@ pub(crate) struct Launch {
     passage: Passage,
     /// Its cost; none where nothing runs.
     time: Option<StepTime>,
+    /// The part of it in which the device waits for KV to move.
+    held_up: SimDuration,
     /// The engine's share of the work in `time`.
     share: f64,
     /// Prompts are computed in the step.
@@ -36,14 +38,17 @@ impl EngineCore {
         now: SimTime,
         context: &mut EngineContext<'_>,
     ) -> Result<InFlight, SimError> {
-        let (batch, row) = self.draft(now, context.work)?;
+        let (batch, row) = self.draft(now, context.work, context.recorder)?;
         let launch = if batch.executes() {
             context.timer.set_origin(self.origin());
-            let time = context.timer.step(&self.shape)?;
-            self.pass(now, &time, context.timer.stages_s(), 1.0, row.prefill_tokens > 0)?
+            let mut time = context.timer.step(&self.shape)?;
+            let held_up = self.kv_step.take().map_or(SimDuration::ZERO, |kv| self.kv_delay(&kv, now, &time));
+            time.total.0 += held_up.0;
+            let mixed = row.prefill_tokens > 0;
+            Launch { held_up, ..self.pass(now, &time, context.timer.stages_s(), 1.0, mixed)? }
         } else {
             let passage = self.pipeline.pass_empty(now);
-            Launch { formed: now, passage, time: None, share: 1.0, mixed: false }
+            Launch { formed: now, passage, time: None, held_up: SimDuration::ZERO, share: 1.0, mixed: false }
         };
         Ok(self.launch(batch, row, &launch, context.recorder))
     }
@@ -52,10 +57,22 @@ impl EngineCore {
     ///
     /// # Errors
     /// [`SimError::EngineFailure`].
-    pub(crate) fn draft(&mut self, now: SimTime, work: &mut u64) -> Result<(InFlight, StepRow), SimError> {
+    pub(crate) fn draft(
+        &mut self,
+        now: SimTime,
+        work: &mut u64,
+        recorder: &mut Recorder,
+    ) -> Result<(InFlight, StepRow), SimError> {
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
+        let has_tiers = self.scheduler.kv_loads().is_some();
+        if has_tiers {
+            self.begin_kv_step(now)?;
+        }
         self.scheduler.schedule(now, &mut batch.output);
+        if has_tiers {
+            self.kv_step = self.end_kv_step(recorder)?;
+        }
         self.report_failure(now)?;
         *work += batch.output.scheduled.len() as u64;
         // Blocks are taken here and only here, so no moment in between has more.
@@ -89,7 +106,7 @@ impl EngineCore {
         mixed: bool,
     ) -> Result<Launch, SimError> {
         let passage = self.pipeline.pass(now, time, stages_s)?;
-        Ok(Launch { formed: now, passage, time: Some(*time), share, mixed })
+        Ok(Launch { formed: now, passage, time: Some(*time), held_up: SimDuration::ZERO, share, mixed })
     }
 
     /// Books a drafted batch that runs as `launch` says, and records who is in it.
@@ -143,8 +160,9 @@ impl EngineCore {
         let advance_ns = launch.passage.advance.0;
         let cpu_ns = time.cpu_exposed.0.min(advance_ns);
         self.meter.cpu_ns += cpu_ns;
+        self.meter.kv_ns += launch.held_up.0;
         if launch.mixed {
-            self.meter.mixed_ns += advance_ns - cpu_ns;
+            self.meter.mixed_ns += (advance_ns - cpu_ns).saturating_sub(launch.held_up.0);
         }
         self.counters.flops += time.flops * launch.share;
         self.counters.bytes += time.bytes * launch.share;

@@ -38,6 +38,12 @@ impl Pipeline {
         self.free.len()
     }
 
+    /// Returns when the last stage has done all that was handed to it.
+    #[inline]
+    pub(super) fn free_at(&self) -> SimTime {
+        self.free[self.free.len() - 1]
+    }
+
     /// Sends a batch through. `stages_s`: time of each stage, launches included; the host's rest comes before the first. Without it (a linear
     /// clock), each stage takes an equal part, rounded up.
     ///

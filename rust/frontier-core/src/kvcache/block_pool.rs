@@ -33,6 +33,17 @@ struct Twins {
     last: u32,
 }
 
+/// What happened to a block, for those who watch the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockChange {
+    /// It holds a content from now on.
+    Filled(BlockId, BlockHash),
+    /// A request found its content.
+    Hit(BlockId, BlockHash),
+    /// It was taken for something else, and lost the content that it held, if any.
+    Taken(BlockId, Option<BlockHash>),
+}
+
 /// The block pool of one replica.
 ///
 /// Free blocks are reused in this order, as vLLM 0.32 keeps its `free_block_queue`:
@@ -57,6 +68,8 @@ pub struct BlockPool {
     newest: u32,
     num_listed: u32,
     cached: FxHashMap<BlockHash, Twins>,
+    /// What happened since the watcher last looked, if anyone watches.
+    changes: Option<Vec<BlockChange>>,
 }
 
 impl BlockPool {
@@ -72,6 +85,7 @@ impl BlockPool {
             newest: NIL,
             num_listed: 0,
             cached: FxHashMap::default(),
+            changes: None,
         }
     }
 
@@ -81,6 +95,28 @@ impl BlockPool {
     pub fn appending_all(mut self) -> Self {
         self.appends_all = true;
         self
+    }
+
+    /// Notes from now on what happens to blocks.
+    pub fn watch(&mut self) {
+        self.changes = Some(Vec::new());
+    }
+
+    /// Hands over what happened since the last call, in order, and takes a buffer to go on with.
+    pub fn take_changes(&mut self, buffer: Vec<BlockChange>) -> Vec<BlockChange> {
+        self.changes.replace(buffer).unwrap_or_default()
+    }
+
+    #[inline]
+    fn note(&mut self, change: BlockChange) {
+        if self.changes.is_some() {
+            self.note_watched(change);
+        }
+    }
+
+    #[cold]
+    fn note_watched(&mut self, change: BlockChange) {
+        self.changes.get_or_insert_default().push(change);
     }
 
     /// Returns the blocks that requests can use in total.
@@ -135,6 +171,9 @@ impl BlockPool {
             self.unlist(block.0);
         }
         self.blocks[block.index()].users += 1;
+        if let Some(hash) = self.blocks[block.index()].hash {
+            self.note(BlockChange::Hit(block, hash));
+        }
     }
 
     /// Removes a user from each of `blocks`, a request's block table in logical order. Blocks are freed tail
@@ -176,6 +215,7 @@ impl BlockPool {
         if before != NIL {
             self.blocks[before as usize].twin_after = block.0;
         }
+        self.note(BlockChange::Filled(block, hash));
     }
 
     /// Marks `block` as holding the content `hash`, which nobody but its owner can ask for: it is kept like any
@@ -188,6 +228,7 @@ impl BlockPool {
         debug_assert!(state.hash.is_none(), "Invariant: a block is cached once");
         state.hash = Some(hash);
         state.indexed = false;
+        self.note(BlockChange::Filled(block, hash));
     }
 
     /// Tells whether `block` still holds the content `hash`.
@@ -198,6 +239,7 @@ impl BlockPool {
 
     fn take_next(&mut self) -> u32 {
         if let Some(block) = self.stack.pop() {
+            self.note(BlockChange::Taken(BlockId(block), None));
             return block;
         }
         if (self.blocks.len() as u32) < self.num_blocks {
@@ -207,6 +249,7 @@ impl BlockPool {
         let block = self.oldest;
         assert!(block != NIL, "Invariant: no more blocks are taken than are free");
         self.unlist(block);
+        self.note(BlockChange::Taken(BlockId(block), self.blocks[block as usize].hash));
         self.forget(block);
         block
     }

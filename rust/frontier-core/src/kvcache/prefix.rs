@@ -16,6 +16,12 @@ impl BlockHash {
         let bits = mix(self.0.get() ^ mix(group as u64 + 1));
         Self(NonZeroU64::new(bits).unwrap_or(NonZeroU64::MIN))
     }
+
+    /// Returns the hash as a key of tiers.
+    #[inline]
+    pub fn key(self) -> u64 {
+        self.0.get()
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use crate::time::SimTime;
 
 /// Number of [`Cause`]s.
-pub const NUM_CAUSES: usize = 11;
+pub const NUM_CAUSES: usize = 12;
 
 /// Names for stretches of a request's latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub enum Cause {
     Cpu,
     /// From the step that made a token to the client: detokenisation, API server, network.
     Delivery,
+    /// KV on its way between tiers: put aside until a load is done, and the part of its steps that loads and
+    /// copies held up.
+    KvLoad,
 }
 
 impl Cause {
@@ -51,6 +54,7 @@ impl Cause {
         Self::PreemptionRedo,
         Self::Cpu,
         Self::Delivery,
+        Self::KvLoad,
     ];
 
     /// Returns the name used in columns and reports.
@@ -67,6 +71,7 @@ impl Cause {
             Self::PreemptionRedo => "preemption_redo",
             Self::Cpu => "cpu",
             Self::Delivery => "delivery",
+            Self::KvLoad => "kv_load",
         }
     }
 }
@@ -89,6 +94,8 @@ pub enum Activity {
     PreemptionWait,
     /// In a step that recomputes lost tokens.
     PreemptionRedo,
+    /// Waiting for KV from a tier below the device.
+    KvLoad,
 }
 
 /// Running totals of one replica, in ns of its steps so far.
@@ -98,6 +105,8 @@ pub struct HostMeter {
     pub cpu_ns: u64,
     /// GPU time of steps that carried a prefill.
     pub mixed_ns: u64,
+    /// Time in which steps waited for KV from or to a tier below the device.
+    pub kv_ns: u64,
 }
 
 /// A request's account.
@@ -158,13 +167,16 @@ impl Ledger {
             Activity::ChunkWait => book(Cause::ChunkWait, elapsed),
             Activity::DecodeWait => book(Cause::DecodeWait, elapsed),
             Activity::PreemptionWait => book(Cause::PreemptionWait, elapsed),
+            Activity::KvLoad => book(Cause::KvLoad, elapsed),
             Activity::Prefill | Activity::PreemptionRedo | Activity::Decode => {
                 // Capped, so that the sum is exact even where steps overlap.
                 // In a pipeline, the output of a batch arrives after later batches were formed, so that totals that
                 // were read then are ahead of its own.
                 let cpu = meter.cpu_ns.saturating_sub(self.meter.cpu_ns).min(elapsed);
-                let gpu = elapsed - cpu;
+                let kv = meter.kv_ns.saturating_sub(self.meter.kv_ns).min(elapsed - cpu);
+                let gpu = elapsed - cpu - kv;
                 book(Cause::Cpu, cpu);
+                book(Cause::KvLoad, kv);
                 match self.activity {
                     Activity::Prefill => book(Cause::Prefill, gpu),
                     Activity::PreemptionRedo => book(Cause::PreemptionRedo, gpu),
@@ -179,6 +191,7 @@ impl Ledger {
         self.since = self.since.max(at);
         self.meter.cpu_ns = self.meter.cpu_ns.max(meter.cpu_ns);
         self.meter.mixed_ns = self.meter.mixed_ns.max(meter.mixed_ns);
+        self.meter.kv_ns = self.meter.kv_ns.max(meter.kv_ns);
     }
 }
 
@@ -188,7 +201,7 @@ mod tests {
 
     #[test]
     fn causes_add_up_and_go_where_they_belong() {
-        let meter = |cpu_ns, mixed_ns| HostMeter { cpu_ns, mixed_ns };
+        let meter = |cpu_ns, mixed_ns| HostMeter { cpu_ns, mixed_ns, kv_ns: 0 };
         let mut ledger = Ledger::open(SimTime(100));
         ledger.enter(Activity::Prefill, SimTime(150), meter(5, 40));
         ledger.enter(Activity::Decode, SimTime(250), meter(15, 130)); // a step of 10 cpu + 90 gpu
@@ -201,5 +214,17 @@ mod tests {
         assert_eq!(spent(Cause::DecodeMixed), 45);
         assert_eq!(spent(Cause::Decode), 95);
         assert_eq!(ledger.spent().iter().sum::<u64>(), 300);
+    }
+
+    #[test]
+    fn waiting_for_kv_is_booked_apart() {
+        let mut ledger = Ledger::open(SimTime(0));
+        ledger.enter(Activity::KvLoad, SimTime(10), HostMeter::default());
+        ledger.enter(Activity::Queue, SimTime(40), HostMeter::default());
+        ledger.enter(Activity::Prefill, SimTime(45), HostMeter::default());
+        ledger.settle(SimTime(145), HostMeter { cpu_ns: 5, mixed_ns: 80, kv_ns: 15 });
+        let spent = |cause: Cause| ledger.spent()[cause as usize];
+        assert_eq!([spent(Cause::Queue), spent(Cause::KvLoad), spent(Cause::Prefill)], [15, 30 + 15, 80]);
+        assert_eq!(ledger.spent().iter().sum::<u64>(), 145);
     }
 }

@@ -1,7 +1,7 @@
 //! The closed set of schedulers.
 
 use super::{
-    Baseline, BatchScheduler, EngineFailure, Gauges, Scheduled, SchedulerOutput, SglangScheduler,
+    Baseline, BatchScheduler, EngineFailure, Gauges, KvLoads, Scheduled, SchedulerOutput, SglangScheduler,
     StepOutcome, Submission, VllmScheduler,
 };
 use crate::error::SimError;
@@ -45,6 +45,36 @@ impl Scheduler {
             SchedulerSpec::Sglang(config) => Self::Sglang(Box::new(SglangScheduler::new(config.clone()))),
             SchedulerSpec::Baseline(spec) => Self::Baseline(Baseline::new(spec)),
         }
+    }
+
+    /// Returns vLLM's scheduler, the only one with tiers of KV below the device, if it is that.
+    #[inline]
+    pub fn vllm(&self) -> Option<&VllmScheduler> {
+        match self {
+            Self::Vllm(scheduler) => Some(scheduler),
+            Self::Sglang(_) | Self::Baseline(_) => None,
+        }
+    }
+
+    /// Returns vLLM's scheduler, if it is that.
+    #[inline]
+    pub fn vllm_mut(&mut self) -> Option<&mut VllmScheduler> {
+        match self {
+            Self::Vllm(scheduler) => Some(scheduler),
+            Self::Sglang(_) | Self::Baseline(_) => None,
+        }
+    }
+
+    /// Returns the tiers of KV below the device, if any.
+    #[inline]
+    pub fn kv_loads(&self) -> Option<&KvLoads> {
+        self.vllm().and_then(VllmScheduler::kv_loads)
+    }
+
+    /// Returns the tiers of KV below the device, if any.
+    #[inline]
+    pub fn kv_loads_mut(&mut self) -> Option<&mut KvLoads> {
+        self.vllm_mut().and_then(VllmScheduler::kv_loads_mut)
     }
 }
 

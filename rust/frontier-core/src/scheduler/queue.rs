@@ -83,6 +83,12 @@ impl WaitingQueue {
         self.ranking.ends_waiting(request);
     }
 
+    /// Tells whether of two requests that wait, in the queue or beside it, the first does not come after the other.
+    /// First come, first served knows no other order than that of the calls.
+    pub(super) fn precedes(&self, one: Slot, other: Slot, requests: &[LiveRequest]) -> bool {
+        self.ranking.is_fcfs() || order(&requests[one.index()], &requests[other.index()]).is_le()
+    }
+
     pub(super) fn retain(&mut self, keep: impl FnMut(&Slot) -> bool) {
         self.slots.retain(keep);
     }

@@ -3,19 +3,22 @@
 //!
 //! "There is no decoding phase nor prefill phase": each step gives a request
 //! `num_tokens + drafts + placeholders - num_computed` tokens, clipped by budgets. `num_computed` advances when a
-//! batch is scheduled, not when it is done; rejected drafts take it back. Remote KV is not part of this version.
+//! batch is scheduled, not when it is done; rejected drafts take it back. KV from tiers below
+//! the device: `parking`.
 
 mod admission;
 mod budget;
 mod caching;
 mod kv_groups;
 mod output;
+mod parking;
 mod running;
 
 use budget::Budget;
 pub(super) use kv_groups::GroupTable;
 use kv_groups::KvGroups;
 
+use super::kv_loads::KvLoads;
 use super::live::{LiveRequest, Status, Submission};
 use super::queue::WaitingQueue;
 use super::{Admission, BatchScheduler, Gauges, Scheduled, SchedulerOutput, StepOutcome};
@@ -70,6 +73,8 @@ pub struct VllmScheduler {
     hits: Vec<BlockId>,
     /// Groups of layers that keep different parts of the context, if any.
     groups: Option<KvGroups>,
+    /// Tiers of KV below the device, if any.
+    kv_loads: Option<Box<KvLoads>>,
 }
 
 impl VllmScheduler {
@@ -106,6 +111,7 @@ impl VllmScheduler {
             turn_was_full: false,
             hits: Vec::new(),
             groups: KvGroups::of(&config),
+            kv_loads: None,
             config,
         }
     }
@@ -131,9 +137,15 @@ impl VllmScheduler {
         &self.running
     }
 
-    /// Returns the waiting requests in queue order.
+    /// Returns the waiting requests in queue order, those that wait for KV first.
     pub fn waiting(&self) -> impl Iterator<Item = Slot> {
-        self.waiting.iter()
+        self.parked().chain(self.waiting.iter())
+    }
+
+    /// Returns the number of waiting requests.
+    #[inline]
+    fn num_waiting(&self) -> usize {
+        self.num_parked() + self.waiting.len()
     }
 }
 
@@ -145,7 +157,7 @@ impl BatchScheduler for VllmScheduler {
     /// Tells whether there is a reason to call `schedule()`.
     #[inline]
     fn has_requests(&self) -> bool {
-        !self.running.is_empty() || !self.waiting.is_empty() || self.newly_finished
+        !self.running.is_empty() || !self.waiting.is_empty() || self.newly_finished || self.num_parked() > 0
     }
 
     /// Tells whether some request got further than ever before since the last call of this method.
@@ -165,6 +177,9 @@ impl BatchScheduler for VllmScheduler {
             request.rehash(self.config.block_size);
         }
         self.waiting.push(slot, &mut self.requests);
+        if let Some(loads) = &mut self.kv_loads {
+            loads.arrive(slot, self.requests[slot.index()].hasher.hashes());
+        }
     }
 
     /// Hands back a slot reported in [`StepOutcome::retired`].
@@ -187,7 +202,7 @@ impl BatchScheduler for VllmScheduler {
             self.make_way(out);
         }
         let displaced = out.preempted.len();
-        let num_requests = (self.running.len() + self.waiting.len()) as u32;
+        let num_requests = (self.running.len() + self.num_waiting()) as u32;
         let mut budget = Budget::new(&self.config, &self.rules, self.draft_slots, num_requests);
         let defer_prefills = self.defers_prefills();
         let prompt_continues = self.schedule_running(defer_prefills, &mut budget, out);
@@ -209,7 +224,7 @@ impl BatchScheduler for VllmScheduler {
     fn gauges(&self) -> Gauges {
         Gauges {
             num_running: self.running.len() as u32,
-            num_waiting: self.waiting.len() as u32,
+            num_waiting: self.num_waiting() as u32,
             num_usable: self.pool.num_usable(),
             num_free: self.pool.num_free(),
         }
@@ -243,7 +258,7 @@ impl BatchScheduler for VllmScheduler {
     }
 
     fn visit_preempted(&self, visit: &mut dyn FnMut(RequestId, u32)) {
-        for slot in self.running.iter().copied().chain(self.waiting.iter()) {
+        for slot in self.running.iter().copied().chain(self.waiting()) {
             let request = &self.requests[slot.index()];
             if request.num_preemptions > 0 {
                 visit(request.id, request.num_preemptions);
@@ -252,7 +267,7 @@ impl BatchScheduler for VllmScheduler {
     }
 
     fn visit_waiting(&self, visit: &mut dyn FnMut(RequestId)) {
-        self.waiting.iter().for_each(|slot| visit(self.requests[slot.index()].id));
+        self.waiting().for_each(|slot| visit(self.requests[slot.index()].id));
     }
 
     /// Checks that blocks and queues are conserved. O(blocks + requests).
@@ -263,6 +278,9 @@ impl BatchScheduler for VllmScheduler {
         let in_groups = |request: &LiveRequest| request.tables.iter().map(GroupTable::num_held).sum::<u64>();
         let held = self.requests.iter().map(|request| request.blocks.len() as u64 + in_groups(request)).sum();
         self.pool.check_integrity(held)?;
+        if let Some(loads) = &self.kv_loads {
+            loads.check_integrity()?;
+        }
         let wrong =
             |slot: &Slot, expected: &[Status]| !expected.contains(&self.requests[slot.index()].status);
         if let Some(slot) = self.running.iter().find(|slot| wrong(slot, &[Status::Running])) {
@@ -270,15 +288,17 @@ impl BatchScheduler for VllmScheduler {
                 what: format!("slot {} is in RUNNING but does not run", slot.0),
             });
         }
-        if let Some(slot) =
-            self.waiting.iter().find(|slot| wrong(slot, &[Status::Waiting, Status::Preempted]))
-        {
+        if let Some(slot) = self.waiting().find(|slot| wrong(slot, &[Status::Waiting, Status::Preempted])) {
             return Err(SimError::Invariant {
                 what: format!("slot {} is in WAITING but does not wait", slot.0),
             });
         }
         Ok(())
     }
+}
+
+fn request_is_new(request: &LiveRequest) -> bool {
+    request.num_preemptions == 0
 }
 
 /// Returns a request's part of a batch, without drafts.

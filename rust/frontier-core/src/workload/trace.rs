@@ -64,7 +64,7 @@ struct Prompts {
 
 /// One request of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub arrival_ns: u64,
     pub prompt_tokens: u32,
     pub output_tokens: u32,
@@ -115,7 +115,7 @@ impl TraceColumns {
     }
 
     /// Returns a request.
-    pub(super) fn row(&self, row: usize) -> Row {
+    pub(crate) fn row(&self, row: usize) -> Row {
         Row {
             arrival_ns: self.arrival_ns[row] as u64,
             prompt_tokens: self.prompt_tokens[row],
@@ -132,7 +132,7 @@ impl TraceColumns {
     }
 
     /// Returns a request's segments in normal form, none if its content is unique.
-    pub(super) fn segments(&self, row: usize) -> &[Segment] {
+    pub(crate) fn segments(&self, row: usize) -> &[Segment] {
         self.prompts.as_ref().map_or(&[], |prompts| {
             &prompts.segments[prompts.offsets[row] as usize..prompts.offsets[row + 1] as usize]
         })

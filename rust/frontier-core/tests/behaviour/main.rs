@@ -8,6 +8,7 @@ mod colocated;
 mod data_parallel;
 mod hangs;
 mod kv_groups;
+mod kv_tiers;
 mod ordering;
 mod pipelines;
 mod private_content;

@@ -1,14 +1,16 @@
 //! Phase 2 of a step: waiting requests, until the first that does not fit.
 
 use super::budget::Budget;
-use super::{VllmScheduler, entry};
+use super::parking::Unpark;
+use super::{VllmScheduler, entry, request_is_new};
 use crate::ids::Slot;
+use crate::scheduler::kv_loads::Seek;
 use crate::scheduler::live::Status;
 use crate::scheduler::{Admission, SchedulerOutput};
 use crate::time::SimTime;
 
 /// What phase 2 does with the request at the head of the queue.
-enum Chunk {
+pub(super) enum Chunk {
     /// Compute this many tokens, of which so many are paddings for drafts.
     Tokens { num_tokens: u32, num_drafts: u32 },
     /// Nothing more is admitted in this step.
@@ -29,7 +31,16 @@ impl VllmScheduler {
         // Padding keeps batches of decodes uniform, so it needs one: running requests without a prompt among them.
         let beside_running = !out.scheduled.is_empty();
         let mut passed_over: Vec<Slot> = Vec::new();
+        let mut still_loading = 0;
         while budget.room() > 0 && self.running.len() < self.max_running {
+            if self.parked_goes_first(still_loading) {
+                match self.admit_loaded(still_loading, prompt_continues, beside_running, budget, out) {
+                    Unpark::Admitted => {}
+                    Unpark::Loading | Unpark::PassedOver => still_loading += 1,
+                    Unpark::DoesNotFit => break,
+                }
+                continue;
+            }
             let Some(slot) = self.waiting.front() else {
                 break;
             };
@@ -41,10 +52,23 @@ impl VllmScheduler {
                 continue;
             }
             debug_assert_eq!(request.num_computed, 0, "Invariant: a waiting request has nothing computed");
-            let computed = self.find_hits(slot);
-            let pads = self.pads_admissions
-                && !prompt_continues
-                && (beside_running || (computed > 0 && self.rules.pads_alone));
+            let mut computed = self.find_hits(slot);
+            match self.seek_below(slot) {
+                Seek::Nothing => {}
+                Seek::InStep(blocks) => computed += blocks * self.config.block_size,
+                Seek::Hold => {
+                    self.waiting.pop_front();
+                    passed_over.push(slot);
+                    continue;
+                }
+                Seek::Park(blocks) => {
+                    if !self.park(slot, blocks) {
+                        break;
+                    }
+                    continue;
+                }
+            }
+            let pads = self.pads_chunk(computed, prompt_continues, beside_running);
             let (num_tokens, num_drafts) = match self.first_chunk(slot, computed, pads, budget) {
                 Chunk::Tokens { num_tokens, num_drafts } => (num_tokens, num_drafts),
                 Chunk::Stop => break,
@@ -57,16 +81,9 @@ impl VllmScheduler {
             if !self.allocate_admitted(slot, computed, num_tokens) {
                 break;
             }
+            self.book_admission(slot);
             self.waiting.pop_front();
-            let request = &mut self.requests[slot.index()];
-            let admission = if request.num_preemptions == 0 { Admission::New } else { Admission::Resumed };
-            request.status = Status::Running;
-            request.num_computed = computed;
-            self.running.push(slot);
-            budget.take(num_tokens);
-            let mut scheduled = entry(slot, request, admission, num_tokens);
-            scheduled.num_drafts = num_drafts;
-            out.scheduled.push(scheduled);
+            self.start(slot, computed, (num_tokens, num_drafts), budget, out);
             self.waiting.admitted(slot, now, &mut self.requests);
         }
         for slot in passed_over.into_iter().rev() {
@@ -74,8 +91,35 @@ impl VllmScheduler {
         }
     }
 
+    /// Moves a request that has its blocks to RUNNING. `chunk`: its tokens, and how many of them stand for drafts.
+    pub(super) fn start(
+        &mut self,
+        slot: Slot,
+        computed: u32,
+        (num_tokens, num_drafts): (u32, u32),
+        budget: &mut Budget,
+        out: &mut SchedulerOutput,
+    ) {
+        let request = &mut self.requests[slot.index()];
+        let admission = if request_is_new(request) { Admission::New } else { Admission::Resumed };
+        request.status = Status::Running;
+        request.num_computed = computed;
+        self.running.push(slot);
+        budget.take(num_tokens);
+        let mut scheduled = entry(slot, request, admission, num_tokens);
+        scheduled.num_drafts = num_drafts;
+        out.scheduled.push(scheduled);
+    }
+
+    /// Tells whether a request with `computed` cached tokens and one to compute is padded to a whole verification.
+    pub(super) fn pads_chunk(&self, computed: u32, prompt_continues: bool, beside_running: bool) -> bool {
+        self.pads_admissions
+            && !prompt_continues
+            && (beside_running || (computed > 0 && self.rules.pads_alone))
+    }
+
     /// Decides how much of a request with `computed` cached tokens is computed first.
-    fn first_chunk(&self, slot: Slot, computed: u32, pads: bool, budget: &Budget) -> Chunk {
+    pub(super) fn first_chunk(&self, slot: Slot, computed: u32, pads: bool, budget: &Budget) -> Chunk {
         let room = budget.room();
         let mut wanted = self.requests[slot.index()].num_tokens - computed;
         let mut num_drafts = 0;
