@@ -178,7 +178,7 @@ class Engine(Section):
     speculative: Speculative | None = None
     """Speculative decoding, if any."""
     cpu_overhead: CpuOverhead | None = None
-    """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with a linear step time."""
+    """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with given step times."""
     frontend: Frontend | None = None
     """API servers before and behind the engine; left out, they take no time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())
