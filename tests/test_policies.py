@@ -144,6 +144,20 @@ def test_a_function_stands_alone() -> None:
             "engine.watermark",
             "has no effect with engine.scheduler.sarathi",
         ),
+        (
+            {
+                "scheduler": "sarathi",
+                "speculative": {"method": "ngram", "num_speculative_tokens": 2, "acceptance": 0.5},
+            },
+            "engine.speculative",
+            "has no effect with engine.scheduler.sarathi",
+        ),
+        ({"name": "sglang", "scheduler": "orca"}, "engine.scheduler", "has no effect on sglang"),
+        (
+            {"name": "sglang", "scheduling_policy": "sjf"},
+            "engine.scheduling_policy",
+            "has no effect on sglang",
+        ),
         ({"scheduler": "orca", "max_num_seqs": 4}, "engine.max_num_seqs", "has no effect"),
         (
             {"scheduler": {"vllm_v0": {"max_num_batched_tokens": 1000}}},
@@ -188,6 +202,47 @@ def test_what_makes_no_sense_is_refused(engine: dict[str, Any], path: str, part:
         scenario(**engine)
     found = {issue.path: issue.message for issue in caught.value.issues}
     assert part in found[path]
+
+
+def test_schedulers_keep_whole_contexts_under_sliding_windows() -> None:
+    def planned(**engine: Any) -> Any:
+        values = {**BASE, "model": "gpt-oss-20b", "engine": {"max_model_len": 4096, **engine}}
+        return lower(frontier.Scenario.model_validate(values)).resolved.memory
+
+    own, whole, sarathi = (
+        planned(),
+        planned(disable_hybrid_kv_cache_manager=True),
+        planned(scheduler="sarathi"),
+    )
+    assert own.kv_group_windows
+    assert not whole.kv_group_windows
+    assert not sarathi.kv_group_windows
+    assert sarathi.bytes_per_block == whole.bytes_per_block
+    with pytest.raises(ConfigError, match=r"manager: has no effect with engine\.scheduler\.sarathi"):
+        planned(scheduler="sarathi", disable_hybrid_kv_cache_manager=True)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "part"),
+    [
+        ("sarathi", "cannot be with engine.scheduler.sarathi"),
+        (
+            {"tensorrt_llm": {"enable_block_reuse": False}},
+            "needs engine.scheduler.tensorrt_llm.enable_block_reuse to be true",
+        ),
+    ],
+)
+def test_routing_by_prefixes_needs_a_scheduler_that_keeps_them(scheduler: Any, part: str) -> None:
+    values = {**BASE, "engine": {**BASE["engine"], "scheduler": scheduler}}
+    with pytest.raises(ConfigError) as caught:
+        frontier.Scenario.model_validate(values | {"cluster": {"router": {"policy": "prefix_aware"}}})
+    assert part in caught.value.issues[0].message
+
+
+def test_sglang_has_orders_of_its_own() -> None:
+    values = {**BASE, "engine": {"name": "sglang", "step_time": BASE["engine"]["step_time"]}}
+    with pytest.raises(ConfigError, match=r"policy: was given for engine sglang"):
+        frontier.simulate(frontier.Scenario.model_validate(values), policy=lambda _: 0)
 
 
 def test_policies_say_what_they_need() -> None:

@@ -211,7 +211,8 @@ def explain(
     batch = typical_decode(chosen, lowered, timed, requests=decode, context=context)
     notes = [*lowered.warnings, *(lowered.attached.notes if lowered.attached is not None else ())]
     if lowered.attached is None:
-        notes.append("a linear step time has no operators: only the totals are known")
+        source = "tables have" if lowered.step_time == "tables" else "a linear step time has"
+        notes.append(f"{source} no operators: only the totals are known")
     capacity = lowered.resolved.memory.kv_cache_tokens
     if batch.requests * batch.context_tokens > capacity:
         notes.append(f"the KV cache of a replica holds {capacity:,} tokens, fewer than this decode batch has")

@@ -133,8 +133,13 @@ def cluster_issues(
         switch = "engine.sglang.disable_radix_cache"
     cached = engine is None or keeps_prefixes(engine) or not known(switch, "engine.scheduler")
     if router.policy == "prefix_aware" and not cached:
-        need = "to be false" if switch.startswith("engine.sglang") else "to be true"
-        message = f"was 'prefix_aware', needs {switch} {need}: else no prefix is cached"
+        need = f"needs {switch} to be {'false' if switch.endswith('radix_cache') else 'true'}"
+        choice = engine.scheduler if engine is not None else None
+        if choice is not None:
+            own = f"engine.scheduler.{choice.chosen}"
+            switched = choice.tensorrt_llm is not None
+            need = f"needs {own}.enable_block_reuse to be true" if switched else f"cannot be with {own}"
+        message = f"was 'prefix_aware', {need}: else no prefix is cached"
         issues.append(Issue("cluster.router.policy", router.policy, message))
     synthetic = workload.synthetic if workload is not None else None
     sessions_known = known("workload.synthetic.sessions", "workload.synthetic")

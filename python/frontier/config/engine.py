@@ -188,7 +188,7 @@ class Engine(Parallelism):
     moe: Moe | None = None
     """Routing, placement and exchange of experts; left out, typical loads of equal chances."""
     cpu_overhead: CpuOverhead | None = None
-    """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with a linear step time."""
+    """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with given step times."""
     frontend: Frontend | None = None
     """API servers before and behind the engine; left out, they take no time."""
     step_time: StepTime = StepTime(learned=LearnedStepTime())

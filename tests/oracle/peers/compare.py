@@ -43,7 +43,7 @@ class Outcome:
 
 
 def scheduler_plan(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the plan's scheduler: what was asked for; what vLLM V1 has beyond that, off."""
+    """Return the plan's scheduler: what the peer was asked for; what vLLM V1 has beyond is off."""
     if given["kind"] != "vllm_v1":
         return given
     asked = {name: value for name, value in given.items() if name != "num_lookahead_tokens"}

@@ -21,7 +21,7 @@ use self::deadline::{Deadlines, Slack};
 use self::mlfq::Mlfq;
 use self::size::Size;
 use self::vtc::Vtc;
-use super::live::LiveRequest;
+use super::live::{LiveRequest, Status};
 use crate::error::SimError;
 use crate::plan::Policy;
 use crate::time::SimTime;
@@ -33,7 +33,7 @@ pub(crate) struct Service {
     pub(crate) rank: f64,
     /// Its predicted output length in tokens, or the number that the caller's function gave it.
     pub(crate) score: f64,
-    /// Tokens computed for it, recomputed ones included.
+    /// Tokens computed for it, recomputed ones included and rejected drafts not.
     pub(crate) attained_tokens: u64,
     /// Feedback queue that it is in.
     pub(crate) level: u32,
@@ -171,6 +171,23 @@ impl Ranking {
             _ => {}
         }
         request.service.rank = self.rank(request, now);
+    }
+
+    /// Drafts of a request were accepted: so many output tokens more than its steps count.
+    pub(super) fn accepted(&mut self, request: &mut LiveRequest, num_tokens: u32, now: SimTime) {
+        request.service.attained_tokens += u64::from(num_tokens);
+        let prompt = request.prompt_tokens;
+        match self {
+            Self::Mlfq(queues) => queues.served(request, prompt, num_tokens),
+            Self::CausalMlfq(policy) => policy.served(request, prompt, num_tokens),
+            Self::Vtc(counters) => counters.accepted(request, num_tokens),
+            Self::Expression(expression) => expression.served(request, num_tokens),
+            _ => {}
+        }
+        // The queue is in the order of the ranks as last computed: one of its own waits until it is ordered anew.
+        if request.status == Status::Running {
+            request.service.rank = self.rank(request, now);
+        }
     }
 
     /// Moves a waiting request that starved, and returns its present rank.

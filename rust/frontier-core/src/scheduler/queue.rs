@@ -145,6 +145,13 @@ impl WaitingQueue {
         }
     }
 
+    /// Books that drafts of a request were accepted: output tokens beside the one that [`Self::served`] booked.
+    pub(super) fn accepted(&mut self, request: &mut LiveRequest, num_tokens: u32, now: SimTime) {
+        if !self.ranking.is_fcfs() {
+            self.ranking.accepted(request, num_tokens, now);
+        }
+    }
+
     /// The last of RUNNING need not be the last in the policy's order, so that a victim may be in the batch already.
     #[inline]
     pub(super) fn victims_may_be_scheduled(&self) -> bool {

@@ -216,8 +216,8 @@ impl BatchScheduler for VllmScheduler {
         self.newly_finished = false;
     }
 
-    fn update(&mut self, _now: SimTime, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
-        self.take_output(batch, outcome);
+    fn update(&mut self, now: SimTime, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
+        self.take_output(now, batch, outcome);
     }
 
     #[inline]

@@ -66,6 +66,11 @@ impl Vtc {
         }
     }
 
+    pub(super) fn accepted(&mut self, request: &LiveRequest, num_tokens: u32) {
+        let cost = self.spec.output_weight * f64::from(num_tokens);
+        self.clients.entry(request.client).or_default().counter += cost;
+    }
+
     pub(super) fn served(&mut self, request: &LiveRequest, computed_before: u32, num_tokens: u32) {
         // A step that reaches the end of what is known generates a token.
         if computed_before + num_tokens >= request.num_tokens {

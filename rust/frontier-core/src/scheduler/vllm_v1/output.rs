@@ -18,7 +18,9 @@ impl VllmScheduler {
             request.num_computed += entry.num_tokens;
             request.num_in_flight += entry.num_tokens;
             request.last_scheduled = self.calls;
-            self.waiting.served(request, entry.computed_before, entry.num_tokens, now);
+            // Drafts count once they are accepted.
+            let num_tokens = entry.num_tokens.saturating_sub(entry.num_drafts).max(1);
+            self.waiting.served(request, entry.computed_before, num_tokens, now);
             entry.recomputes = entry.computed_before < request.high_water;
             // Drafts may be rejected, which takes nothing from the request.
             let reached = request.num_computed.saturating_sub(entry.num_drafts);
@@ -43,7 +45,7 @@ impl VllmScheduler {
     /// Takes the output of a batch: each request whose chunk reached its end gets one token and its accepted
     /// drafts, and leaves when it has as many as it asked for or as the model allows.
     #[inline]
-    pub(super) fn take_output(&mut self, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
+    pub(super) fn take_output(&mut self, now: SimTime, batch: &SchedulerOutput, outcome: &mut StepOutcome) {
         outcome.clear();
         let SchedulerConfig { block_size, max_model_len, async_scheduling, .. } = self.config;
         let caching = self.pool.caching();
@@ -71,6 +73,9 @@ impl VllmScheduler {
                     num_tokens = (1 + num_accepted).min(left);
                 }
                 request.num_tokens += num_tokens;
+                if num_tokens > 1 {
+                    self.waiting.accepted(request, num_tokens - 1, now);
+                }
                 if caching {
                     request.rehash(block_size);
                 }
@@ -164,4 +169,67 @@ fn attach_drafts(speculation: &Speculation, no_drafts_in_chunk: bool, request: &
     } else {
         speculation.num_drafts(request.id, request.num_output_tokens(), request.num_tokens)
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::ids::{RequestId, Slot};
+    use crate::plan::SchedulerConfig;
+    use crate::scheduler::{BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+    use crate::time::SimTime;
+    use crate::workload::{OUTPUT_STREAM_BASE, Segment};
+
+    const PROMPT: u32 = 20;
+    const OUTPUT: u32 = 30;
+
+    /// Returns the tokens that one request is booked, and the steps it took.
+    fn attained(acceptance: f64) -> (u64, u32) {
+        let config: SchedulerConfig = serde_json::from_value(json!({
+            "minor_version": 32, "block_size": 16, "num_blocks": 100, "kv_group_windows": [],
+            "max_model_len": 1000, "max_num_batched_tokens": 64, "max_num_scheduled_tokens": null,
+            "max_num_seqs": 4, "max_num_active_seqs": null, "long_prefill_token_threshold": 0,
+            "long_prefill_token_threshold_adaptive": false, "enable_chunked_prefill": true,
+            "enable_prefix_caching": false, "policy": {"vtc": {"input_weight": 1.0, "output_weight": 2.0}},
+            "scheduler_reserve_full_isl": true, "watermark": 0.0, "async_scheduling": false,
+            "pipeline_parallel_size": 1, "v2_runner": false,
+            "speculative": {
+                "method": "draft_model", "num_speculative_tokens": 3, "draft_length": {"kind": "full"},
+                "acceptance": {"kind": "rate", "rate": acceptance}, "seed": 0, "replication": 0,
+            },
+        }))
+        .expect("valid settings");
+        let mut scheduler = VllmScheduler::new(config);
+        scheduler.add_request(&Submission {
+            id: RequestId(0),
+            arrival: SimTime::ZERO,
+            priority: 0,
+            tie_rank: 0,
+            session: None,
+            score: f64::from(OUTPUT),
+            prompt_tokens: PROMPT,
+            max_tokens: OUTPUT,
+            segments: &[Segment { stream: 1, start: 0, len: PROMPT }],
+            output_stream: OUTPUT_STREAM_BASE,
+        });
+        let (mut batch, mut outcome, mut steps) = (SchedulerOutput::default(), StepOutcome::default(), 0);
+        while outcome.finished.is_empty() {
+            steps += 1;
+            scheduler.schedule(SimTime(steps), &mut batch);
+            scheduler.update(SimTime(steps), &batch, &mut outcome);
+        }
+        (scheduler.request(Slot::from_index(0)).service.attained_tokens, steps as u32)
+    }
+
+    #[test]
+    fn policies_book_the_tokens_that_requests_get_not_their_drafts() {
+        // The prompt, whose step gives the first token; every other token is booked by the step that gives it.
+        let expected = u64::from(PROMPT + OUTPUT - 1);
+        let (with_all, fast) = attained(1.0);
+        let (with_none, slow) = attained(0.0);
+        assert_eq!((with_all, fast), (expected, 1 + (OUTPUT - 1).div_ceil(4)));
+        assert_eq!((with_none, slow), (expected, OUTPUT));
+        assert_eq!(attained(0.5).0, expected);
+    }
 }
