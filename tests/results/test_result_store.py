@@ -58,7 +58,7 @@ def test_the_document_names_versions_and_step_time(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))
     assert (document["format"], document["schema_version"], document["step_time"]) == (
         "frontier-result",
-        3,
+        4,
         "roofline",
     )
     assert document["frontier_version"]

@@ -249,12 +249,15 @@ impl Hierarchy {
         if !read.pinned.is_empty() {
             read.end = self.levels[HOST].read_blocks(read.pinned.len(), self.now)?.end;
         }
+        // All are on their way before any is taken in: what leaves the host for them must not drive them out below.
+        let mut below = Vec::new();
         for tier in HOST + 1..self.levels.len() {
             let wanted: Vec<u64> = keys(tier).collect();
-            if wanted.is_empty() {
-                continue;
+            if !wanted.is_empty() {
+                below.push((self.fetch(tier, &wanted)?.end, wanted));
             }
-            let arrival = self.fetch(tier, &wanted)?.end;
+        }
+        for (arrival, wanted) in below {
             for &key in &wanted {
                 let (kept, victims) = self.take_in(HOST, &[key]);
                 self.write_back(HOST, &victims)?;
@@ -339,6 +342,8 @@ impl Hierarchy {
         if count == 0 || count < at_least {
             return Ok(None);
         }
+        // What leaves the host for them must not drive them out below before they are read.
+        self.keep_below(&wanted, TierPool::pin);
         let (mut last, mut fetched) = (self.now, Vec::new());
         for (tier, keys) in wanted.iter().enumerate().filter(|(_, keys)| !keys.is_empty()) {
             let (kept, victims) = self.take_in(HOST, keys);
@@ -355,8 +360,18 @@ impl Hierarchy {
             last = last.max(transfer.end);
             fetched.extend(kept);
         }
+        self.keep_below(&wanted, TierPool::unpin);
         self.num_pins += fetched.len() as u64;
         Ok((!fetched.is_empty()).then_some((last, fetched)))
+    }
+
+    /// Pins or unpins the blocks `keys[tier]` of each tier.
+    fn keep_below(&mut self, keys: &[Vec<u64>], change: impl Fn(&mut TierPool, u64)) {
+        for (level, keys) in self.levels.iter_mut().zip(keys) {
+            for &key in keys {
+                change(&mut level.pool, key);
+            }
+        }
     }
 
     /// Lets go of blocks of the host that a prefetch kept there.
