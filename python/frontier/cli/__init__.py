@@ -31,6 +31,7 @@ from frontier.cli.exits import EXIT_CODES
 from frontier.cli.explain import explain
 from frontier.cli.gpus import gpus
 from frontier.cli.group import Cli
+from frontier.cli.launch import from_command, to_command
 from frontier.cli.models import models
 from frontier.cli.profile import profile
 from frontier.cli.run import run
@@ -56,6 +57,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     sections={
         "Simulate": (run, check, explain, examples),
         "Look up": (models, gpus, schema),
+        "Launch": (from_command, to_command),
         "Measure": (profile, train),
     },
     epilog=_EPILOG,
