@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from frontier.explanation import Explanation, explain
     from frontier.hardware import GpuSpec, gpu_names, load_gpu
+    from frontier.launch import Launch, from_command
     from frontier.models import ModelSpec, load_model, model_names
     from frontier.results import Interval, Result, Summary, Trust
     from frontier.simulation import Progress, build_info, simulate, simulate_many
@@ -47,6 +48,7 @@ _HOME_OF = {
     "FrontierError": "errors",
     "GpuSpec": "hardware",
     "Interval": "results",
+    "Launch": "launch",
     "InvariantError": "errors",
     "Issue": "errors",
     "LivelockError": "errors",
@@ -64,6 +66,7 @@ _HOME_OF = {
     "clear_trace_cache": "trace_columns",
     "examples": "builtin_examples",
     "explain": "explanation",
+    "from_command": "launch",
     "gpu_names": "hardware",
     "load": "config",
     "load_gpu": "hardware",
@@ -86,6 +89,7 @@ __all__ = [
     "Interval",
     "InvariantError",
     "Issue",
+    "Launch",
     "LivelockError",
     "LoadedTrace",
     "ModelSpec",
@@ -101,6 +105,7 @@ __all__ = [
     "clear_trace_cache",
     "examples",
     "explain",
+    "from_command",
     "gpu_names",
     "load",
     "load_gpu",

@@ -32,6 +32,7 @@ from frontier.cli.explain import explain
 from frontier.cli.gpus import gpus
 from frontier.cli.group import Cli
 from frontier.cli.kv_cache import kv_cache
+from frontier.cli.launch import from_command, to_command
 from frontier.cli.models import models
 from frontier.cli.profile import profile
 from frontier.cli.run import run
@@ -57,6 +58,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     sections={
         "Simulate": (run, check, explain, kv_cache, examples),
         "Look up": (models, gpus, schema),
+        "Launch": (from_command, to_command),
         "Measure": (profile, train),
     },
     epilog=_EPILOG,

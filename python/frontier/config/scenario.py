@@ -187,6 +187,24 @@ class Scenario(BaseModel):
         """Return the scenario as YAML text (see `to_dict`)."""
         return dump_document(self.to_dict(defaults=defaults))
 
+    def to_vllm(self) -> str:
+        """Return the `vllm serve` command of one replica (`frontier.launch.to_vllm`)."""
+        from frontier.launch import to_vllm  # noqa: PLC0415 - it imports this module
+
+        return to_vllm(self)
+
+    def to_sglang(self) -> str:
+        """Return the command of SGLang's server of one replica (`frontier.launch.to_sglang`)."""
+        from frontier.launch import to_sglang  # noqa: PLC0415
+
+        return to_sglang(self)
+
+    def to_dynamo(self) -> str:
+        """Return a `DynamoGraphDeployment` manifest in YAML (`frontier.launch.to_dynamo`)."""
+        from frontier.launch import to_dynamo  # noqa: PLC0415
+
+        return to_dynamo(self)
+
     def resolve(self) -> Resolved:
         """Return the facts that follow from the scenario: model, GPU, effective limits, memory plan."""
         known: Resolved = self.__dict__[_RESOLVED]

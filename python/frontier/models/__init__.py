@@ -10,7 +10,7 @@ from frontier.models.layout import Layout
 from frontier.models.operators import Operator
 from frontier.models.parameters import ParameterCounts, parameter_counts
 from frontier.models.program import operator_program, pipeline_stages, required_dtypes
-from frontier.models.reader import load_model, model_names
+from frontier.models.reader import hub_name, load_model, model_names
 from frontier.models.sharding import layout_issues, sharding_issues
 from frontier.models.spec import LayerGroup, ModelSpec
 
@@ -21,6 +21,7 @@ __all__ = [
     "ModelSpec",
     "Operator",
     "ParameterCounts",
+    "hub_name",
     "kv_layers",
     "layout_issues",
     "load_model",

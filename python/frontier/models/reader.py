@@ -85,6 +85,19 @@ def _find_preset(name: str) -> str | None:
     return _aliases().get(name.casefold())
 
 
+def hub_name(source: str) -> str | None:
+    """Return the name on the Hugging Face hub of a preset, None where `source` is none.
+
+    A name of the hub stays as it is; a preset's short name gives the first that its file lists.
+    """
+    preset = _find_preset(source)
+    if preset is None:
+        return None
+    names: list[str] = _presets()[preset].get("_names", [])
+    written = [name for name in names if name.casefold() == source.casefold()]
+    return next(iter([*written, *names]), None)
+
+
 def _config_path(source: object) -> Path:
     """Return the `config.json` that a path stands for, refusing adapters and embedding models by name."""
     if not isinstance(source, str | Path):
