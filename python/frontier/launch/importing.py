@@ -71,8 +71,8 @@ def from_command(
         model: instead of the command's, for names that no preset has.
         strict: raise instead of listing flags that are not simulated.
         sections: other sections of the scenario (`cluster`, `objectives`, `seed`, ...). What `engine` says
-            goes over the command: a command with drafts needs `engine={"speculative": {"acceptance": 0.7}}`, for
-            instance, because how many are accepted is a matter of the traffic.
+            goes over the command: with drafts, `engine={"speculative": {"acceptance": 0.7}}` for instance,
+            because how many are accepted is a matter of the traffic.
 
     Raises:
         ConfigError: the command cannot be read, has flags that the version lacks, or makes no valid
