@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from frontier.config import Scenario
+from frontier.config.async_scheduling import allows_async, async_by_default
 from frontier.config.limits import default_batch
-from frontier.config.versions import FIELDS_FROM, async_allowed, default_async_scheduling
+from frontier.config.versions import FIELDS_FROM, minor_of
 from frontier.errors import ConfigError, Issue
 from frontier.lowering import lower
 
@@ -92,7 +93,7 @@ def test_methods_that_cannot_be_scheduled_ahead_are_scheduled_synchronously(
 
 def test_pipelines_are_scheduled_ahead_from_015_on_and_lately_on_the_second_runner_alone() -> None:
     def default(version: str, *, v2_runner: bool) -> bool:
-        return default_async_scheduling(version, pipeline_parallel_size=2, v2_runner=v2_runner)
+        return async_by_default(minor_of(version), pipeline_parallel_size=2, second_runner=v2_runner)
 
     assert [default(v, v2_runner=False) for v in ("0.14", "0.15", "0.30", "0.31")] == [
         False,
@@ -101,7 +102,7 @@ def test_pipelines_are_scheduled_ahead_from_015_on_and_lately_on_the_second_runn
         False,
     ]
     assert default("0.31", v2_runner=True)
-    assert not async_allowed("0.32", "medusa")
+    assert not allows_async(32, "medusa")
 
 
 def test_a_draft_model_costs_slots_of_the_budget_for_good_in_some_versions(base: Scenario) -> None:

@@ -43,7 +43,7 @@ _ONE_RANK: Final = (
     "decode_context_parallel_size",
     "prefill_context_parallel_size",
 )
-"""Sizes above 1 for which no tiers are modelled; tensor parallel ranks each have their part of every block."""
+"""Sizes above 1 for which no tiers are modelled; tensor parallel ranks each have a part of every block."""
 
 
 def kv_tier_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue]:
