@@ -152,6 +152,16 @@ def test_a_function_stands_alone() -> None:
             "engine.speculative",
             "has no effect with engine.scheduler.sarathi",
         ),
+        (
+            {"scheduler": "static", "pipeline_parallel_size": 2},
+            "engine.pipeline_parallel_size",
+            "does not go with engine.scheduler.static",
+        ),
+        (
+            {"scheduler": "sarathi", "kv_offloading_size": 8},
+            "engine.kv_offloading_size",
+            "no KV below the device",
+        ),
         ({"name": "sglang", "scheduler": "orca"}, "engine.scheduler", "has no effect on sglang"),
         (
             {"name": "sglang", "scheduling_policy": "sjf"},
@@ -202,6 +212,17 @@ def test_what_makes_no_sense_is_refused(engine: dict[str, Any], path: str, part:
         scenario(**engine)
     found = {issue.path: issue.message for issue in caught.value.issues}
     assert part in found[path]
+
+
+def test_schedulers_count_the_tokens_that_context_parallel_ranks_hold_together() -> None:
+    def block_size(**engine: Any) -> int:
+        chosen = {"scheduler": "sarathi", "tensor_parallel_size": 4, **engine}
+        values = {**BASE, "model": "qwen3-30b-a3b", "engine": {**BASE["engine"], **chosen}}
+        size = lower(frontier.Scenario.model_validate(values)).plan["scheduler"]["block_size"]
+        assert isinstance(size, int)
+        return size
+
+    assert block_size(tensor_parallel_size=8, decode_context_parallel_size=2) == 2 * block_size()
 
 
 def test_schedulers_keep_whole_contexts_under_sliding_windows() -> None:

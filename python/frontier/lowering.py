@@ -174,18 +174,18 @@ def _scheduler(
 ) -> dict[str, Any]:
     if engine.name == "sglang":
         return sglang_scheduler(engine, resolved)
-    if engine.scheduler is not None:
-        return lower_scheduler(
-            engine.scheduler,
-            block_size=resolved.block_size,
-            num_blocks=resolved.num_blocks,
-            max_model_len=resolved.max_model_len,
-            policy=policy,
-        )
     from frontier.memory import MemoryPlan  # noqa: PLC0415 - keeps `import frontier` light
 
     memory = resolved.memory
     assert isinstance(memory, MemoryPlan)
+    if engine.scheduler is not None:
+        return lower_scheduler(
+            engine.scheduler,
+            block_size=memory.tokens_per_block,
+            num_blocks=resolved.num_blocks,
+            max_model_len=resolved.max_model_len,
+            policy=policy,
+        )
     return {
         "kind": "vllm_v1",
         "minor_version": minor_of(engine.version),

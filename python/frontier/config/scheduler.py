@@ -102,8 +102,15 @@ OF_VLLM_V1: Final = (
     "watermark",
     "async_scheduling",
     "speculative",
+    "prefill_schedule_interval",
 )
 """Fields of the engine that are vLLM V1's; others bring their own."""
+NOT_TOGETHER: Final = {
+    "pipeline_parallel_size": "forms a batch when the one before is done: pipelines need vLLM's own",
+    "kv_offloading_size": "knows no KV below the device",
+    "kv_tiers": "knows no KV below the device",
+}
+"""What other schedulers cannot serve, and why."""
 
 
 def scheduler_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue]:
@@ -113,10 +120,13 @@ def scheduler_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue]:
         return []
     name = choice.chosen
     issues = []
-    for field in OF_VLLM_V1:
+    for field in (*OF_VLLM_V1, *NOT_TOGETHER):
         value = getattr(engine, field)
         if value != type(engine).model_fields[field].default and known(f"engine.{field}"):
+            why = NOT_TOGETHER.get(field)
             message = f"has no effect with engine.scheduler.{name}, which has settings of its own; remove it"
+            if why is not None:
+                message = f"does not go with engine.scheduler.{name}, which {why}; remove one of the two"
             plain = value.model_dump(exclude_none=True) if isinstance(value, Section) else value
             issues.append(Issue(f"engine.{field}", plain, message))
     return issues
