@@ -7,7 +7,7 @@ the columns of a trace go beside it. Equal scenarios lower to equal text, so the
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -95,7 +95,7 @@ def lower(scenario: Scenario) -> Lowered:
         ConfigError: the scenario does not suit the trace, or the packs that it names.
     """
     resolved = scenario.resolve()
-    attached = _attached(scenario.engine, resolved)
+    attached, draft = _attached(scenario.engine, resolved)
     warnings = [*resolved.warnings, *(attached.warnings if attached is not None else ())]
     columns = None
     if scenario.workload.trace is not None:
@@ -112,7 +112,7 @@ def lower(scenario: Scenario) -> Lowered:
             resolved,
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
         ),
-        "step_time": _step_time(scenario, resolved, attached),
+        "step_time": _step_time(scenario, resolved, attached, draft),
         "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
         "workload": _workload(scenario.workload),
         "output": {
@@ -191,16 +191,25 @@ def _scheduler(engine: Engine, resolved: Resolved, speculative: dict[str, Any] |
     }
 
 
-def _attached(engine: Engine, resolved: Resolved) -> Attached | None:
-    """Return the operators with their predictors, None where no operator is looked at."""
+def _attached(engine: Engine, resolved: Resolved) -> tuple[Attached | None, dict[str, Any] | None]:
+    """Return the operators with their predictors, None where no operator is looked at, and what drafts."""
     if engine.step_time.linear is not None:
-        return None
+        return None, None
     from frontier.predictors.attach import attach  # noqa: PLC0415 - keeps `import frontier` light
 
-    return attach(resolved.stages, resolved.gpu, engine)
+    program = resolved.draft
+    if program is None:
+        return attach(resolved.stages, resolved.gpu, engine), None
+    attached = attach((*resolved.stages, *program.lists), resolved.gpu, engine)
+    count = len(resolved.stages)
+    stages, lists = attached.stages[:count], attached.stages[count:]
+    takes_time = any(lists) or any(program.host.to_plan().values())
+    return replace(attached, stages=stages), program.to_plan(lists) if takes_time else None
 
 
-def _step_time(scenario: Scenario, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:
+def _step_time(
+    scenario: Scenario, resolved: Resolved, attached: Attached | None, draft: dict[str, Any] | None
+) -> dict[str, Any]:
     engine = scenario.engine
     linear = engine.step_time.linear
     if linear is not None or attached is None:
@@ -220,7 +229,7 @@ def _step_time(scenario: Scenario, resolved: Resolved, attached: Attached | None
         "launches": _launches(overhead, resolved, attached),
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,
-        "draft": None,
+        "draft": draft,
         "residuals": None,
         "moe": moe_plan(
             engine.moe,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from frontier.config import Scenario
+from frontier.config.async_scheduling import allows_async, async_by_default
 from frontier.config.limits import default_batch
-from frontier.config.versions import FIELDS_FROM, async_allowed, default_async_scheduling
+from frontier.config.versions import FIELDS_FROM, minor_of
 from frontier.errors import ConfigError, Issue
 from frontier.lowering import lower
 
@@ -34,7 +35,15 @@ GIVEN: dict[str, Any] = {
         ("0.14", DRAFT, "method", "has no such method (from 0.15 on)"),
         ("0.17", {**NGRAM, "method": "ngram_gpu"}, "method", "has no such method (from 0.18 on)"),
         ("0.32", {**DRAFT, "model": None}, "model", "is missing"),
-        ("0.32", {**EAGLE, "model": "llama-3.1-8b"}, "model", "has no effect with eagle"),
+        (
+            "0.32",
+            {**EAGLE, "method": "medusa", "model": "llama-3.1-8b"},
+            "model",
+            "has no effect with medusa",
+        ),
+        ("0.32", {**EAGLE, "method": "eagle3", "model": "qwen9"}, "model", "qwen9"),
+        ("0.32", {**EAGLE, "method": "mtp"}, "method", "has no multi-token prediction layer"),
+        ("0.32", {**NGRAM, "method": "suffix"}, "cpu_per_step", "is missing"),
         ("0.32", {**DRAFT, "model": "qwen3-0.6b"}, "model", "is not that of llama-3.1-8b"),
         ("0.32", {**DRAFT, "model": "qwen9"}, "model", "qwen9"),
         ("0.32", {**NGRAM, "match_rate": None}, "match_rate", "is missing"),
@@ -92,7 +101,7 @@ def test_methods_that_cannot_be_scheduled_ahead_are_scheduled_synchronously(
 
 def test_pipelines_are_scheduled_ahead_from_015_on_and_lately_on_the_second_runner_alone() -> None:
     def default(version: str, *, v2_runner: bool) -> bool:
-        return default_async_scheduling(version, pipeline_parallel_size=2, v2_runner=v2_runner)
+        return async_by_default(minor_of(version), pipeline_parallel_size=2, second_runner=v2_runner)
 
     assert [default(v, v2_runner=False) for v in ("0.14", "0.15", "0.30", "0.31")] == [
         False,
@@ -101,7 +110,7 @@ def test_pipelines_are_scheduled_ahead_from_015_on_and_lately_on_the_second_runn
         False,
     ]
     assert default("0.31", v2_runner=True)
-    assert not async_allowed("0.32", "medusa")
+    assert not allows_async(32, "medusa")
 
 
 def test_a_draft_model_costs_slots_of_the_budget_for_good_in_some_versions(base: Scenario) -> None:
