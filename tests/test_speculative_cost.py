@@ -156,3 +156,33 @@ def test_a_prediction_layer_of_deepseek_drafts() -> None:
     assert found[1].mean_acceptance_length == pytest.approx(1.85, abs=0.05)
     assert 0 < found[1].draft_time_share < 0.2
     assert found[1].mean_tpot_s < found[0].mean_tpot_s
+
+
+def test_a_host_that_launches_slowly_delays_its_drafts_too() -> None:
+    """Launches alone: the kernels of the target's graph, then of each pass in piecewise graphs, by count."""
+    cpu = {"per_graph_kernel": "1ms", "per_graph_launch": "3ms", "per_kernel_launch": "10ms"}
+    overhead = {"per_step": 0, "per_seq": 0, **cpu}
+    plan = lower(scenario(EAGLE, cpu_overhead=overhead))
+    with_drafts, without = step_of(plan, True), step_of(plan, False)
+    # One layer: a piece before its attention and one after, attention and KV write; LM head and argmax.
+    pieces, between, tail = {}, 2, 2
+    launches = plan.plan["step_time"]["launches"]["draft"]
+    for name in ("first_pass", "decode_pass"):
+        counted = launches[name]
+        operators = plan.plan["step_time"]["draft"][name]
+        pieces[name] = sum(each["count"] for each in operators) - between - tail
+        assert counted == {
+            "pieces_kernels": pieces[name],
+            "attention_kernels": between,
+            "tail_kernels": tail,
+            "pieces": 2,
+        }
+    per_pass_ns = {
+        name: (2 * 3 + kernels + 10 * (between + tail)) * 10**6 for name, kernels in pieces.items()
+    }
+    drafting_ns = per_pass_ns["first_pass"] + (K - 1) * per_pass_ns["decode_pass"]
+    assert with_drafts["launch_ns"] - without["launch_ns"] == pytest.approx(drafting_ns, abs=1)
+    assert with_drafts["total_ns"] - without["total_ns"] == pytest.approx(drafting_ns, abs=2)
+    assert with_drafts["draft_ns"] == pytest.approx(drafting_ns, abs=1)
+    nothing = lower(scenario(NGRAM)).plan["step_time"]["launches"]["draft"]["first_pass"]
+    assert not any(nothing.values())

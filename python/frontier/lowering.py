@@ -226,7 +226,7 @@ def _step_time(
             "per_seq_s": overhead.per_seq / 1e9,
             "overlapped": engine.hides_host_time,
         },
-        "launches": _launches(overhead, resolved, attached),
+        "launches": _launches(overhead, resolved, attached, draft),
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,
         "draft": draft,
@@ -243,7 +243,9 @@ def _step_time(
     }
 
 
-def _launches(overhead: CpuOverhead, resolved: Resolved, attached: Attached) -> dict[str, Any]:
+def _launches(
+    overhead: CpuOverhead, resolved: Resolved, attached: Attached, draft: dict[str, Any] | None
+) -> dict[str, Any]:
     from frontier.models.launches import stage_launches  # noqa: PLC0415 - keeps `import frontier` light
 
     return {
@@ -252,6 +254,9 @@ def _launches(overhead: CpuOverhead, resolved: Resolved, attached: Attached) -> 
         "per_graph_kernel_s": overhead.per_graph_kernel / 1e9,
         "graphs": resolved.graphs.to_plan(),
         "stages": [stage_launches(stage) for stage in attached.stages],
+        "draft": None
+        if draft is None
+        else {name: stage_launches(draft[name]) for name in ("first_pass", "decode_pass")},
     }
 
 

@@ -436,7 +436,7 @@ impl Operators {
         // Ranks without a batch wait for the others.
         let graph = self.dispatches.iter().filter(|rank| rank.tokens > 0).map(|rank| rank.mode).min();
         let (mut work, mut gpu_s, mut most_seqs) = (TotalCost::default(), 0.0, 0);
-        let (mut elapsed_s, mut launch_s) = (0.0, 0.0_f64);
+        let (mut elapsed_s, mut launch_s, mut last_launching_s) = (0.0, 0.0_f64, 0.0);
         let dual_batch = self.is_dual_batch(batches);
         for stage in 0..self.stages_s.len() {
             let (mut slowest_s, mut shared_s) = (0.0_f64, 0.0);
@@ -485,15 +485,26 @@ impl Operators {
             gpu_s += busy_s;
             elapsed_s += stage_s;
             launch_s = launch_s.max(launching_s);
+            last_launching_s = launching_s;
         }
         let (mut draft_s, mut draft_cpu_s) = (0.0, 0.0);
         if let Some(draft) = &mut self.draft {
-            draft_s = draft.gpu_s(batches, self.tensor_parallel_size, &mut work);
+            let busy_s = draft.gpu_s(batches, self.tensor_parallel_size, &mut work);
             draft_cpu_s = draft.cpu_s(batches);
+            let launched_s = match &self.graphs {
+                Some((graphs, times)) => last_launching_s + draft.launch_s(batches, graphs, times),
+                None => 0.0,
+            };
+            draft_s = busy_s;
             if let Some(last) = self.stages_s.last_mut() {
+                // As for the stages: the last kernel ends after it was launched.
+                if launched_s > *last + busy_s {
+                    draft_s = launched_s - *last;
+                }
                 *last += draft_s;
             }
-            gpu_s += draft_s;
+            launch_s = launch_s.max(launched_s);
+            gpu_s += busy_s;
             elapsed_s += draft_s;
         }
         // The slowest of several hides times that are not numbers; their sum does not.
