@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from frontier import _frontier
+from frontier.config.speculative import mean_tokens_per_step
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.lowering import lower
 from frontier.results.trust import PROVENANCES
@@ -70,12 +71,13 @@ class StepCost:
     Attributes:
         kind: `prefill` or `decode`.
         requests: requests of a rank.
-        query_tokens: tokens that each of them computes.
+        query_tokens: tokens that each of them computes; in a decode one and its drafts.
         context_tokens: tokens of each after the step, the new ones included.
         total_s: the whole step, host time that the GPU does not hide included.
         gpu_s: GPU time of one rank, all pipeline stages.
         host_s: the part of `total_s` in which the GPU waits for the host.
         launch_s: host time of launching its kernels, hidden as far as the GPU takes longer.
+        draft_s: the part of `total_s` spent drafting for the next step (speculative decoding).
         graph: how they are launched: `full` (one CUDA graph), `piecewise` (one between two attention
             operators) or `eager`.
         tokens: tokens that one rank computes.
@@ -93,6 +95,7 @@ class StepCost:
     gpu_s: float
     host_s: float
     launch_s: float
+    draft_s: float
     graph: str
     tokens: int
     padded_tokens: int
@@ -124,7 +127,9 @@ class StepCost:
         """The batch in words."""
         if self.kind == "prefill":
             return f"prefill of {self.query_tokens:,} tokens"
-        return f"decode of {self.requests:,} requests with {self.context_tokens:,} tokens of context each"
+        drafts = f" and {self.query_tokens - 1:,} drafts" if self.query_tokens > 1 else ""
+        context = f"{self.context_tokens:,} tokens of context"
+        return f"decode of {self.requests:,} requests with {context}{drafts} each"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -205,8 +210,14 @@ def explain(
     _check(lowered, prefill, decode, context)
     prompt = typical_prefill(chosen, lowered) if prefill is None else prefill
 
+    given = chosen.engine.speculative
+    most_drafts = 0 if given is None else given.num_speculative_tokens
+    emitted = 1.0 if given is None else mean_tokens_per_step(given)
+
     def timed(requests: int, tokens: int) -> float:
-        return float(_breakdown(lowered, [(1, tokens, False)] * requests)["total_ns"]) / 1e9
+        drafts = min(most_drafts, tokens - 1)
+        step = _breakdown(lowered, [(1 + drafts, tokens, False)] * requests, drafts)
+        return float(step["total_ns"]) / 1e9 / emitted  # per token of a request
 
     batch = typical_decode(chosen, lowered, timed, requests=decode, context=context)
     notes = [*lowered.warnings, *(lowered.attached.notes if lowered.attached is not None else ())]
@@ -222,7 +233,7 @@ def explain(
         gpus_per_replica=lowered.resolved.gpus_per_replica,
         step_time=lowered.step_time,
         prefill=_step(lowered, "prefill", DecodeStep(1, prompt), prompt),
-        decode=_step(lowered, "decode", batch, 1),
+        decode=_step(lowered, "decode", batch, 1 + min(most_drafts, batch.context_tokens - 1)),
         predictors=() if lowered.attached is None else lowered.attached.identities,
         notes=tuple(notes),
     )
@@ -236,7 +247,8 @@ def _check(lowered: Lowered, prefill: object, decode: object, context: object) -
     """
     resolved = lowered.resolved
     budget = min(resolved.max_num_batched_tokens, resolved.max_model_len)
-    seqs = min(resolved.max_num_seqs, resolved.max_num_batched_tokens)
+    drafts = 0 if resolved.draft is None else resolved.draft.num_speculative_tokens
+    seqs = max(1, min(resolved.max_num_seqs, resolved.max_num_batched_tokens // (1 + drafts)))
     issues = []
     for name, value, least, most, why in (
         ("prefill", prefill, 1, budget, "max_num_batched_tokens and max_model_len"),
@@ -251,10 +263,12 @@ def _check(lowered: Lowered, prefill: object, decode: object, context: object) -
         raise ConfigError(issues, source="explain")
 
 
-def _breakdown(lowered: Lowered, batch: Batch) -> dict[str, Any]:
+def _breakdown(lowered: Lowered, batch: Batch, drafts: int = 0) -> dict[str, Any]:
     ranks = _data_parallel_size(lowered)
     text = json.dumps(lowered.plan["step_time"])
-    return _frontier.step_breakdown(text, [batch] * ranks, lowered.predictors)
+    return _frontier.step_breakdown(
+        text, [batch] * ranks, lowered.predictors, 0, [[drafts] * len(batch)] * ranks
+    )
 
 
 def _data_parallel_size(lowered: Lowered) -> int:
@@ -266,7 +280,7 @@ def _step(
     lowered: Lowered, kind: Literal["prefill", "decode"], batch: DecodeStep, query_tokens: int
 ) -> StepCost:
     requests: Batch = [(query_tokens, batch.context_tokens, kind == "prefill")] * batch.requests
-    facts = _breakdown(lowered, requests)
+    facts = _breakdown(lowered, requests, query_tokens - 1 if kind == "decode" else 0)
     rows = facts["operators"]
     gpu_s = sum(row["seconds"] for row in rows)
     shares = (
@@ -286,6 +300,7 @@ def _step(
         gpu_s=gpu_s,
         host_s=facts["cpu_exposed_ns"] / 1e9,
         launch_s=facts["launch_ns"] / 1e9,
+        draft_s=facts["draft_ns"] / 1e9,
         graph=facts["graph"],
         tokens=query_tokens * batch.requests,
         padded_tokens=facts["padded_tokens"] // _data_parallel_size(lowered),

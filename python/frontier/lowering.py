@@ -7,7 +7,7 @@ the columns of a trace go beside it. Equal scenarios lower to equal text, so the
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,7 +103,7 @@ def lower(scenario: Scenario) -> Lowered:
         ConfigError: the scenario does not suit the trace, or the packs that it names.
     """
     resolved = scenario.resolve()
-    attached = _attached(scenario.engine, resolved)
+    attached, draft = _attached(scenario.engine, resolved)
     warnings = [*resolved.warnings, *(attached.warnings if attached is not None else ())]
     columns = None
     if scenario.workload.trace is not None:
@@ -122,7 +122,7 @@ def lower(scenario: Scenario) -> Lowered:
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
         ),
         "kv_tiers": resolved.kv_tiers,
-        "step_time": _step_time(scenario, resolved, attached),
+        "step_time": _step_time(scenario, resolved, attached, draft),
         "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
         "workload": _workload(scenario.workload),
         "output": {
@@ -215,16 +215,25 @@ def _scheduler(
     }
 
 
-def _attached(engine: Engine, resolved: Resolved) -> Attached | None:
-    """Return the operators with their predictors, None where no operator is looked at."""
+def _attached(engine: Engine, resolved: Resolved) -> tuple[Attached | None, dict[str, Any] | None]:
+    """Return the operators with their predictors, None where no operator is looked at, and what drafts."""
     if not engine.step_time.knows_operators:
-        return None
+        return None, None
     from frontier.predictors.attach import attach  # noqa: PLC0415 - keeps `import frontier` light
 
-    return attach(resolved.stages, resolved.gpu, engine)
+    program = resolved.draft
+    if program is None:
+        return attach(resolved.stages, resolved.gpu, engine), None
+    attached = attach((*resolved.stages, *program.lists), resolved.gpu, engine)
+    count = len(resolved.stages)
+    stages, lists = attached.stages[:count], attached.stages[count:]
+    takes_time = any(lists) or any(program.host.to_plan().values())
+    return replace(attached, stages=stages), program.to_plan(lists) if takes_time else None
 
 
-def _step_time(scenario: Scenario, resolved: Resolved, attached: Attached | None) -> dict[str, Any]:
+def _step_time(
+    scenario: Scenario, resolved: Resolved, attached: Attached | None, draft: dict[str, Any] | None
+) -> dict[str, Any]:
     engine = scenario.engine
     linear = engine.step_time.linear
     if engine.step_time.tables is not None:
@@ -243,10 +252,10 @@ def _step_time(scenario: Scenario, resolved: Resolved, attached: Attached | None
             "per_seq_s": overhead.per_seq / 1e9,
             "overlapped": engine.hides_host_time,
         },
-        "launches": _launches(overhead, resolved, attached),
+        "launches": _launches(overhead, resolved, attached, draft),
         "layout": resolved.layout.to_plan(),
         "stages": attached.stages,
-        "draft": None,
+        "draft": draft,
         "residuals": None,
         "moe": moe_plan(
             engine.moe,
@@ -260,7 +269,9 @@ def _step_time(scenario: Scenario, resolved: Resolved, attached: Attached | None
     }
 
 
-def _launches(overhead: CpuOverhead, resolved: Resolved, attached: Attached) -> dict[str, Any]:
+def _launches(
+    overhead: CpuOverhead, resolved: Resolved, attached: Attached, draft: dict[str, Any] | None
+) -> dict[str, Any]:
     from frontier.models.launches import stage_launches  # noqa: PLC0415 - keeps `import frontier` light
 
     return {
@@ -269,6 +280,9 @@ def _launches(overhead: CpuOverhead, resolved: Resolved, attached: Attached) -> 
         "per_graph_kernel_s": overhead.per_graph_kernel / 1e9,
         "graphs": resolved.graphs.to_plan(),
         "stages": [stage_launches(stage) for stage in attached.stages],
+        "draft": None
+        if draft is None
+        else {name: stage_launches(draft[name]) for name in ("first_pass", "decode_pass")},
     }
 
 

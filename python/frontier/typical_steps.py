@@ -57,7 +57,8 @@ def typical_decode(
     Args:
         scenario: what is served.
         lowered: its plan.
-        step_s: seconds of a decode step, from its requests and the context of each.
+        step_s: seconds of a decode step per token that a request gets, from its requests and the context of
+            each.
         requests: requests of the batch, None to estimate them.
         context: tokens of each after the step, None for the mean prompt and half the mean output.
     """
@@ -67,7 +68,9 @@ def typical_decode(
     if requests is not None:
         return DecodeStep(requests, context)
     fits = resolved.memory.kv_cache_tokens // context
-    most = max(1, min(resolved.max_num_seqs, resolved.max_num_batched_tokens, fits))
+    drafts = 0 if resolved.draft is None else resolved.draft.num_speculative_tokens
+    budget = resolved.max_num_batched_tokens // (1 + drafts)
+    most = max(1, min(resolved.max_num_seqs, budget, fits))
     if load.most_requests is not None:
         most = max(1, min(most, -(-load.most_requests // _engines(scenario))))
     if load.rate_per_s is None:

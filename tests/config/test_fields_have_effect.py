@@ -84,6 +84,7 @@ EFFECTS: dict[str, Change] = {
     "engine.speculative.acceptance.per_position": (ALL_BUT_ACCEPTANCE, [0.5, 0.5], [0.5, 0.4]),
     "engine.speculative.acceptance.trace": (ALL_BUT_ACCEPTANCE, [1, 2], [[1, 2], [0]]),
     "engine.speculative.match_rate": (LOOKED_UP, 0.1, 0.2),
+    "engine.speculative.cpu_per_step": (LOOKED_UP, None, "1ms"),
     "engine.speculative.prompt_lookup_min": (LOOKED_UP, 2, 3),
     "engine.speculative.prompt_lookup_max": (LOOKED_UP, 2, 3),
     "engine.tensor_parallel_size": ({}, 1, 2),

@@ -82,6 +82,8 @@ def _print_step(step: StepCost, numbers: dict[str, str]) -> None:
         names, rows = names[:-1], [row[:-1] for row in rows]
     output.print_table(names, rows, left=2 if several else 1)
     output.print_text(_launched(step))
+    if step.draft_s > 0:
+        output.print_text(f"drafting for the next step takes {format_seconds(step.draft_s)} of it")
     host = f"; it waits for the host for {format_seconds(step.host_s)}" if step.host_s > 0 else ""
     output.print_text(f"{line(step.shares, of=f'GPU {format_seconds(step.gpu_s)}')}{host}")
 

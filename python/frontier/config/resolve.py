@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Any
 from frontier.config import checks
 from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.cuda_graph import capture_size_issues, graph_capture
+from frontier.config.drafts import (
+    draft_cost_issues,
+    draft_model_issues,
+    draft_of,
+    draft_warnings,
+    stages_with_drafts,
+)
 from frontier.config.engine import Engine
 from frontier.config.kv_tier_checks import kv_tier_issues, resolve_kv_tiers
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
@@ -23,7 +30,7 @@ from frontier.config.resolve_sglang import examine_sglang
 from frontier.config.scheduler import batch_limits, fit_issues, scheduler_issues
 from frontier.config.sections import Cluster, Hardware, Objectives
 from frontier.config.sglang import SGLANG_VERSIONS
-from frontier.config.speculative import draft_model_issues, speculative_issues, speculative_warnings
+from frontier.config.speculative import speculative_issues
 from frontier.config.versions import version_issues
 from frontier.config.workload import Workload
 from frontier.errors import ConfigError, Issue, show_value
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from frontier.memory.graphs import GraphCapture
     from frontier.memory.sglang import SglangPlan
     from frontier.models import Layout, ModelSpec, Operator
+    from frontier.models.draft import DraftProgram
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +63,10 @@ class Resolved:
         gpus_per_replica: GPUs of one replica, all data parallel ranks included.
         gpus_total: GPUs of all replicas.
         price_per_hour: US dollars per GPU and hour, None where no price is known.
-        stages: operators of one step on one rank of each pipeline stage.
+        stages: operators of one step on one rank of each pipeline stage, verification of drafts included.
         warnings: what a reader of the results should know.
         kv_tiers: the plan's `kv_tiers`, None without tiers below the device.
+        draft: what drafting computes on a rank of the last stage, None without speculative decoding.
     """
 
     model: ModelSpec
@@ -77,6 +86,7 @@ class Resolved:
     stages: tuple[tuple[Operator, ...], ...]
     warnings: tuple[str, ...]
     kv_tiers: dict[str, Any] | None = None
+    draft: DraftProgram | None = None
 
     @property
     def program(self) -> tuple[Operator, ...]:
@@ -145,20 +155,7 @@ def examine(parts: Parts) -> Examined:
     engine = parts.engine
     spec = _quantized(parts, spec, gpu, issues)
     if engine is not None:
-        issues += checks.engine_issues(engine, parts.known)
-        issues += moe_issues(engine, parts.known)
-        if engine.name == "vllm":
-            issues += parallel_issues(engine, spec, parts.known)
-            if parts.hardware is not None:
-                issues += placement_issues(parts.hardware, engine, parts.known)
-            issues += version_issues(engine, parts.known)
-            issues += scheduler_issues(engine, parts.known)
-            issues += policy_issues(engine, parts.objectives, parts.workload, parts.known)
-            issues += speculative_issues(engine, parts.known)
-            issues += kv_tier_issues(engine, parts.known)
-        if spec is not None and engine.name == "vllm":
-            issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
-            issues += draft_model_issues(engine, spec, parts.known)
+        issues += _engine_issues(parts, engine, spec)
     if parts.cluster is not None:
         issues += checks.cluster_issues(parts.cluster, engine, parts.workload, parts.known)
     if parts.workload is not None:
@@ -185,7 +182,19 @@ def examine(parts: Parts) -> Examined:
     stages = _stages(parts, engine, spec, gpu, layout=layout, issues=issues)
     if spec is None or gpu is None or limits is None or layout is None or stages is None:
         return Examined(issues)
-    planned = _memory(parts, engine, spec=spec, gpu=gpu, limits=limits, layout=layout, issues=issues)
+    draft = draft_of(
+        engine,
+        spec,
+        gpu,
+        layout,
+        max_model_len=limits.max_model_len,
+        known=parts.known,
+        issues=issues,
+    )
+    stages = stages_with_drafts(stages, draft)
+    planned = _memory(
+        parts, engine, spec=spec, gpu=gpu, limits=limits, layout=layout, draft=draft, issues=issues
+    )
     if planned is None:
         return Examined(issues)
     memory, max_model_len = planned
@@ -197,7 +206,9 @@ def examine(parts: Parts) -> Examined:
     unfit = fit_issues(engine, max_model_len)
     if unfit:
         return Examined(unfit)
-    facts = _facts(parts, limits, spec=spec, gpu=gpu, memory=memory, layout=layout, stages=stages)
+    facts = _facts(
+        parts, limits, spec=spec, gpu=gpu, memory=memory, layout=layout, stages=stages, draft=draft
+    )
     kv_tiers, issues = resolve_kv_tiers(
         engine,
         spec=spec,
@@ -207,6 +218,27 @@ def examine(parts: Parts) -> Examined:
         replicas=parts.cluster.replicas if parts.cluster is not None else 1,
     )
     return Examined(issues) if issues else Examined([], replace(facts, kv_tiers=kv_tiers))
+
+
+def _engine_issues(parts: Parts, engine: Engine, spec: ModelSpec | None) -> list[Issue]:
+    """Return what is wrong with the engine's settings, on their own and with the model."""
+    issues: list[Issue] = []
+    issues += checks.engine_issues(engine, parts.known)
+    issues += moe_issues(engine, parts.known)
+    if engine.name == "vllm":
+        issues += parallel_issues(engine, spec, parts.known)
+        if parts.hardware is not None:
+            issues += placement_issues(parts.hardware, engine, parts.known)
+        issues += version_issues(engine, parts.known)
+        issues += scheduler_issues(engine, parts.known)
+        issues += policy_issues(engine, parts.objectives, parts.workload, parts.known)
+        issues += speculative_issues(engine, parts.known)
+        issues += kv_tier_issues(engine, parts.known)
+        issues += draft_cost_issues(engine, parts.known)
+    if spec is not None and engine.name == "vllm":
+        issues += checks.kv_cache_manager_issues(engine, spec, parts.known)
+        issues += draft_model_issues(engine, spec, parts.known)
+    return issues
 
 
 def _load_model(parts: Parts, issues: list[Issue]) -> ModelSpec | None:
@@ -368,6 +400,7 @@ def _memory(
     gpu: GpuSpec,
     limits: Limits,
     layout: Layout,
+    draft: DraftProgram | None,
     issues: list[Issue],
 ) -> tuple[MemoryPlan, int] | None:
     """Return the memory plan and the longest context, None where it cannot be told."""
@@ -385,7 +418,9 @@ def _memory(
             return None
 
     def plan(max_model_len: int | None) -> MemoryPlan:
-        return _plan_memory(engine, max_model_len, spec=spec, gpu=gpu, limits=limits, layout=layout)
+        return _plan_memory(
+            engine, max_model_len, spec=spec, gpu=gpu, limits=limits, layout=layout, draft=draft
+        )
 
     length = limits.max_model_len
     try:
@@ -401,7 +436,8 @@ def _memory(
 
 def _graphs(engine: Engine, spec: ModelSpec, gpu: GpuSpec, limits: Limits) -> GraphCapture:
     backend = paging_of(spec, gpu, engine.kv_cache_dtype).backend
-    return graph_capture(engine, spec, gpu, limits, backend=backend)
+    drafts = 0 if engine.speculative is None else engine.speculative.num_speculative_tokens
+    return graph_capture(engine, spec, gpu, limits, backend=backend, num_speculative_tokens=drafts)
 
 
 def _plan_memory(
@@ -412,8 +448,9 @@ def _plan_memory(
     gpu: GpuSpec,
     limits: Limits,
     layout: Layout,
+    draft: DraftProgram | None,
 ) -> MemoryPlan:
-    from frontier.memory import plan_kv_cache  # noqa: PLC0415
+    from frontier.memory import draft_layers, plan_kv_cache  # noqa: PLC0415
 
     return plan_kv_cache(
         spec,
@@ -428,6 +465,7 @@ def _plan_memory(
         num_gpu_blocks_override=engine.num_gpu_blocks_override,
         weight_dtype="auto",
         version=engine.version,
+        draft=None if draft is None else draft_layers(draft),
         graphs=_graphs(engine, spec, gpu, limits),
         hybrid_kv_cache=checks.keeps_windows(engine, spec),
     )
@@ -451,6 +489,7 @@ def _facts(
     memory: MemoryPlan,
     layout: Layout,
     stages: tuple[tuple[Operator, ...], ...],
+    draft: DraftProgram | None,
 ) -> Resolved:
     engine, cluster, hardware, workload = parts.engine, parts.cluster, parts.hardware, parts.workload
     assert engine is not None
@@ -460,7 +499,7 @@ def _facts(
     warnings = [
         *limit_warnings(engine, limits, gpu),
         *memory.warnings,
-        *speculative_warnings(engine),
+        *draft_warnings(engine),
         *checks.workload_warnings(workload, limits.max_model_len),
     ]
     price = hardware.price_per_hour
@@ -481,6 +520,7 @@ def _facts(
         price_per_hour=gpu.price_per_hour_usd if price is None else price,
         stages=stages,
         warnings=tuple(warnings),
+        draft=draft,
     )
 
 

@@ -15,18 +15,19 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, Wi
 
 from frontier.config.async_scheduling import allows_async
 from frontier.config.base import Choice, Section
-from frontier.config.fields import U32_MAX, Reference, Share, parse_whole
+from frontier.config.fields import U32_MAX, Duration, Reference, Share, parse_whole
 from frontier.config.versions import METHODS_FROM, minor_of
 from frontier.errors import ConfigError, Issue, show_value
 
 if TYPE_CHECKING:
     from frontier.config.engine import Engine
-    from frontier.models import ModelSpec
 
 MAX_DRAFTS: Final = 1024
 LOOKUP_METHODS: Final = ("ngram", "ngram_gpu", "suffix")
 """Methods that look drafts up and may find none."""
 NGRAM_METHODS: Final = ("ngram", "ngram_gpu")
+MODEL_METHODS: Final = ("draft_model", "eagle", "eagle3")
+"""Methods whose drafter is a model or a head with a configuration of its own."""
 DEFAULT_PROMPT_LOOKUP: Final = 5
 
 Rows = tuple[tuple[int, ...], ...]
@@ -122,7 +123,9 @@ class Speculative(Section):
     num_speculative_tokens: Annotated[int, Field(ge=1, le=MAX_DRAFTS), BeforeValidator(parse_whole)]
     """Drafts per request and step."""
     model: Reference | None = None
-    """The draft model (draft_model alone), as the scenario's `model`; its vocabulary must be the target's."""
+    """The draft model (draft_model), whose vocabulary must be the target's, or the head (eagle, eagle3), as
+    the scenario's `model`. A head left out is shaped as the target's last layer, in 16 bits; targets with
+    experts need one."""
     acceptance: Acceptance
     """How many drafts are accepted."""
     match_rate: Share | None = None
@@ -132,6 +135,15 @@ class Speculative(Section):
     prompt_lookup_max."""
     prompt_lookup_max: Annotated[int, Field(ge=1, le=U32_MAX), BeforeValidator(parse_whole)] | None = None
     """Most tokens that a lookup matches; stands for prompt_lookup_min where that is left out. Left out, 5."""
+
+    cpu_per_step: Duration | None = None
+    """Host time of drafting per step, between sampling and the next step; nothing hides it. Left out, 1 ns
+    per token of context for ngram and none for the others; suffix needs it."""
+
+    @property
+    def lookup_range(self) -> tuple[int, int]:
+        """Fewest and most tokens that a lookup matches, with vLLM's defaults."""
+        return self.least_lookup, self.prompt_lookup_max or self.least_lookup
 
     @property
     def least_lookup(self) -> int:
@@ -164,8 +176,9 @@ def speculative_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue
             issues.append(Issue("engine.async_scheduling", True, message))
     if method == "draft_model" and given.model is None:
         refuse("model", None, "is missing: draft_model needs the model that drafts")
-    if method != "draft_model" and given.model is not None:
-        refuse("model", given.model, f"has no effect with {method}, only with draft_model; remove it")
+    if method not in MODEL_METHODS and given.model is not None:
+        message = f"has no effect with {method}, only with {', '.join(MODEL_METHODS)}; remove it"
+        refuse("model", given.model, message)
     if method in LOOKUP_METHODS and given.match_rate is None:
         refuse("match_rate", None, f"is missing: {method} needs the share of steps in which it finds drafts")
     if method not in LOOKUP_METHODS and given.match_rate is not None:
@@ -202,31 +215,6 @@ def _acceptance_issues(given: Speculative) -> list[Issue]:
     if most > drafts:
         message = f"has {most}, must be at most num_speculative_tokens ({drafts})"
         return [Issue(f"{at}.trace", most, message)]
-    return []
-
-
-def draft_model_issues(engine: Engine, target: ModelSpec, known: Callable[..., bool]) -> list[Issue]:
-    """Return what is wrong with the draft model: it cannot be loaded, or its vocabulary is another."""
-    at, given = "engine.speculative.model", engine.speculative
-    if given is None or given.model is None or given.method != "draft_model" or not known(at):
-        return []
-    from frontier.config.model_source import load_model_section  # noqa: PLC0415 - keeps `import frontier` light
-
-    try:
-        draft = load_model_section(given.model)
-    except ConfigError as error:
-        return [
-            Issue(
-                f"engine.speculative.{issue.path}", issue.value, issue.message, issue.allowed, issue.nearest
-            )
-            for issue in error.issues
-        ]
-    if draft.vocab_size != target.vocab_size:
-        message = (
-            f"was {show_value(given.model)}, whose vocabulary of {draft.vocab_size} tokens is not that of"
-            f" {target.name} ({target.vocab_size})"
-        )
-        return [Issue(at, given.model, message)]
     return []
 
 
@@ -281,8 +269,14 @@ def _read_rows(path: str, drafts: int) -> Rows:
     return rows
 
 
-def speculative_warnings(engine: Engine) -> list[str]:
-    """Return what a reader of results with speculative decoding should know."""
-    if engine.speculative is None:
-        return []
-    return ["engine.speculative: the time and memory of drafting are not modelled yet; verification is"]
+def mean_tokens_per_step(given: Speculative) -> float:
+    """Return the tokens that a decoding request gets per step: one, and its accepted drafts on average."""
+    acceptance = given.acceptance
+    if acceptance.rate is not None:
+        accepted = sum(acceptance.rate**count for count in range(1, given.num_speculative_tokens + 1))
+    elif acceptance.per_position is not None:
+        accepted = sum(acceptance.per_position)
+    else:
+        rows = _acceptance_plan(given)["rows"]
+        accepted = sum(sum(row) / len(row) for row in rows) / len(rows)
+    return 1.0 + accepted * (1.0 if given.match_rate is None else given.match_rate)

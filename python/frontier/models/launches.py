@@ -9,7 +9,8 @@ One launch per operator and run, but for those that are several kernels in vLLM:
 
 Attention and the KV write are what piecewise graphs are split at (`splitting_ops`,
 `vllm/config/compilation.py`). The LM head runs after the forward pass, outside any graph; the sampler's
-launches are part of the host's time per step (`engine.cpu_overhead.per_step`), as they were measured.
+launches are part of the host's time per step (`engine.cpu_overhead.per_step`), as they were measured. Passes
+that draft are counted alike; their argmax is a launch of its own.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ def stage_launches(operators: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         launched = operator["count"] * _kernels(operator)
         if operator["op"] == "attention":
             counts["attention_kernels"] += launched
-        elif operator["name"] == _KV_WRITE:
+        elif operator["name"].removeprefix("draft.").removeprefix("draft_next.") == _KV_WRITE:
             counts["attention_kernels"] += launched
             layers += operator["count"]
         elif operator.get("rows") == "seqs":
             counts["tail_kernels"] += launched
         else:
             counts["pieces_kernels"] += launched
-    # A piece before the first attention, and one after each.
-    return {**counts, "pieces": layers + 1}
+    # A piece before the first attention, and one after each; none where only a tail is.
+    return {**counts, "pieces": layers + 1 if layers or counts["pieces_kernels"] else 0}
 
 
 def _kernels(operator: Mapping[str, Any]) -> int:

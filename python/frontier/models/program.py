@@ -9,7 +9,7 @@ experts, the rank's share of them (`frontier.models.sharding.sequence_style`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -196,7 +196,7 @@ def _ranks_per_row(operator: ComputeOperator, layout: Layout) -> int:
     return layout.expert_ranks if rows == "all_tokens" else layout.tensor_parallel_size
 
 
-def required_dtypes(program: list[Operator]) -> list[str]:
+def required_dtypes(program: Sequence[Operator]) -> list[str]:
     """Return the arithmetic types a program needs, as the plan names them, in order of first use."""
     plans = (operator.to_plan() for operator in program)
     return list(dict.fromkeys(plan["dtype"] for plan in plans if "dtype" in plan))

@@ -111,6 +111,7 @@ TOTALS = {
     "num_steps": int,
     "num_empty_steps": int,
     "num_dummy_steps": int,
+    "draft_ns": int,
     "num_blocks": int,
     "replicas": int,
     "data_parallel_size": int,
@@ -122,7 +123,7 @@ TOTALS = {
 }
 
 
-ABSENT_TOTALS = {"num_dummy_steps": 0, "data_parallel_size": 1}
+ABSENT_TOTALS = {"num_dummy_steps": 0, "draft_ns": 0, "data_parallel_size": 1}
 """Totals that results of earlier versions lack, and what they were then."""
 
 

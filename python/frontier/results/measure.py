@@ -275,10 +275,24 @@ def _drafts(columns: Columns, arrived: Mask) -> dict[str, Any]:
     drafts = (drafted, accepted, drafted - accepted) if steps else (None, None, None)
     return {
         **dict(zip(("draft_tokens", "accepted_tokens", "rejected_tokens"), drafts, strict=True)),
+        "rejected_token_share": (drafted - accepted) / (steps + drafted) if steps else None,
         "acceptance_rate": accepted / drafted if drafted else None,
         "mean_acceptance_length": 1 + accepted / steps if steps else None,
         "acceptance_rate_per_position": shares or None,
+        "draft_time_share": _draft_time_share(columns),
     }
+
+
+def _draft_time_share(columns: Columns) -> float | None:
+    """Return the share of the whole run's step time that went into drafting, None where none did."""
+    draft_ns = columns.totals["draft_ns"]
+    timeline = columns.timeline
+    if not draft_ns:
+        return None
+    # Counters only grow, so the largest of a replica is that at the end.
+    busy = np.zeros(columns.totals["replicas"], np.int64)
+    np.maximum.at(busy, timeline["replica"], timeline["busy_ns"])
+    return share(draft_ns, int(busy.sum()))
 
 
 def _cost(facts: RunFacts, values: dict[str, Any]) -> dict[str, Any]:

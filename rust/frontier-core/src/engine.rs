@@ -96,6 +96,7 @@ pub struct EngineCore {
     counted_until: SimTime,
     num_steps: u64,
     num_empty_steps: u64,
+    draft_ns: u64,
     prefix_lookup_tokens: u64,
     prefix_hit_tokens: u64,
     livelock_steps: Option<u64>,
@@ -129,6 +130,7 @@ impl EngineCore {
             counted_until: SimTime::ZERO,
             num_steps: 0,
             num_empty_steps: 0,
+            draft_ns: 0,
             prefix_lookup_tokens: 0,
             prefix_hit_tokens: 0,
             livelock_steps: limits.livelock_steps,
@@ -165,6 +167,11 @@ impl EngineCore {
     /// Returns the number of non-empty and of empty batches.
     pub fn num_steps(&self) -> (u64, u64) {
         (self.num_steps, self.num_empty_steps)
+    }
+
+    /// Returns the time that steps spent drafting, in ns.
+    pub fn draft_ns(&self) -> u64 {
+        self.draft_ns
     }
 
     /// Returns prompt tokens looked up and found in the prefix cache, over first admissions.

@@ -61,6 +61,8 @@ pub struct Totals {
     pub steps: u64,
     /// Empty batches of all replicas.
     pub empty_steps: u64,
+    /// Time that steps spent drafting, passes and host, in ns: a sum over engines.
+    pub draft_ns: u64,
     /// Prompt tokens looked up in prefix caches, over first admissions.
     pub prefix_lookup_tokens: u64,
     /// Prompt tokens found there.
@@ -288,6 +290,7 @@ impl Simulation {
             events: self.queue.popped(),
             steps: 0,
             empty_steps: 0,
+            draft_ns: 0,
             prefix_lookup_tokens: 0,
             prefix_hit_tokens: 0,
             dummy_steps: 0,
@@ -303,6 +306,7 @@ impl Simulation {
             let (lookups, hits) = engine.prefix_tokens();
             totals.steps += steps;
             totals.empty_steps += empty;
+            totals.draft_ns = totals.draft_ns.saturating_add(engine.draft_ns());
             totals.prefix_lookup_tokens += lookups;
             totals.prefix_hit_tokens += hits;
         }

@@ -38,6 +38,7 @@ pub(crate) fn raw_result<'py>(
     facts.set_item("num_events", totals.events)?;
     facts.set_item("num_steps", totals.steps)?;
     facts.set_item("num_empty_steps", totals.empty_steps)?;
+    facts.set_item("draft_ns", totals.draft_ns)?;
     facts.set_item("num_dummy_steps", totals.dummy_steps)?;
     facts.set_item("data_parallel_size", totals.data_parallel_size)?;
     facts.set_item("prefix_lookup_tokens", totals.prefix_lookup_tokens)?;

@@ -164,6 +164,7 @@ impl EngineCore {
         if launch.mixed {
             self.meter.mixed_ns += (advance_ns - cpu_ns).saturating_sub(launch.held_up.0);
         }
+        self.draft_ns = self.draft_ns.saturating_add(time.draft.0);
         self.counters.flops += time.flops * launch.share;
         self.counters.bytes += time.bytes * launch.share;
         self.counters.active_s += time.active_s * launch.share;

@@ -2,10 +2,13 @@
 //!
 //! The first pass runs over all tokens of the step, so it sees the batch itself; each further pass computes one token
 //! per request, so it sees the batch's [`drafted`](BatchShape::drafted) shape. All further passes are priced at the
-//! mean of their context lengths. Data-parallel ranks draft in lock step, as they do everything.
+//! mean of their context lengths. Data-parallel ranks draft in lock step, as they do everything. Kernels are launched in
+//! piecewise graphs where one is large enough; rows that pad to its size are not priced.
 
 use super::batch::BatchShape;
 use super::cost::{OperatorTime, TotalCost};
+use super::graphs::{GraphDispatcher, GraphMode};
+use super::launches::LaunchTimes;
 use super::program::{Program, RowCounts};
 use super::trust::OperatorTrust;
 use crate::plan::step_time::DraftCpuSpec;
@@ -49,6 +52,15 @@ impl Draft {
             total += runs * pass_s(next, drafted, tp, runs, work);
         }
         total
+    }
+
+    /// Returns the host's time to launch all passes in seconds: in piecewise graphs if the largest rank fits one.
+    pub fn launch_s(&self, batches: &[BatchShape], graphs: &GraphDispatcher, times: &LaunchTimes) -> f64 {
+        let mode = |rows: fn(&BatchShape) -> u64| {
+            let most = batches.iter().map(rows).max().unwrap_or(0);
+            graphs.dispatch(u32::try_from(most).unwrap_or(u32::MAX), None, GraphMode::Piecewise, 0).mode
+        };
+        times.of_draft(mode(BatchShape::num_tokens), mode(BatchShape::num_seqs), self.passes)
     }
 
     /// Returns the host's time in seconds; the slowest rank's.

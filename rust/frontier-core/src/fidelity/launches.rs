@@ -5,9 +5,16 @@
 use super::graphs::GraphMode;
 use crate::plan::step_time::LaunchesSpec;
 
-/// Host seconds per step of each stage, by [`GraphMode`].
+/// Host seconds by [`GraphMode`].
+type ByMode = [f64; 3];
+
+/// Host seconds per step.
 #[derive(Clone, Debug)]
-pub struct LaunchTimes(Vec<[f64; 3]>);
+pub struct LaunchTimes {
+    stages: Vec<ByMode>,
+    /// Of the first pass that drafts, and of each further one.
+    draft: [ByMode; 2],
+}
 
 impl LaunchTimes {
     /// Adds up the launches of `spec`.
@@ -24,20 +31,27 @@ impl LaunchTimes {
             let full = replays(1, stage.pieces_kernels + stage.attention_kernels) + tail;
             [eager, piecewise, full]
         };
-        Self(spec.stages.iter().map(of_stage).collect())
+        let draft = spec.draft.as_ref().map(|draft| [&draft.first_pass, &draft.decode_pass].map(of_stage));
+        Self { stages: spec.stages.iter().map(of_stage).collect(), draft: draft.unwrap_or_default() }
     }
 
     /// Returns the host seconds of launching one stage.
     #[inline]
     pub fn of_stage(&self, stage: usize, mode: GraphMode) -> f64 {
-        self.0[stage][mode as usize]
+        self.stages[stage][mode as usize]
+    }
+
+    /// Returns the host seconds of launching the first pass that drafts, and `passes` further ones.
+    #[inline]
+    pub fn of_draft(&self, first: GraphMode, next: GraphMode, passes: u32) -> f64 {
+        self.draft[0][first as usize] + f64::from(passes) * self.draft[1][next as usize]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::step_time::{GraphsSpec, StageLaunches};
+    use crate::plan::step_time::{DraftLaunches, GraphsSpec, StageLaunches};
 
     #[test]
     fn launches_are_counted_by_mode() {
@@ -50,11 +64,17 @@ mod tests {
             per_graph_kernel_s: 1e-6,
             graphs,
             stages: vec![stage],
+            draft: Some(DraftLaunches {
+                first_pass: stage,
+                decode_pass: StageLaunches { pieces: 1, ..stage },
+            }),
         };
         let times = LaunchTimes::new(&spec);
         let expected = [323.0 * 32e-6, 33.0 * 8e-6 + 258e-6 + 65.0 * 32e-6, 8e-6 + 322e-6 + 32e-6];
         for (mode, expected) in GraphMode::ALL.into_iter().zip(expected) {
             assert!((times.of_stage(0, mode) - expected).abs() < 1e-12);
         }
+        let drafting = times.of_draft(GraphMode::Eager, GraphMode::Piecewise, 2);
+        assert!((drafting - (expected[0] + 2.0 * (expected[1] - 32.0 * 8e-6))).abs() < 1e-12);
     }
 }

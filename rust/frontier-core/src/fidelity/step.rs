@@ -85,6 +85,20 @@ struct Operators {
     stages_s: Vec<f64>,
 }
 
+/// Drafting of one step, in seconds.
+#[expect(clippy::struct_field_names, reason = "units end names")]
+#[derive(Clone, Copy, Default)]
+struct Drafted {
+    /// GPU time of all passes.
+    busy_s: f64,
+    /// From the end of the target's last stage to that of the last pass.
+    elapsed_s: f64,
+    /// Host time of launching the last stage and all passes.
+    launched_s: f64,
+    /// The host's own work, after all of that.
+    cpu_s: f64,
+}
+
 impl StepTimer {
     /// Compiles `spec` for batches of up to `max_tokens` tokens and `max_seqs` requests per data-parallel rank, with
     /// the predictors that it refers to by index.
@@ -432,6 +446,26 @@ impl Operators {
         std::iter::once(&self.program).chain(drafts).any(Program::is_learned)
     }
 
+    /// Returns what drafting adds to a step whose last stage took the host `launching_s` to launch, and adds its work.
+    #[inline]
+    fn draft(&mut self, batches: &[BatchShape], launching_s: f64, work: &mut TotalCost) -> Drafted {
+        let Some(draft) = &mut self.draft else { return Drafted::default() };
+        let busy_s = draft.gpu_s(batches, self.tensor_parallel_size, work);
+        let launched_s = match &self.graphs {
+            Some((graphs, times)) => launching_s + draft.launch_s(batches, graphs, times),
+            None => 0.0,
+        };
+        let mut elapsed_s = busy_s;
+        if let Some(last) = self.stages_s.last_mut() {
+            // As for the stages: the last kernel ends after it was launched.
+            if launched_s > *last + busy_s {
+                elapsed_s = launched_s - *last;
+            }
+            *last += elapsed_s;
+        }
+        Drafted { busy_s, elapsed_s, launched_s, cpu_s: draft.cpu_s(batches) }
+    }
+
     #[inline]
     fn step(&mut self, batches: &[BatchShape]) -> Result<StepTime, SimError> {
         self.dispatch(batches);
@@ -439,7 +473,7 @@ impl Operators {
         // Ranks without a batch wait for the others.
         let graph = self.dispatches.iter().filter(|rank| rank.tokens > 0).map(|rank| rank.mode).min();
         let (mut work, mut gpu_s, mut most_seqs) = (TotalCost::default(), 0.0, 0);
-        let (mut elapsed_s, mut launch_s) = (0.0, 0.0_f64);
+        let (mut elapsed_s, mut launch_s, mut last_launching_s) = (0.0, 0.0_f64, 0.0);
         let dual_batch = self.is_dual_batch(batches);
         for stage in 0..self.stages_s.len() {
             let (mut slowest_s, mut shared_s) = (0.0_f64, 0.0);
@@ -488,17 +522,12 @@ impl Operators {
             gpu_s += busy_s;
             elapsed_s += stage_s;
             launch_s = launch_s.max(launching_s);
+            last_launching_s = launching_s;
         }
-        let (mut draft_s, mut draft_cpu_s) = (0.0, 0.0);
-        if let Some(draft) = &mut self.draft {
-            draft_s = draft.gpu_s(batches, self.tensor_parallel_size, &mut work);
-            draft_cpu_s = draft.cpu_s(batches);
-            if let Some(last) = self.stages_s.last_mut() {
-                *last += draft_s;
-            }
-            gpu_s += draft_s;
-            elapsed_s += draft_s;
-        }
+        let drafted = self.draft(batches, last_launching_s, &mut work);
+        launch_s = launch_s.max(drafted.launched_s);
+        gpu_s += drafted.busy_s;
+        elapsed_s += drafted.elapsed_s;
         // The slowest of several hides times that are not numbers; their sum does not.
         if !work.seconds.is_finite() {
             (gpu_s, elapsed_s) = (work.seconds, work.seconds);
@@ -517,7 +546,7 @@ impl Operators {
             elapsed_s + cpu_s
         };
         // The host drafts once tokens are sampled: nothing hides it.
-        let total_s = total_s + draft_cpu_s;
+        let total_s = total_s + drafted.cpu_s;
         let total = SimDuration::from_seconds(total_s)?;
         // total_s is no less than gpu_s, but for a rounding error of the sum over stages.
         let gpu = SimDuration::from_seconds(gpu_s)?;
@@ -529,7 +558,7 @@ impl Operators {
             launch: SimDuration::from_seconds(launch_s)?,
             graph: graph.unwrap_or_default(),
             padded_tokens: all_rows,
-            draft: SimDuration::from_seconds(draft_s + draft_cpu_s)?,
+            draft: SimDuration::from_seconds(drafted.elapsed_s + drafted.cpu_s)?,
             flops: work.flops * ranks,
             bytes: work.bytes * ranks,
             active_s: work.active_s * ranks,

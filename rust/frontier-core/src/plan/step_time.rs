@@ -14,7 +14,7 @@ mod tables;
 
 pub use check::{MAX_BATCH, MAX_DIMENSION};
 pub use draft::{DraftCpuSpec, DraftSpec};
-pub use launches::{GraphsSpec, LaunchesSpec, MAX_CAPTURE_TOKENS, StageLaunches};
+pub use launches::{DraftLaunches, GraphsSpec, LaunchesSpec, MAX_CAPTURE_TOKENS, StageLaunches};
 pub use moe::{
     DboSpec, DriftSpec, EplbSpec, ExpertPlacement, MoeSampling, MoeSpec, MoeStageSpec, RoutingSpec,
 };

@@ -19,6 +19,19 @@ pub struct LaunchesSpec {
     pub graphs: GraphsSpec,
     /// Kernels of each pipeline stage.
     pub stages: Vec<StageLaunches>,
+    /// Kernels of drafting; without, its launches take no time.
+    pub draft: Option<DraftLaunches>,
+}
+
+/// Kernels that one rank of the last stage launches to draft. Piecewise graphs hold them where there is one that is
+/// large enough; full graphs are the target's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DraftLaunches {
+    /// Those of the first pass.
+    pub first_pass: StageLaunches,
+    /// Those of each further pass.
+    pub decode_pass: StageLaunches,
 }
 
 /// Sizes of the captured graphs in tokens, each list ascending; none where a kind of graph is not captured.
