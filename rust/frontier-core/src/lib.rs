@@ -12,13 +12,14 @@
 //! | [`workload`] | arrivals, lengths, traces: requests before they reach a cluster |
 //! | [`fidelity`] | how long a batch takes; knows no request, queue or policy |
 //! | [`predictor`] | packs of learned operator predictors, and how they are evaluated; knows no scheduling |
-//! | [`kvcache`] | blocks, prefix identity; knows no time |
+//! | [`kvcache`] | blocks, prefix identity, SGLang's radix tree, tiers below the device |
 //! | [`speculation`] | drafts as data: how many, and how many are accepted; knows no time |
-//! | [`scheduler`] | batch formation: data in, data out; knows no time |
+//! | [`scheduler`] | batch formation: data in, data out; knows no latency, and the moment only where a policy looks at it |
 //! | [`scores`] | what a scheduling policy is told about a request on its arrival |
 //! | [`metrics`] | what a run leaves behind |
 //! | [`engine`] | one engine: its scheduler, its batches in flight, the time they take |
 //! | [`engine_group`] | data-parallel ranks in lock step |
+//! | [`frontend`] | API servers before and behind the engines |
 //! | [`cluster`] | routing over replicas and over data-parallel ranks |
 //! | [`event`], [`simulation`] | the closed set of events, and the loop that handles them |
 
