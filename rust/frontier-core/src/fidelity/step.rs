@@ -215,6 +215,16 @@ impl StepTimer {
         }
     }
 
+    /// Returns the rows of token operators of each data-parallel rank in the last step, padding included; nothing for
+    /// the clocks, which have no rows.
+    pub fn padded_tokens(&self) -> impl Iterator<Item = u32> {
+        let dispatches = match &self.model {
+            Model::Linear(_) | Model::Tables(_) => &[][..],
+            Model::Operators(operators) => &operators.dispatches,
+        };
+        dispatches.iter().map(|rank| rank.tokens)
+    }
+
     /// Returns the share of every operator in the GPU time of rank `rank` of a step that runs `batches`, in program
     /// order; FLOPs and bytes are those of the GPUs that run it. The linear clock has no operators.
     ///
@@ -295,7 +305,8 @@ impl StepTimer {
                 ),
             });
         }
-        if batch.num_drafts() > tokens {
+        // Tokens that ranks share are counted on one of them.
+        if batch.num_drafts() > tokens * u64::from(batch.num_sharing()) {
             let what = format!("drafts are tokens of the step, was {} drafts", batch.num_drafts());
             return Err(SimError::Invariant { what });
         }
