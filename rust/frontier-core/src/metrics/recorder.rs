@@ -126,7 +126,7 @@ pub struct StepRow {
     pub num_waiting: u32,
     /// Free blocks after scheduling.
     pub free_blocks: u32,
-    /// Rows of token operators, padding to a captured size included.
+    /// Rows of the engine's token operators, padding to a captured size included.
     pub padded_tokens: u32,
     /// How its kernels were launched, as a `fidelity::GraphMode`.
     pub graph: u8,
