@@ -402,11 +402,9 @@ impl Operators {
     fn is_dual_batch(&self, batches: &[BatchShape]) -> bool {
         let Some(dbo) = &self.dbo else { return false };
         batches.iter().all(|batch| {
-            let least = if batch.num_tokens() == batch.num_seqs() {
-                dbo.decode_token_threshold
-            } else {
-                dbo.prefill_token_threshold
-            };
+            // A decode has one token that is no draft, and all have as many (`check_ubatch_thresholds`).
+            let decodes = batch.uniform_query().is_some() && batch.num_tokens() == batch.num_logits();
+            let least = if decodes { dbo.decode_token_threshold } else { dbo.prefill_token_threshold };
             batch.num_tokens() >= u64::from(least.max(2))
         })
     }
@@ -511,6 +509,7 @@ impl Operators {
             if let Some(experts) = self.program.experts(stage) {
                 let (stage_s, of_rank) = experts.stage(&ExpertStep {
                     all_tokens: all_rows,
+                    useful_tokens: all_tokens,
                     tokens: most.tokens,
                     sharded_tokens: most.sharded_tokens,
                     dual_batch,
