@@ -331,6 +331,9 @@ impl Recorder {
         record.ledger.settle(now, meter);
         let tokens = u64::from(record.generated_tokens);
         record.witness(7, now, tokens);
+        if record.num_drafts > 0 {
+            record.witness(11, now, u64::from(record.draft_tokens) << 32 | u64::from(record.accepted_tokens));
+        }
         self.num_ended += 1;
         self.close_run(id);
     }
