@@ -56,13 +56,16 @@ pub struct LockStepGroup {
     steps_in_wave: u64,
     /// Steps so far, dummies included.
     num_steps: u64,
-    waves: u64,
     dummies: u64,
     /// Ranks that have called for a dummy in the next step already.
     committed: Vec<bool>,
     fruitless_rounds: u8,
     stalled: bool,
     shapes: Vec<BatchShape>,
+    /// Time of each pipeline stage in the step priced last, in seconds.
+    stages_s: Vec<f64>,
+    /// Rows of each rank in that step, padding included.
+    padded_tokens: Vec<u32>,
     drafts: Vec<Option<(InFlight, StepRow)>>,
     spare: Vec<GroupStep>,
 }
@@ -78,12 +81,13 @@ impl LockStepGroup {
             running: false,
             steps_in_wave: 0,
             num_steps: 0,
-            waves: 0,
             dummies: 0,
             committed: vec![false; ranks],
             fruitless_rounds: 0,
             stalled: false,
             shapes: vec![batch.clone(); ranks],
+            stages_s: Vec::new(),
+            padded_tokens: Vec::with_capacity(ranks),
             drafts: Vec::with_capacity(ranks),
             spare: Vec::new(),
         }
@@ -97,11 +101,6 @@ impl LockStepGroup {
     /// Returns the dummy batches of all ranks so far.
     pub fn num_dummies(&self) -> u64 {
         self.dummies
-    }
-
-    /// Returns the waves begun so far.
-    pub fn num_waves(&self) -> u64 {
-        self.waves
     }
 
     /// Notes that a rank got a request.
@@ -185,7 +184,6 @@ impl LockStepGroup {
                 }
                 self.running = true;
                 self.steps_in_wave = 0;
-                self.waves += 1;
                 self.committed.fill(false);
             }
             let step = self.form_step(now, engines, context)?;
@@ -244,9 +242,10 @@ impl LockStepGroup {
         let mut step = self.spare.pop().unwrap_or_default();
         step.in_vain = tried && !held_back && !executes;
         step.batches.clear();
-        for (engine, draft) in engines.iter_mut().zip(self.drafts.drain(..)) {
+        for (rank, (engine, draft)) in engines.iter_mut().zip(self.drafts.drain(..)).enumerate() {
+            let time = StepTime { padded_tokens: self.padded_tokens[rank], ..time };
             // The pipelines of all ranks are passed by the same steps, so they agree on when.
-            let launch = engine.pass(now, &time, context.timer.stages_s(), share, mixed)?;
+            let launch = engine.pass(now, &time, &self.stages_s, share, mixed)?;
             step.end = launch.end();
             step.batches.push(if let Some((batch, row)) = draft {
                 Some(engine.launch(batch, row, &launch, context.recorder))
@@ -258,28 +257,35 @@ impl LockStepGroup {
         Ok(step)
     }
 
-    /// Returns how long the step takes. Ranks whose step time knows no data parallelism (the linear clock, models
-    /// without experts) are priced apart and wait for the slowest.
-    fn price(&self, context: &mut EngineContext<'_>) -> Result<StepTime, SimError> {
+    /// Returns how long the step takes, and notes its stages and rows. Ranks whose step time knows no data parallelism
+    /// (the linear clock, models without experts) are priced apart, once each, and wait for the slowest.
+    fn price(&mut self, context: &mut EngineContext<'_>) -> Result<StepTime, SimError> {
+        self.padded_tokens.clear();
         if context.timer.num_batches() == self.shapes.len() {
-            return context.timer.step_all(&self.shapes);
+            let time = context.timer.step_all(&self.shapes)?;
+            self.padded_tokens.extend(context.timer.padded_tokens());
+            self.note_stages(context.timer.stages_s());
+            return Ok(time);
         }
         let mut slowest: Option<StepTime> = None;
         let (mut flops, mut bytes, mut active_s) = (0.0, 0.0, 0.0);
-        let mut slowest_shape = 0;
-        for (rank, shape) in self.shapes.iter().enumerate() {
-            let time = context.timer.step(shape)?;
+        for rank in 0..self.shapes.len() {
+            let time = context.timer.step(&self.shapes[rank])?;
+            self.padded_tokens.push(time.padded_tokens);
             flops += time.flops;
             bytes += time.bytes;
             active_s += time.active_s;
             if slowest.is_none_or(|slowest| time.total > slowest.total) {
                 slowest = Some(time);
-                slowest_shape = rank;
+                self.note_stages(context.timer.stages_s());
             }
         }
-        // Leaves the stages of the slowest behind.
-        let slowest = context.timer.step(&self.shapes[slowest_shape])?;
-        Ok(StepTime { flops, bytes, active_s, ..slowest })
+        Ok(StepTime { flops, bytes, active_s, ..slowest.unwrap_or_default() })
+    }
+
+    fn note_stages(&mut self, stages_s: &[f64]) {
+        self.stages_s.clear();
+        self.stages_s.extend_from_slice(stages_s);
     }
 }
 

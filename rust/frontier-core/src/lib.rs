@@ -10,13 +10,14 @@
 //! | [`plan`] | the document that a run is made of |
 //! | [`kernel`] | the clock and the event queue; knows no serving word |
 //! | [`workload`] | arrivals, lengths, traces: requests before they reach a cluster |
-//! | [`fidelity`] | how long a batch takes; knows no request, queue or policy |
 //! | [`predictor`] | packs of learned operator predictors, and how they are evaluated; knows no scheduling |
-//! | [`kvcache`] | blocks, prefix identity, SGLang's radix tree, tiers below the device |
+//! | [`fidelity`] | how long a batch takes; knows no request, queue or policy |
+//! | [`kvcache`] | blocks, radix trees, prefix identity; only its tiers below the device know time: when a transfer is done |
 //! | [`speculation`] | drafts as data: how many, and how many are accepted; knows no time |
-//! | [`scheduler`] | batch formation: data in, data out; knows no latency, and the moment only where a policy looks at it |
+//! | [`scheduler`] | batch formation: data in, data out; knows no step time, and the moment only where a policy or a transfer of KV asks for it |
 //! | [`scores`] | what a scheduling policy is told about a request on its arrival |
 //! | [`metrics`] | what a run leaves behind |
+//! | [`frontend`] | API servers before and after the engines; knows no queue, block or step |
 //! | [`engine`] | one engine: its scheduler, its batches in flight, the time they take |
 //! | [`engine_group`] | data-parallel ranks in lock step |
 //! | [`frontend`] | API servers before and behind the engines |

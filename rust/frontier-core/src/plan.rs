@@ -172,6 +172,12 @@ impl Plan {
         }
         if let Some(tiers) = &self.kv_tiers {
             tiers.check(&self.scheduler)?;
+            if self.data_parallel.is_some() {
+                return refuse(
+                    "kv_tiers",
+                    "needs no data_parallel: tiers of its ranks are not modelled".into(),
+                );
+            }
         }
         self.step_time.check()
     }

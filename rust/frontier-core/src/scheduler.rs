@@ -1,5 +1,6 @@
-//! Batch formation. A scheduler is data in, data out: it knows no latency and no event, and the moment only where
-//! its policy looks at it, so that it can be checked against logs of a real engine decision by decision.
+//! Batch formation. A scheduler is data in, data out: it knows no event and not how long a step takes, and the moment
+//! only where its policy looks at it or KV is on its way between tiers (`kv_loads`), so that it can be checked against
+//! logs of a real engine decision by decision.
 //!
 //! [`BatchScheduler`] is what an engine asks of any scheduler; [`Scheduler`] is the closed set of them.
 

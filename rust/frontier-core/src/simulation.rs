@@ -26,7 +26,7 @@ use crate::scores::{ArrivalPolicy, ArrivingRequest, Scores};
 use crate::time::SimTime;
 use crate::workload::{OUTPUT_STREAM_BASE, RequestSpec, Segment, TraceColumns, Workload};
 
-/// Most requests of a run: their records take about 330 bytes each.
+/// Most requests of a run: their records take about 390 bytes each.
 const MAX_REQUESTS: usize = 20_000_000;
 
 /// Most requests that the clients of a closed loop may send at one moment in reply to ended ones.
@@ -574,7 +574,7 @@ impl Simulation {
 
     fn deliver(&mut self, now: SimTime) -> Result<(), SimError> {
         self.ended.clear();
-        // All output of one step is of one replica.
+        // All output of one step is of one replica, whose ranks share its API servers.
         let Some(first) = self.outputs.first() else { return Ok(()) };
         let servers = self.servers_of(self.routed(first.request).1);
         let (Some(frontend), recorder) = (&mut self.frontend, &mut self.recorder) else { return Ok(()) };

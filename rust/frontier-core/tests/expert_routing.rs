@@ -366,6 +366,40 @@ fn two_micro_batches_hide_communication() {
 }
 
 #[test]
+fn verifying_drafts_is_decoding_to_two_micro_batches() {
+    let dbo = json!({"decode_token_threshold": 32, "prefill_token_threshold": 512});
+    let time = |case: &Case, drafts: u32| {
+        let mut batch = BatchShape::new(&[]);
+        (0..256 / (1 + drafts)).for_each(|_| batch.add_verifying(1 + drafts, 100, false, drafts));
+        case.timer().step_all(&vec![batch; 32]).unwrap().total.0
+    };
+    let alone = Case::new(uniform(), 8192, 32, 20);
+    let both = alone.clone().with("dbo", dbo);
+    for drafts in [0, 3] {
+        assert!(time(&both, drafts) < time(&alone, drafts), "256 tokens, {drafts} drafts per request");
+    }
+}
+
+#[test]
+fn padding_is_no_useful_work_of_experts() {
+    let case = Case::new(uniform(), 64, 2, 4);
+    let batch = |tokens: u32| {
+        let mut batch = BatchShape::new(&[]);
+        (0..tokens).for_each(|_| batch.add(1, 100, false));
+        batch
+    };
+    let step = |pad: bool| {
+        let mut timer = case.timer();
+        timer.pad_to_largest(pad);
+        timer.step_all(&[batch(60), batch(4)]).unwrap()
+    };
+    let (apart, padded) = (step(false), step(true));
+    assert_eq!((apart.padded_tokens, padded.padded_tokens), (64, 120));
+    assert!((padded.flops / apart.flops - 1.0).abs() < 1e-12, "{} of {}", padded.flops, apart.flops);
+    assert!(padded.active_s > apart.active_s);
+}
+
+#[test]
 fn counts_are_routed_as_they_were_counted() {
     let mut counts = vec![1.0; 64];
     counts[..8].fill(20.0);

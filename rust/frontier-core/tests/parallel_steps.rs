@@ -76,3 +76,15 @@ fn ranks_that_share_a_prompt_take_their_part_of_its_time() {
         whole.step(&prompt(&whole, 1)).unwrap().total
     );
 }
+
+#[test]
+fn ranks_that_share_a_padded_admission_verify_all_of_it() {
+    let layout = json!({"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "data_parallel_size": 1,
+                        "prefill_context_parallel_size": 4});
+    let mut shared = timer(&layout, &[8]);
+    let mut batch = shared.new_batch();
+    // The last token of a prompt and four paddings: two tokens on each rank.
+    batch.add_verifying(5, 64, true, 4);
+    assert_eq!((batch.num_tokens(), batch.num_logits()), (2, 5));
+    assert!(shared.step(&batch).is_ok());
+}

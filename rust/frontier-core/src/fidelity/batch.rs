@@ -244,6 +244,12 @@ impl BatchShape {
                 work.add(query_tokens, context_after, window);
             }
         }
+        self.add_drafted(context_after);
+    }
+
+    /// Adds a request to the pass of one token per request that drafts, if it is kept.
+    #[inline]
+    fn add_drafted(&mut self, context_after: u32) {
         if let Some((advance, drafted)) = &mut self.drafted {
             drafted.add(1, context_after.saturating_add(*advance), false);
         }
@@ -253,7 +259,7 @@ impl BatchShape {
     /// the last token that is none. A decode of one token and its drafts is no prefill.
     #[inline]
     pub fn add_verifying(&mut self, query_tokens: u32, context_after: u32, is_prefill: bool, drafts: u32) {
-        debug_assert!(drafts < query_tokens, "Invariant: one of the new tokens is no draft");
+        debug_assert!(drafts == 0 || drafts < query_tokens, "Invariant: one of the new tokens is no draft");
         self.add(query_tokens, context_after, is_prefill);
         self.drafts += u64::from(drafts);
     }
@@ -298,6 +304,13 @@ impl BatchShape {
             work.add(chunk, first_context, window);
             work.add(chunk, context_after, window);
         }
+        self.add_drafted(context_after);
+    }
+
+    /// Returns the ranks that share the tokens of prompts.
+    #[inline]
+    pub fn num_sharing(&self) -> u32 {
+        self.ranks
     }
 
     /// Returns the sliding windows that the batch keeps areas for.
@@ -508,6 +521,22 @@ mod tests {
         shared.add(1, 500, false);
         shared.add(9, 9, true);
         assert_eq!((shared.decode().query_tokens, shared.prefill().query_tokens), (1, 4));
+    }
+
+    #[test]
+    fn ranks_that_share_prompts_draft_for_every_request() {
+        let mut shared = BatchShape::drafting(&[], 2).shared_by(4);
+        shared.add(1024, 1024, true);
+        shared.add_verifying(3, 50, false, 2);
+        let drafted = shared.drafted().unwrap();
+        assert_eq!((drafted.num_tokens(), drafted.kv_tokens()), (2, 1024 + 50 + 2 * 2));
+    }
+
+    #[test]
+    fn requests_without_tokens_have_no_drafts() {
+        let mut batch = BatchShape::new(&[]);
+        batch.add_verifying(0, 70, true, 0);
+        assert_eq!((batch.num_seqs(), batch.num_tokens(), batch.num_logits()), (1, 0, 1));
     }
 
     #[test]

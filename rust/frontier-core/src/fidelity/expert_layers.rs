@@ -62,9 +62,11 @@ pub struct StepOrigin {
 /// What a step brings to the layers with experts.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertStep {
-    /// Tokens of all data-parallel ranks.
+    /// Rows of all data-parallel ranks, padding included.
     pub all_tokens: u32,
-    /// Most tokens of one of them.
+    /// Those of them that are no padding: what padding computes is no useful work.
+    pub useful_tokens: u32,
+    /// Most rows of one rank.
     pub tokens: u32,
     /// The same where its tensor-parallel ranks share them.
     pub sharded_tokens: u32,
@@ -174,7 +176,7 @@ impl ExpertLayers {
             work.plus(&again);
         }
         work.seconds += layers.seconds * halves;
-        work.flops += self.flops(step.all_tokens);
+        work.flops += self.flops(step.useful_tokens);
         work.bytes += layers.bytes * halves;
         work.active_s += layers.compute_s.max(layers.memory_s).min(layers.seconds) * halves;
         let exposed = if step.dual_batch {

@@ -237,6 +237,7 @@ impl Program {
                 let all_s: f64 = found.iter().map(|(_, time)| time.seconds).sum();
                 let step = ExpertStep {
                     all_tokens: rows.all_tokens,
+                    useful_tokens: rows.all_tokens,
                     tokens: rows.tokens,
                     sharded_tokens: rows.sharded_tokens,
                     dual_batch,

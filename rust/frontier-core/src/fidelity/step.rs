@@ -215,6 +215,16 @@ impl StepTimer {
         }
     }
 
+    /// Returns the rows of token operators of each data-parallel rank in the last step, padding included; nothing for
+    /// the clocks, which have no rows.
+    pub fn padded_tokens(&self) -> impl Iterator<Item = u32> {
+        let dispatches = match &self.model {
+            Model::Linear(_) | Model::Tables(_) => &[][..],
+            Model::Operators(operators) => &operators.dispatches,
+        };
+        dispatches.iter().map(|rank| rank.tokens)
+    }
+
     /// Returns the share of every operator in the GPU time of rank `rank` of a step that runs `batches`, in program
     /// order; FLOPs and bytes are those of the GPUs that run it. The linear clock has no operators.
     ///
@@ -295,7 +305,8 @@ impl StepTimer {
                 ),
             });
         }
-        if batch.num_drafts() > tokens {
+        // Tokens that ranks share are counted on one of them.
+        if batch.num_drafts() > tokens * u64::from(batch.num_sharing()) {
             let what = format!("drafts are tokens of the step, was {} drafts", batch.num_drafts());
             return Err(SimError::Invariant { what });
         }
@@ -391,11 +402,9 @@ impl Operators {
     fn is_dual_batch(&self, batches: &[BatchShape]) -> bool {
         let Some(dbo) = &self.dbo else { return false };
         batches.iter().all(|batch| {
-            let least = if batch.num_tokens() == batch.num_seqs() {
-                dbo.decode_token_threshold
-            } else {
-                dbo.prefill_token_threshold
-            };
+            // A decode has one token that is no draft, and all have as many (`check_ubatch_thresholds`).
+            let decodes = batch.uniform_query().is_some() && batch.num_tokens() == batch.num_logits();
+            let least = if decodes { dbo.decode_token_threshold } else { dbo.prefill_token_threshold };
             batch.num_tokens() >= u64::from(least.max(2))
         })
     }
@@ -500,6 +509,7 @@ impl Operators {
             if let Some(experts) = self.program.experts(stage) {
                 let (stage_s, of_rank) = experts.stage(&ExpertStep {
                     all_tokens: all_rows,
+                    useful_tokens: all_tokens,
                     tokens: most.tokens,
                     sharded_tokens: most.sharded_tokens,
                     dual_batch,

@@ -126,7 +126,7 @@ pub struct StepRow {
     pub num_waiting: u32,
     /// Free blocks after scheduling.
     pub free_blocks: u32,
-    /// Rows of token operators, padding to a captured size included.
+    /// Rows of the engine's token operators, padding to a captured size included.
     pub padded_tokens: u32,
     /// How its kernels were launched, as a `fidelity::GraphMode`.
     pub graph: u8,
@@ -331,6 +331,9 @@ impl Recorder {
         record.ledger.settle(now, meter);
         let tokens = u64::from(record.generated_tokens);
         record.witness(7, now, tokens);
+        if record.num_drafts > 0 {
+            record.witness(11, now, u64::from(record.draft_tokens) << 32 | u64::from(record.accepted_tokens));
+        }
         self.num_ended += 1;
         self.close_run(id);
     }

@@ -302,3 +302,36 @@ proptest! {
         }
     }
 }
+
+/// An operator over 100 kB per token on a GPU of 1 TB/s.
+fn dense_operators(data_parallel_size: u32) -> Value {
+    json!({
+        "kind": "operators",
+        "gpu": {"num_sms": 100, "peak_flops_per_s": {"bf16": 1e15}, "memory_bandwidth_bytes_per_s": 1e12,
+                "compute_efficiency": 1.0, "memory_efficiency": 1.0, "kernel_launch_s": 0.0},
+        "links": {"node": null, "network": null},
+        "cpu": {"per_step_s": 0.0, "per_seq_s": 0.0, "overlapped": false},
+        "layout": {"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "data_parallel_size": data_parallel_size},
+        "residuals": null,
+        "stages": [[{"op": "elementwise", "name": "layer", "count": 1, "predictor": null, "rows": "tokens",
+                     "bytes_per_row": 1e5}]],
+    })
+}
+
+#[test]
+fn times_of_ranks_are_booked_once_however_they_are_priced() {
+    for priced_together in [false, true] {
+        let mut plan = trace_plan(&lock_step(2));
+        plan["step_time"] = dense_operators(if priced_together { 2 } else { 1 });
+        let (recorder, totals) = run_rows(&plan, &[(0, 100, 1), (0, 40, 1)]);
+        assert_eq!((totals.steps, totals.dummy_steps), (2, 0));
+        // 140 tokens at 100 ns each, both ranks counted.
+        let seconds: f64 = totals.trust.iter().flat_map(|operator| operator.tally.seconds).sum();
+        assert!((seconds - 140.0 * 100e-9).abs() < 1e-15, "{seconds}");
+        let rows =
+            |rank: usize| recorder.steps[rank].rows.iter().map(|row| row.padded_tokens).collect::<Vec<_>>();
+        assert_eq!((rows(0), rows(1)), (vec![100], vec![40]));
+        // They wait for the slower one.
+        assert_eq!(recorder.steps[1].end_ns, [10_000]);
+    }
+}

@@ -355,3 +355,14 @@ proptest! {
         prop_assert_eq!(totals, again);
     }
 }
+
+#[test]
+fn ranks_of_a_replica_have_no_tiers() {
+    let mut plan = tiered(&tiers(&json!([tier("host", 100, MS, "lru")]), "layerwise", "write_through"));
+    let ranks =
+        json!({"size": 2, "ranks_per_balancer": 2, "balancer": {"kind": "round_robin"}, "lock_step": null});
+    plan["data_parallel"] = ranks;
+    let Err(error) = run_with(&plan, Some(there_and_back())) else { panic!("the plan makes no sense") };
+    let error = error.to_string();
+    assert!(error.contains("kv_tiers") && error.contains("data_parallel"), "{error}");
+}

@@ -112,3 +112,15 @@ fn causes_add_up_with_drafts_in_every_engine() {
         }
     }
 }
+
+#[test]
+fn digests_know_what_became_of_drafts() {
+    // Of the second token's step only that token is wanted, so that acceptance changes no time.
+    let outcome = |rate: f64| {
+        let (recorder, totals) = run(&drafting(&burst(1, 40, 2), "ngram", 3, rate)).unwrap();
+        (recorder.requests[0].finished, totals.digest)
+    };
+    let ((all_at, all), (none_at, none)) = (outcome(1.0), outcome(0.0));
+    assert_eq!(all_at, none_at);
+    assert_ne!(all, none);
+}
