@@ -155,6 +155,7 @@ fn drafts_that_make_no_sense_are_refused() {
     assert!(refusal(&|draft| draft["passes"] = json!(0)).contains("step_time.draft.passes"));
     assert!(refusal(&|draft| draft["decode_pass"] = json!([])).contains("step_time.draft.passes"));
     assert!(refusal(&|draft| draft["passes"] = json!(5000)).contains("1 ..= 1025"));
+    assert!(refusal(&|draft| draft["passes"] = json!(u32::MAX)).contains("step_time.draft.passes"));
     assert!(
         refusal(&|draft| draft["cpu"]["per_seq_s"] = json!(-1.0)).contains("step_time.draft.cpu.per_seq_s")
     );

@@ -75,7 +75,7 @@ impl OperatorsSpec {
             let message = format!("was {}, with {} operators", draft.passes, draft.decode_pass.len());
             return refuse(path, "passes", format!("{message} in decode_pass; both or neither are needed"));
         }
-        within(path, "passes", draft.passes + 1, MAX_DRAFT_PASSES + 1)?;
+        within(path, "passes", draft.passes.saturating_add(1), MAX_DRAFT_PASSES + 1)?;
         for (name, pass) in [("first_pass", &draft.first_pass), ("decode_pass", &draft.decode_pass)] {
             for (index, operator) in pass.iter().enumerate() {
                 self.check_operator(&format!("{path}.{name}[{index}]"), operator)?;
