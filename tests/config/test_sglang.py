@@ -81,6 +81,18 @@ def test_the_longest_request_leaves_room(base: Scenario) -> None:
             "has no effect on sglang; remove it (SGLang has engine.sglang.max_running_requests)",
         ),
         ({"name": "sglang", "enable_prefix_caching": False}, "engine.enable_prefix_caching", "disable_radix"),
+        (
+            {"name": "sglang", "pipeline_parallel_size": 2},
+            "engine.pipeline_parallel_size",
+            "remove it (SGLang's own --pipeline-parallel-size is not modelled)",
+        ),
+        ({"name": "sglang", "quantization": "awq"}, "engine.quantization", "give one that is (allowed: fp8)"),
+        (
+            {"name": "sglang", "quantization": "w8a8_int8"},
+            "engine.quantization",
+            "a scheme of SGLang that is not modelled",
+        ),
+        ({"name": "sglang", "quantization": "fp8_per_block"}, "engine.quantization", "(allowed: fp8, awq,"),
         ({"name": "sglang", "kv_cache_dtype": "fp8"}, "engine.kv_cache_dtype", "fp8_e4m3"),
         (sglang(page_size=16), "engine.sglang.page_size", "pages of several tokens are not modelled"),
         (sglang(schedule_policy="random"), "engine.sglang.schedule_policy", "'random'"),
@@ -161,3 +173,12 @@ SHORT: dict[str, Any] = {
         "output_tokens": 4,
     }
 }
+
+
+def test_sglang_converts_a_16_bit_checkpoint_to_fp8(base: Scenario) -> None:
+    plain = base.with_(SGLANG).resolve()
+    narrow = base.with_({**SGLANG, "engine.quantization": "fp8"}).resolve()
+    linear = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    scales = 4 * 32 * (4096 + 2 * 1024 + 4096 + 2 * 14336 + 4096)  # of each output channel, in 32 bits
+    assert plain.memory.weights_bytes - narrow.memory.weights_bytes == linear - scales
+    assert narrow.num_blocks > plain.num_blocks

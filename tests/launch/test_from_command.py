@@ -107,6 +107,20 @@ def test_models_go_by_hub_names_overrides_and_own_files():
         launched("vllm serve --port 1")
 
 
+def test_the_only_engine_may_be_named():
+    v1 = launched(f"VLLM_USE_V1=1 vllm serve {LLAMA}", strict=True)
+    assert [remark.flag for remark in v1.neutral] == ["VLLM_USE_V1"]
+    v0 = launched(f"VLLM_USE_V1=0 vllm serve {LLAMA}")
+    assert "no other engine than V1" in v0.summary()
+
+
+def test_sglang_converts_to_fp8():
+    command = f"python -m sglang.launch_server --model-path {LLAMA} --quantization fp8"
+    scenario = launched(command, strict=True).scenario
+    assert scenario.engine.quantization == "fp8"
+    assert "--quantization fp8" in to_sglang(scenario)
+
+
 COMMANDS = [
     f"vllm serve {LLAMA}",
     f"vllm serve {LLAMA} -tp 2 --max-num-seqs 64 --max-num-batched-tokens 4096 --no-enable-prefix-caching",
@@ -192,6 +206,8 @@ def test_what_no_command_can_say_is_refused():
     scenario = launched(f"vllm serve {LLAMA}").scenario
     with pytest.raises(ConfigError, match=r"engine\.name"):
         to_sglang(scenario)
+    with pytest.raises(ConfigError, match=r"engine\.scheduler: was .*static.*no flag of vllm"):
+        to_vllm(scenario.with_({"engine.scheduler": "static"}))
     with pytest.raises(ConfigError, match="inline configuration"):
         to_vllm(scenario.with_({"model": json.loads(json.dumps(_inline()))}))
     with pytest.raises(ConfigError, match="Dynamo's frontend does not have"):

@@ -117,8 +117,8 @@ class Engine(Parallelism):
     dtype: Literal["auto", "bfloat16", "float16", "half"] = "auto"
     """Type of weights and activations that are not quantised; `auto` is the checkpoint's."""
     quantization: str | None = None
-    """vLLM's name of how linear layers are quantised; left out, what the checkpoint declares. Names such as
-    `fp8_per_tensor` convert a 16-bit checkpoint as it loads."""
+    """The engine's name of how linear layers are quantised; left out, what the checkpoint declares. Names
+    such as `fp8_per_tensor` convert a 16-bit checkpoint as it loads."""
     kv_cache_dtype: Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla"] = (
         "auto"
     )

@@ -215,6 +215,8 @@ def resolve_kv_tiers(
             f"does not go with the hybrid KV cache manager that {spec.name} has for its sliding windows; set"
             " engine.disable_hybrid_kv_cache_manager to true, as vLLM does for connectors that lack it"
         )
+        if None not in memory.kv_group_windows:  # layers of one kind: vLLM's switch leaves them as they are
+            message = f"does not go with {spec.name}: tiers for sliding windows are not modelled"
         return None, [Issue("engine.kv_offloading_size" if single else "engine.kv_tiers", None, message)]
     issues, facts = [], []
     for index, tier in enumerate(tiers.tiers):

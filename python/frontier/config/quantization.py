@@ -65,28 +65,39 @@ QUANTIZATION_NAMES: Final = tuple(
 
 _FIRST_KV_CACHE: Final = {"modelopt": 14, "compressed-tensors": 15}
 """First minor version that takes the KV cache's type from such a checkpoint."""
+
+_OF_SGLANG: Final = (
+    *("awq", "fp8", "gptq", "marlin", "gptq_marlin", "awq_marlin", "bitsandbytes", "gguf", "modelopt"),
+    *("modelopt_fp4", "petit_nvfp4", "w8a8_int8", "w8a8_fp8", "moe_wna16", "qoq", "w4afp8", "mxfp4"),
+)
+"""What SGLang's `--quantization` takes (`server_args.py`, 0.5.3)."""
+_ONLINE_OF_SGLANG: Final = ("fp8",)
+"""Conversions of a 16-bit checkpoint that are modelled: SGLang's fp8 is per output channel
+(`layers/quantization/fp8.py`: `Fp8LinearMethod.process_weights_after_loading`)."""
 _FP8: Final = (8, 9)
 _BLACKWELL: Final = (10, 0)
 
 
 def quantized_model(
-    spec: ModelSpec, name: str | None, *, version: str, gpu: GpuSpec | None
+    spec: ModelSpec, name: str | None, *, version: str, gpu: GpuSpec | None, sglang: bool = False
 ) -> tuple[ModelSpec, list[Issue]]:
     """Return the model as the engine holds it, and what is wrong with the choice.
 
     Args:
         spec: the model as its checkpoint declares it.
-        name: vLLM's name of a scheme; None takes what the checkpoint declares.
-        version: of vLLM, as in `0.32`.
+        name: the engine's name of a scheme; None takes what the checkpoint declares.
+        version: of the engine, as in `0.32`.
         gpu: decides in what is multiplied: below compute capability 8.9 fp8 weights are widened by Marlin
             kernels (`vllm/model_executor/layers/quantization/fp8.py`), without fp4 units so is NVFP4
             (`modelopt.py`), and 8-bit integers have no kernel from 10.0 on
             (`csrc/.../c3x/scaled_mm_helper.hpp`). None leaves that open.
+        sglang: the engine is SGLang, whose names and conversions are others; the GPU's kernels are taken to
+            be as above.
     """
     minor = int(version.split(".")[1])
     found = spec.quantization
     if name is not None:
-        issue, found = _named(spec, name, minor)
+        issue, found = _named(spec, name, None if sglang else minor)
         if issue is not None:
             return spec, [issue]
     if found is None:
@@ -112,26 +123,31 @@ def attends_in_fp8(gpu: GpuSpec | None, kv_cache_dtype: str) -> bool:
     return kv_cache_dtype == "fp8" and capability is not None and capability[0] in (9, 10)
 
 
-def _named(spec: ModelSpec, name: str, minor: int) -> tuple[Issue | None, Quantization | None]:
-    """Return the scheme that a name asks for, or why it cannot be had."""
+def _named(spec: ModelSpec, name: str, minor: int | None) -> tuple[Issue | None, Quantization | None]:
+    """Return the scheme that a name asks for, or why it cannot be had; `minor` is None for SGLang."""
     declared, shown = spec.quantization, f"was {show_value(name)}"
-    if name not in QUANTIZATION_NAMES:
-        known = name in (*NOT_MODELLED, *GONE)
-        message = f"{shown}, a scheme of vLLM that is not modelled" if known else shown
-        near = None if known else nearest_name(name, QUANTIZATION_NAMES)
-        return Issue(FIELD, name, message, QUANTIZATION_NAMES, near), None
+    others: tuple[str, ...] = (*NOT_MODELLED, *GONE) if minor is not None else _OF_SGLANG
+    owner = "vLLM" if minor is not None else "SGLang"
+    names = tuple(each for each in QUANTIZATION_NAMES if minor is not None or each in _OF_SGLANG)
+    if name not in names:
+        known = name in others
+        message = f"{shown}, a scheme of {owner} that is not modelled" if known else shown
+        near = None if known else nearest_name(name, names)
+        return Issue(FIELD, name, message, names, near), None
     if declared is not None:
-        allowed = CHECKPOINT_NAMES.get(declared.name, ())
+        allowed = tuple(each for each in CHECKPOINT_NAMES.get(declared.name, ()) if each in names)
         if name in allowed:
             if name == "moe_wna16" and not spec.is_moe:
                 return Issue(FIELD, name, f"{shown}, but {spec.name} has no experts", allowed), None
             return None, declared
         message = f"{shown}, but the checkpoint of {spec.name} is quantised as {declared.name}"
         return Issue(FIELD, name, message, allowed), None
-    online = _ONLINE.get(name)
+    online = _ONLINE.get(name) if minor is not None or name in _ONLINE_OF_SGLANG else None
     if online is None:
         message = f"{shown}, but the checkpoint of {spec.name} is not quantised; give one that is"
         return Issue(FIELD, name, message, _online_names(spec, minor)), None
+    if minor is None:
+        return None, replace(_converted("fp8_per_channel"), name=name)
     if minor < online.first or (online.last is not None and minor > online.last):
         message = f"{shown}, but vLLM 0.{minor} does not convert a 16-bit checkpoint to it"
         return Issue(FIELD, name, message, _online_names(spec, minor)), None
@@ -141,7 +157,9 @@ def _named(spec: ModelSpec, name: str, minor: int) -> tuple[Issue | None, Quanti
     return None, _converted(name)
 
 
-def _online_names(spec: ModelSpec, minor: int) -> tuple[str, ...]:
+def _online_names(spec: ModelSpec, minor: int | None) -> tuple[str, ...]:
+    if minor is None:
+        return _ONLINE_OF_SGLANG
     return tuple(
         name
         for name, online in _ONLINE.items()

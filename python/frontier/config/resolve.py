@@ -264,7 +264,8 @@ def _quantized(
     engine = parts.engine
     if spec is None or engine is None or not parts.known("engine.quantization", "engine.version"):
         return spec
-    spec, found = quantized_model(spec, engine.quantization, version=engine.version, gpu=gpu)
+    sglang = engine.name == "sglang"
+    spec, found = quantized_model(spec, engine.quantization, version=engine.version, gpu=gpu, sglang=sglang)
     issues += found
     return spec
 

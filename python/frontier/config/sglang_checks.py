@@ -139,7 +139,19 @@ _SGLANG_NAMES: Final = {
 }
 
 
+_NOT_MODELLED: Final = {
+    "pipeline_parallel_size": "--pipeline-parallel-size",
+    "data_parallel_size": "--data-parallel-size",
+    "enable_expert_parallel": "--expert-parallel-size",
+    "speculative": "--speculative-algorithm",
+    "kv_tiers": "--enable-hierarchical-cache",
+}
+"""Fields for which SGLang has a setting of its own that is not modelled."""
+
+
 def _instead(name: str) -> str:
+    if name in _NOT_MODELLED:
+        return f"SGLang's own {_NOT_MODELLED[name]} is not modelled"
     found = _SGLANG_NAMES.get(name)
     return "it is vLLM's" if found is None else f"SGLang has {found}"
 

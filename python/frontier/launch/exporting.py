@@ -211,7 +211,9 @@ def _refuse(paths: Mapping[str, Any], engine: str, version: str) -> None:
 
 def _vllm_arguments(scenario: Scenario) -> tuple[list[str], list[str]]:
     """Return variables and arguments, the model aside."""
-    whole = frozenset({"engine.speculative", "engine.scheduling_policy", "engine.moe.eplb"})
+    whole = frozenset(
+        {"engine.speculative", "engine.scheduling_policy", "engine.scheduler", "engine.moe.eplb"}
+    )
     settings = _settings(scenario, "vllm", whole)
     version = scenario.engine.version
     flags = flags_of("vllm", version)

@@ -190,6 +190,13 @@ def _pp_layer_partition(text: str, mapped: Mapped, _command: Command) -> None:
         mapped.unsupport("VLLM_PP_LAYER_PARTITION", text, "must be whole numbers with commas between")
 
 
+def _use_v1(text: str, mapped: Mapped, _command: Command) -> None:
+    if text == "1":
+        mapped.neutral.append(Remark("VLLM_USE_V1", text, "V1 is the only engine of these versions"))
+    else:
+        mapped.unsupport("VLLM_USE_V1", text, "these versions have no other engine than V1")
+
+
 RULES: Final = Rules(
     fields=_FIELDS,
     handlers={
@@ -218,7 +225,7 @@ RULES: Final = Rules(
         "--enable-eplb": _enable_eplb,
         "--scheduling-policy": _scheduling_policy,
     },
-    environment={"VLLM_PP_LAYER_PARTITION": _pp_layer_partition},
+    environment={"VLLM_PP_LAYER_PARTITION": _pp_layer_partition, "VLLM_USE_V1": _use_v1},
     **without_fields("vllm"),
 )
 """Every flag of every version stands in exactly one class (tests/launch)."""
