@@ -1,5 +1,6 @@
 """KV capacity as vLLM computes it, and what to do where a model does not fit."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -349,3 +350,17 @@ def test_data_centre_blackwell_captures_more() -> None:
     }
     older = plan_kv_cache(spec, replace(gpu, compute_capability="9.0"), **common)
     assert plan_kv_cache(spec, gpu, **common).graph_bytes > older.graph_bytes
+
+
+def test_the_length_that_fits_is_named_exactly_where_all_layers_slide() -> None:
+    cache = {"kv_cache_memory_bytes": 100 * 16 * 131_072, "hybrid_kv_cache": True}
+
+    def planned(length: int) -> MemoryPlan:
+        return plan("mistral-7b-v0.1", max_num_batched_tokens=2048, max_model_len=length, **cache)
+
+    refused = planned(32_768)
+    assert refused.num_gpu_blocks == 100
+    assert refused.longest_request_blocks == math.ceil((4096 - 1 + 2048) / 16) + 1
+    assert refused.issues[0].allowed[0] == "max_model_len 1600 or less"
+    assert planned(1600).fits
+    assert not planned(1601).fits

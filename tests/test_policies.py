@@ -200,6 +200,21 @@ def test_a_function_stands_alone() -> None:
             "cannot be preemptive",
         ),
         (
+            {"scheduling_policy": {"edf": {"objective": "e2e", "by_priority": ["1s"]}}},
+            "engine.scheduling_policy.edf.objective",
+            "has no effect",
+        ),
+        (
+            {"scheduling_policy": {"expression": {"value": "prompt_tokens", "error": 1}}},
+            "engine.scheduling_policy.expression.error",
+            "has no effect",
+        ),
+        (
+            {"scheduling_policy": {"expression": {"value": "prompt_tokens", "objective": "e2e"}}},
+            "engine.scheduling_policy.expression.objective",
+            "has no effect",
+        ),
+        (
             {"scheduling_policy": {"c_mlfq": {"small_return_tokens": 9, "large_return_tokens": 9}}},
             "engine.scheduling_policy.c_mlfq.small_return_tokens",
             "less than large_return_tokens",

@@ -21,7 +21,7 @@ from frontier.config.resolve_sglang import sglang_scheduler
 from frontier.config.scheduler import lower_scheduler
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.speculative import speculative_plan
-from frontier.config.versions import minor_of, uses_v2_runner
+from frontier.config.versions import minor_of
 from frontier.config.workload import Synthetic, Workload
 from frontier.errors import ConfigError, Issue
 from frontier.moe_lowering import moe_plan
@@ -175,6 +175,7 @@ def _scheduler(
     if engine.name == "sglang":
         return sglang_scheduler(engine, resolved)
     from frontier.memory import MemoryPlan  # noqa: PLC0415 - keeps `import frontier` light
+    from frontier.memory.versions import rules_of  # noqa: PLC0415
 
     memory = resolved.memory
     assert isinstance(memory, MemoryPlan)
@@ -206,8 +207,7 @@ def _scheduler(
         "watermark": engine.watermark or 0.0,
         "async_scheduling": engine.schedules_asynchronously,
         "pipeline_parallel_size": engine.pipeline_parallel_size,
-        "v2_runner": uses_v2_runner(
-            engine.version,
+        "v2_runner": rules_of(engine.version).uses_second_runner(
             dense=not resolved.model.is_moe,
             method=None if engine.speculative is None else engine.speculative.method,
         ),

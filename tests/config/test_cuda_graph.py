@@ -52,6 +52,21 @@ def test_the_default_is_the_list_of_the_version() -> None:
     assert graphs_of(cuda_graph="NONE") == GraphCapture("none")
 
 
+def test_interactivity_captures_every_small_size() -> None:
+    graphs = graphs_of(performance_mode="interactivity")
+    assert list(graphs.piecewise) == [*range(1, 33), *DEFAULT_LADDER[7:]]
+
+
+def test_drafts_of_the_first_runner_are_captured_in_whole_requests() -> None:
+    drafts = {"num_speculative_tokens": 2, "acceptance": 0.7}
+    sizes = {
+        method: graphs_of(speculative={"method": method, **drafts}).piecewise
+        for method in ("eagle", "medusa")
+    }
+    assert sizes["eagle"][:3] == (1, 2, 3)
+    assert all(size % 3 == 0 for size in sizes["medusa"])
+
+
 def test_full_graphs_end_at_the_most_requests() -> None:
     graphs = graphs_of(max_num_seqs=33)
     # 33 itself is captured from 0.31 on; the cap is 2 x 33.

@@ -61,6 +61,12 @@ def test_what_has_no_effect_or_meaning_is_refused(
     assert words in found[f"engine.moe.{field}".rstrip(".")].message
 
 
+def test_releases_that_move_experts_one_way_take_no_choice(problems: Problems) -> None:
+    engine = {"data_parallel_size": 2, "enable_expert_parallel": True, "moe": {"eplb": {"use_async": False}}}
+    found = problems(model="qwen3-30b-a3b", engine={**engine, "version": "0.11"})
+    assert "has no such setting" in found["engine.moe.eplb.use_async"].message
+
+
 def test_a_linear_step_time_knows_no_experts(problems: Problems) -> None:
     engine = {"moe": {}, "step_time": {"linear": {"per_step": "1ms"}}}
     assert "linear step time" in problems(**QWEN, engine=engine)["engine.moe"].message

@@ -142,6 +142,7 @@ def test_decode_context_parallelism_spreads_blocks_over_ranks(base: Scenario) ->
     assert dealt.resolved.num_blocks == copies.resolved.num_blocks
     assert dealt.plan["scheduler"]["block_size"] == 2 * copies.plan["scheduler"]["block_size"]
     assert dealt.resolved.memory.kv_cache_tokens == 2 * copies.resolved.memory.kv_cache_tokens
+    assert dealt.resolved.memory.max_concurrency == 2 * copies.resolved.memory.max_concurrency
 
     def operators(lowered: Any) -> dict[str, Any]:
         return {op["name"]: op for op in lowered.plan["step_time"]["stages"][0]}

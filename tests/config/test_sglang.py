@@ -182,3 +182,11 @@ def test_sglang_converts_a_16_bit_checkpoint_to_fp8(base: Scenario) -> None:
     scales = 4 * 32 * (4096 + 2 * 1024 + 4096 + 2 * 14336 + 4096)  # of each output channel, in 32 bits
     assert plain.memory.weights_bytes - narrow.memory.weights_bytes == linear - scales
     assert narrow.num_blocks > plain.num_blocks
+
+
+def test_nodes_of_the_hardware_section_hold_for_sglang(base: Scenario) -> None:
+    tp4 = {"engine": {"name": "sglang", "tensor_parallel_size": 4}}
+    near, far = (base.with_({**tp4, "hardware.gpus_per_node": size}).resolve() for size in (4, 2))
+    assert (near.layout.nodes, far.layout.nodes) == (1, 2)
+    with pytest.raises(ConfigError, match="hardware.placement: has no effect"):
+        base.with_({**tp4, "hardware.placement": "tp_dp_pp"})

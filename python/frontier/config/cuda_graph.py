@@ -155,7 +155,7 @@ def graph_capture(
         num_speculative_tokens: drafts per request and step.
     """
     # keeps `import frontier` light
-    from frontier.memory.graphs import GraphCapture, capture_sizes, uses_second_runner  # noqa: PLC0415
+    from frontier.memory.graphs import GraphCapture, capture_sizes  # noqa: PLC0415
     from frontier.memory.versions import rules_of  # noqa: PLC0415
 
     section = engine.cuda_graph or CudaGraph()
@@ -165,6 +165,7 @@ def graph_capture(
     if mode == "none":
         return GraphCapture("none", query)
     rules = rules_of(engine.version)
+    method = None if engine.speculative is None else engine.speculative.method
     if section.capture_sizes is not None:
         most = limits.max_num_batched_tokens
         sizes = [size for size in section.capture_sizes if size <= most]
@@ -176,10 +177,12 @@ def graph_capture(
             model_type=spec.model_type,
             compute_capability=gpu.compute_capability,
             num_speculative_tokens=num_speculative_tokens,
+            method=method,
             dense=not spec.is_moe,
+            interactivity=engine.performance_mode == "interactivity",
             max_capture_size=section.max_capture_size,
         )
-    second = uses_second_runner(rules, dense=not spec.is_moe)
+    second = rules.uses_second_runner(dense=not spec.is_moe, method=method)
     return capture(mode, sizes, query_tokens=query, max_num_seqs=limits.max_num_seqs, rounds_full=second)
 
 

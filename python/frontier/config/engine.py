@@ -126,8 +126,8 @@ class Engine(Parallelism):
     gpu_memory_utilization: PositiveShare | None = None
     """Share of the GPU's memory that the engine may use; left out, 0.92 (0.9 before version 0.20)."""
     performance_mode: Literal["balanced", "interactivity", "throughput"] | None = None
-    """Preset of vLLM's own (from 0.17): throughput doubles the default limits of a batch; left out,
-    balanced."""
+    """Preset of vLLM's own (from 0.17): throughput doubles the default limits of a batch, interactivity
+    captures a CUDA graph of every size up to 32; left out, balanced."""
     block_size: Annotated[int, Field(ge=1, le=4096), BeforeValidator(parse_whole)] | None = None
     """Tokens per KV block: a size that the attention backend takes; left out, the one it prefers."""
     num_gpu_blocks_override: Annotated[int, Field(ge=2, le=U32_MAX), BeforeValidator(parse_whole)] | None = (

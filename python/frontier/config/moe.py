@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from frontier.config.base import Choice, Section
 from frontier.config.fields import Flag, Positive, Text, TokensOrZero, Whole
+from frontier.config.versions import minor_of
 from frontier.errors import Issue, show_value
 from frontier.models.layout import ALL2ALL_BACKENDS
 from frontier.units import parse_number, parse_share
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 DEFAULT_SHARED_EXPERTS_TOKENS: Final = 256
 DEFAULT_DBO_DECODE_TOKENS: Final = 32
 DEFAULT_DBO_PREFILL_TOKENS: Final = 512
+EPLB_ASYNC_FIELD_SINCE: Final = 12
+"""Minor version of vLLM from which the choice is there."""
 ASYNC_EPLB_SINCE: Final = 23
 """Minor version of vLLM from which experts are moved beside the steps by default."""
 
@@ -150,6 +153,15 @@ def moe_issues(engine: Engine, known: Known) -> list[Issue]:
     if engine.step_time.linear is not None and known("engine.step_time"):
         message = "has no effect with a linear step time, which knows no experts; remove one of the two"
         issues.append(Issue("engine.moe", moe.model_dump(mode="json", exclude_none=True), message))
+    eplb, at = moe.eplb, "engine.moe.eplb.use_async"
+    old = (
+        engine.name == "vllm"
+        and known("engine.version")
+        and minor_of(engine.version) < EPLB_ASYNC_FIELD_SINCE
+    )
+    if eplb is not None and eplb.use_async is not None and old:
+        message = f"was {show_value(eplb.use_async)}, vLLM {engine.version} has no such setting"
+        issues.append(Issue(at, eplb.use_async, message))
     if moe.enable_dbo and moe.all2all_backend == ALL2ALL_BACKENDS[0]:
         message = f"was true, needs DeepEP: set engine.moe.all2all_backend to one of {_DEEPEP}"
         issues.append(Issue("engine.moe.enable_dbo", True, message, ("false",)))

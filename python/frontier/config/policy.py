@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field
@@ -9,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from frontier import units
 from frontier.config.base import Choice, Section
 from frontier.config.fields import Flag, Number, Positive, PositiveDuration, Text, TokensOrZero, parse_whole
-from frontier.errors import Issue
+from frontier.errors import Issue, show_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,6 +209,7 @@ def policy_issues(
     if name == "c_mlfq" and chosen.small_return_tokens >= chosen.large_return_tokens:
         message = f"was {chosen.small_return_tokens}, must be less than large_return_tokens"
         issues.append(Issue(f"{at}.small_return_tokens", chosen.small_return_tokens, message))
+    issues += _without_effect(chosen, at)
     needed = []
     if objectives is not None and known("objectives"):
         needed = objectives_ns(policy, objectives)
@@ -223,6 +225,26 @@ def policy_issues(
     if name in NEEDS_SESSIONS and synthetic and synthetic.sessions is None and sessions_known:
         message = f"was '{name}', needs workload.synthetic.sessions: the requests have no sessions"
         issues.append(Issue(path, name, message))
+    return issues
+
+
+def _without_effect(chosen: Section, at: str) -> list[Issue]:
+    """Return the settings that the order does not ask for."""
+    unused = {}
+    if isinstance(chosen, Edf) and chosen.by_priority:
+        unused["objective"] = "by_priority, which says the objectives itself"
+    if isinstance(chosen, ByExpression):
+        words = set(re.findall(r"\w+", chosen.value))
+        if "deadline" not in words:
+            unused["objective"] = "an expression that names no deadline"
+        if "predicted_output_tokens" not in words:
+            unused["error"] = "an expression that names no predicted_output_tokens"
+    issues = []
+    for field, reason in unused.items():
+        value = getattr(chosen, field)
+        if value != type(chosen).model_fields[field].default:
+            message = f"was {show_value(value)}, has no effect with {reason}; remove it"
+            issues.append(Issue(f"{at}.{field}", value, message))
     return issues
 
 

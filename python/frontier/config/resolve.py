@@ -165,8 +165,9 @@ def examine(parts: Parts) -> Examined:
     if engine is None:
         return Examined(issues)
     if engine.name == "sglang":
-        stages = _stages(parts, engine, spec, gpu, layout=None, issues=issues)
-        return examine_sglang(parts, engine, spec=spec, gpu=gpu, stages=stages, issues=issues)
+        layout = _layout(parts, engine, spec, gpu, issues)
+        stages = _stages(parts, engine, spec, gpu, layout=layout, issues=issues)
+        return examine_sglang(parts, engine, spec=spec, gpu=gpu, layout=layout, stages=stages, issues=issues)
     if engine.version in SGLANG_VERSIONS:
         return Examined(issues)
     limits = _limits(parts, engine, spec, gpu)
@@ -225,10 +226,10 @@ def _engine_issues(parts: Parts, engine: Engine, spec: ModelSpec | None) -> list
     issues: list[Issue] = []
     issues += checks.engine_issues(engine, parts.known)
     issues += moe_issues(engine, parts.known)
+    if parts.hardware is not None:
+        issues += placement_issues(parts.hardware, engine, parts.known)
     if engine.name == "vllm":
         issues += parallel_issues(engine, spec, parts.known)
-        if parts.hardware is not None:
-            issues += placement_issues(parts.hardware, engine, parts.known)
         issues += version_issues(engine, parts.known)
         issues += scheduler_issues(engine, parts.known)
         issues += policy_issues(engine, parts.objectives, parts.workload, parts.known)

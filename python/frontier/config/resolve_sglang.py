@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from frontier.hardware import GpuSpec
     from frontier.memory.graphs import GraphCapture
     from frontier.memory.sglang import SglangPlan
-    from frontier.models import ModelSpec, Operator
+    from frontier.models import Layout, ModelSpec, Operator
 
 _OUTPUT_ROOM = 2
 """Slots of the longest request that neither prompt nor output may take."""
@@ -26,13 +26,14 @@ def examine_sglang(
     *,
     spec: ModelSpec | None,
     gpu: GpuSpec | None,
+    layout: Layout | None,
     stages: tuple[tuple[Operator, ...], ...] | None,
     issues: list[Issue],
 ) -> Examined:
     """Check what vLLM's rules do not cover, and derive the facts."""
     from frontier.config.resolve import Examined  # noqa: PLC0415 - which imports this module
 
-    if spec is None or gpu is None or stages is None:
+    if spec is None or gpu is None or layout is None or stages is None:
         return Examined(issues)
     issues += sglang_model_issues(spec, gpu)
     if not parts.known("engine.sglang"):
@@ -61,7 +62,8 @@ def examine_sglang(
             issues.append(Issue("engine.sglang.max_total_tokens", sglang.max_total_tokens, message))
     if issues or parts.broken:
         return Examined(issues)
-    return Examined([], _facts(parts, engine, sglang, spec=spec, gpu=gpu, stages=stages, memory=memory))
+    facts = _facts(parts, engine, sglang, spec=spec, gpu=gpu, layout=layout, stages=stages, memory=memory)
+    return Examined([], facts)
 
 
 def sglang_scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
@@ -136,11 +138,11 @@ def _facts(
     *,
     spec: ModelSpec,
     gpu: GpuSpec,
+    layout: Layout,
     stages: tuple[tuple[Operator, ...], ...],
     memory: SglangPlan,
 ) -> Resolved:
     from frontier.config.resolve import Resolved  # noqa: PLC0415 - which imports this module
-    from frontier.models import Layout  # noqa: PLC0415 - keeps `import frontier` light
 
     assert parts.cluster is not None
     assert parts.hardware is not None
@@ -157,9 +159,9 @@ def _facts(
         num_blocks=memory.max_total_num_tokens + 1,  # slot 0 takes what padding writes
         memory=memory,
         graphs=_graphs(engine, memory),
-        layout=Layout(engine.tensor_parallel_size, gpus_per_node=gpu.gpus_per_node),
-        gpus_per_replica=engine.tensor_parallel_size,
-        gpus_total=engine.tensor_parallel_size * parts.cluster.replicas,
+        layout=layout,
+        gpus_per_replica=layout.gpus,
+        gpus_total=layout.gpus * parts.cluster.replicas,
         price_per_hour=gpu.price_per_hour_usd if price is None else price,
         stages=stages,
         warnings=(*sglang_warnings(sglang), *memory.warnings),

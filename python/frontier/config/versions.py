@@ -33,8 +33,6 @@ FIELDS_FROM: Final[dict[str, int]] = {
 METHODS_FROM: Final[dict[str, int]] = {"draft_model": 15, "ngram_gpu": 18}
 """Methods of speculative decoding that a release before this one does not have; others are older."""
 
-_V1_RUNNER_METHODS: Final = ("suffix", "medusa")
-
 
 def minor_of(version: str) -> int:
     """Return N of a version 0.N."""
@@ -56,13 +54,3 @@ def version_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue]:
             )
             issues.append(Issue(f"engine.{field}", value, message))
     return issues
-
-
-def uses_v2_runner(version: str, *, dense: bool, method: str | None = None) -> bool:
-    """Return whether the second model runner is the default.
-
-    From 0.29 on for all models but for some methods of speculative decoding; from 0.26 on for dense ones. The
-    few architectures that had it before (0.22: Qwen3) are not told apart.
-    """
-    minor = minor_of(version)
-    return method not in _V1_RUNNER_METHODS and (minor >= 29 or (minor >= 26 and dense))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,7 @@ class Findings:
         layers: caches of the rank.
         computed_blocks: blocks that memory is left for, whatever was given instead.
         hybrid_ratio: of the version (`VllmRules.hybrid_ratio`).
+        request_blocks: returns the blocks that a request of so many tokens holds at most.
         given_length: the user's `max_model_len`, None for the model's own.
         smallest_fitting: returns the smallest number of ranks that fits; None not to look for one.
     """
@@ -26,6 +27,7 @@ class Findings:
     layers: list[KvLayer]
     computed_blocks: int
     hybrid_ratio: float
+    request_blocks: Callable[[int], int]
     given_length: int | None
     smallest_fitting: Callable[[], int | None] | None
 
@@ -75,10 +77,9 @@ def _issues(plan: MemoryPlan, findings: Findings) -> list[Issue]:
         return _override_issues(plan, override, needed, written)
     if plan.num_gpu_blocks >= needed:
         return []
-    # Groups with windows take little of a long context: what is left goes to the others.
-    whole = max(sum(window is None for window in plan.kv_group_windows), 1)
-    in_windows = needed - whole * math.ceil(plan.max_model_len / plan.tokens_per_block)
-    longest = max(plan.num_gpu_blocks - in_windows, 0) // whole * plan.tokens_per_block
+    longest = bisect.bisect_right(
+        range(1, plan.max_model_len + 1), plan.num_gpu_blocks, key=findings.request_blocks
+    )
     remedies = [f"max_model_len {longest} or less"] if longest else []
     ranks = findings.smallest_fitting() if findings.smallest_fitting is not None else None
     if ranks is not None and ranks > plan.tensor_parallel_size:

@@ -52,11 +52,6 @@ class GraphCapture:
         }
 
 
-def uses_second_runner(rules: VllmRules, *, dense: bool) -> bool:
-    """Return whether vLLM's second model runner serves a model: from 0.29, dense models from 0.26."""
-    return rules.minor >= 29 or (rules.minor >= 26 and dense)
-
-
 def capture_sizes(
     max_num_seqs: int,
     max_num_batched_tokens: int,
@@ -65,6 +60,7 @@ def capture_sizes(
     model_type: str = "",
     compute_capability: str | None = None,
     num_speculative_tokens: int = 0,
+    method: str | None = None,
     dense: bool = True,
     interactivity: bool = False,
     max_capture_size: int | None = None,
@@ -73,8 +69,8 @@ def capture_sizes(
 
     The cap is `max_num_seqs` x (1 + drafts) x 2, at most 512 (1024 on data-centre Blackwell from 0.28), or
     1024 for gpt-oss whatever `max_num_seqs` is, or `max_capture_size` where the user gives one; and at most
-    the batched tokens. `dense` tells which model runner serves the model from 0.26 to 0.28; the older one
-    rounds sizes up to multiples of 1 + drafts.
+    the batched tokens. `dense` and the `method` that drafts tell which model runner serves the model; the
+    first one rounds sizes up to multiples of 1 + drafts.
     """
     minor, query = rules.minor, 1 + num_speculative_tokens
     most = 1024 if minor >= 28 and (compute_capability or "").startswith("10.") else 512
@@ -93,7 +89,7 @@ def capture_sizes(
         sizes |= {requests * query for requests in {*small, *ladder, max_num_seqs}}
     if minor >= 31 and not num_speculative_tokens:
         sizes.add(max_num_seqs)
-    if num_speculative_tokens and not uses_second_runner(rules, dense=dense):
+    if num_speculative_tokens and not rules.uses_second_runner(dense=dense, method=method):
         sizes = {-(-size // query) * query for size in sizes}
     return sorted(size for size in sizes if size <= cap)
 

@@ -18,6 +18,7 @@ VLLM_VERSIONS: Final = tuple(f"0.{minor}" for minor in range(FIRST_MINOR, LAST_M
 """Minor versions of vLLM whose memory rules are modelled."""
 
 _GIB: Final = 2**30
+_FIRST_RUNNER_METHODS: Final = ("suffix", "medusa")
 _VERSION: Final = re.compile(r"v?0\.(\d+)(?:[.+].*|rc.*|\.post.*)?")
 
 
@@ -53,6 +54,14 @@ class VllmRules:
     def hybrid_ratio(self) -> float:
         """Kinds of layers whose counts differ by less than this factor are grouped by the larger count."""
         return 1.5 if self.minor >= 18 else 1.25
+
+    def uses_second_runner(self, *, dense: bool, method: str | None = None) -> bool:
+        """Return whether the second model runner (`vllm/v1/worker/gpu/model_runner.py`) serves a model.
+
+        From 0.29 on for all models but for some methods of speculative decoding; from 0.26 on for dense ones.
+        The few architectures that had it before (0.22: Qwen3) are not told apart.
+        """
+        return method not in _FIRST_RUNNER_METHODS and (self.minor >= 29 or (self.minor >= 26 and dense))
 
 
 def rules_of(version: object) -> VllmRules:

@@ -194,8 +194,10 @@ class _Request:
         if self.override is not None:
             plan = replace(plan, num_gpu_blocks=self.override, num_gpu_blocks_override=self.override)
         alone = layout.gpus == layout.tensor_parallel_size and self.rank_weight_bytes is None
+        windows, tokens = plan.kv_group_windows, plan.tokens_per_block
         findings = Findings(
             layers=layers,
+            request_blocks=lambda length: self._request_blocks(length, windows, tokens),
             computed_blocks=computed,
             hybrid_ratio=self.rules.hybrid_ratio,
             given_length=self.given_length,
@@ -245,19 +247,24 @@ class _Request:
             context_shards=layout.context_shards,
             graphs_outside_bytes=0 if self.rules.graphs_subtracted else graphs,
             kv_group_windows=windows,
-            longest_request_blocks=sum(self._longest_in(window) for window in windows or (None,)),
+            longest_request_blocks=self._request_blocks(
+                self.max_model_len, windows, self.block_size * layout.context_shards
+            ),
         )
         left = plan.requested_bytes - plan.needed_bytes
         available = left if self.cache_bytes is None else self.cache_bytes
         return replace(plan, available_bytes=available, num_gpu_blocks=max(available, 0) // per_block), layers
 
-    def _longest_in(self, window: int | None) -> int:
-        """Return the blocks that the longest request holds in a group: its window, the batch under way."""
-        whole = math.ceil(self.max_model_len / self.block_size)
-        if window is None:
-            return whole
-        kept = min(window - 1 + self.max_num_batched_tokens, self.max_model_len)
-        return min(math.ceil(kept / self.block_size) + 1, whole)
+    def _request_blocks(self, length: int, windows: Sequence[int | None], tokens_per_block: int) -> int:
+        """Return the blocks that a request holds at most in all groups: its window, the batch under way."""
+        whole, blocks = math.ceil(length / tokens_per_block), 0
+        for window in windows or (None,):
+            if window is None:
+                blocks += whole
+            else:
+                kept = min(window - 1 + self.max_num_batched_tokens, length)
+                blocks += min(math.ceil(kept / tokens_per_block) + 1, whole)
+        return blocks
 
     def _activation_bytes(self, stage: Stage, layout: Layout) -> int:
         batch = Batch(self.max_num_batched_tokens, self.max_num_seqs, self.max_model_len, self.block_size)
