@@ -167,5 +167,5 @@ def test_nodes_of_the_hardware_section_hold_for_sglang(base: Scenario) -> None:
     tp4 = {"engine": {"name": "sglang", "tensor_parallel_size": 4}}
     near, far = (base.with_({**tp4, "hardware.gpus_per_node": size}).resolve() for size in (4, 2))
     assert (near.layout.nodes, far.layout.nodes) == (1, 2)
-    with pytest.raises(ConfigError, match="hardware.placement: has no effect"):
+    with pytest.raises(ConfigError, match=r"hardware\.placement: has no effect"):
         base.with_({**tp4, "hardware.placement": "tp_dp_pp"})
