@@ -68,7 +68,7 @@ def draft_of(
     except ConfigError as error:
         issues += error.issues
         return None
-    if engine.step_time.linear is None:
+    if engine.step_time.knows_operators:
         issues += _dtype_issues(engine, gpu, program)
     return program
 
@@ -87,11 +87,11 @@ def draft_cost_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue]
     given, at = engine.speculative, f"{AT}.cpu_per_step"
     if given is None or not known(at, f"{AT}.method", "engine.step_time"):
         return []
-    linear, value = engine.step_time.linear is not None, given.cpu_per_step
-    if linear and value is not None:
-        message = "has no effect with a linear step time, in which drafting takes no time; remove it"
+    free, value = not engine.step_time.knows_operators, given.cpu_per_step
+    if free and value is not None:
+        message = "has no effect with step times of your own, in which drafting takes no time; remove it"
         return [Issue(at, value, message)]
-    if not linear and value is None and given.method == "suffix":
+    if not free and value is None and given.method == "suffix":
         message = "is missing: suffix needs the host's time to search, of which no measurement is published"
         return [Issue(at, None, message)]
     return []
@@ -99,9 +99,9 @@ def draft_cost_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue]
 
 def draft_warnings(engine: Engine) -> list[str]:
     """Return what a reader of results with drafts should know."""
-    if engine.speculative is None or engine.step_time.linear is None:
+    if engine.speculative is None or engine.step_time.knows_operators:
         return []
-    return [f"{AT}: drafting takes no time with a linear step time; its memory is counted"]
+    return [f"{AT}: drafting takes no time with step times of your own; its memory is counted"]
 
 
 def draft_model_issues(engine: Engine, target: ModelSpec, known: Callable[..., bool]) -> list[Issue]:
@@ -150,7 +150,7 @@ def _host(engine: Engine) -> DraftHostCost | None:
     assert given is not None
     if given.cpu_per_step is not None:
         return DraftHostCost(per_step_s=given.cpu_per_step / 1e9)
-    # Suffix without it has a linear step time, which does not ask.
+    # Suffix without it has step times of the user, which do not ask.
     return DraftHostCost() if given.method == "suffix" else None
 
 

@@ -150,8 +150,9 @@ def moe_issues(engine: Engine, known: Known) -> list[Issue]:
     if moe is None or not known("engine.moe"):
         return []
     issues = [*_routing_issues(moe)]
-    if engine.step_time.linear is not None and known("engine.step_time"):
-        message = "has no effect with a linear step time, which knows no experts; remove one of the two"
+    if not engine.step_time.knows_operators and known("engine.step_time"):
+        own = "a linear step time" if engine.step_time.linear is not None else "step times from tables"
+        message = f"has no effect with {own}: no experts are known; remove one of the two"
         issues.append(Issue("engine.moe", moe.model_dump(mode="json", exclude_none=True), message))
     eplb, at = moe.eplb, "engine.moe.eplb.use_async"
     old = (

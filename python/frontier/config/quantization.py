@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from frontier.config.versions import FIRST_MINOR
 from frontier.errors import Issue, nearest_name, show_value
 
 if TYPE_CHECKING:
@@ -149,7 +150,10 @@ def _named(spec: ModelSpec, name: str, minor: int | None) -> tuple[Issue | None,
     if minor is None:
         return None, replace(_converted("fp8_per_channel"), name=name)
     if minor < online.first or (online.last is not None and minor > online.last):
-        message = f"{shown}, but vLLM 0.{minor} does not convert a 16-bit checkpoint to it"
+        owner = (
+            f"vLLM 0.{minor} does not convert" if minor >= FIRST_MINOR else "no SGLang is modelled to convert"
+        )
+        message = f"{shown}, but {owner} a 16-bit checkpoint to it"
         return Issue(FIELD, name, message, _online_names(spec, minor)), None
     if online.experts_only and not spec.is_moe:
         message = f"{shown}, which converts experts, but {spec.name} has none"
