@@ -47,7 +47,7 @@ def read_tables(path: str) -> dict[str, Any]:
     for name in _NUMBERS:
         if not _is_number(found[name]):
             raise refuse(f"{name} was {found[name]!r}, must be a number")
-    return {"kind": "tables", **found}
+    return {"kind": "tables", "num_stages": 1, "send_recv_s": [], **found}
 
 
 def _is_number(value: object) -> bool:

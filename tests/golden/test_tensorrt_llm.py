@@ -35,6 +35,7 @@ def ours(
         "cluster": {"replicas": 1, "router": {"policy": "round_robin"}},
         "scheduler": {
             "kind": "baseline",
+            "pipeline_parallel_size": 1,
             "block_size": block_size,
             "num_blocks": blocks,
             "max_model_len": MAX_MODEL_LEN,

@@ -106,7 +106,7 @@ OF_VLLM_V1: Final = (
 )
 """Fields of the engine that are vLLM V1's; others bring their own."""
 NOT_TOGETHER: Final = {
-    "pipeline_parallel_size": "forms a batch when the one before is done: pipelines need vLLM's own",
+    "pipeline_parallel_size": "is not offered with pipelines: those need vLLM's own",
     "kv_offloading_size": "knows no KV below the device",
     "kv_tiers": "knows no KV below the device",
 }
@@ -191,6 +191,7 @@ def lower_scheduler(
         "num_blocks": num_blocks,
         "max_model_len": max_model_len,
         "policy": policy,
+        "pipeline_parallel_size": 1,
         "rules": {"kind": choice.chosen, **rules},
     }
 

@@ -1,6 +1,6 @@
 //! One engine: its scheduler, the batches in flight, and the time they take.
 //!
-//! `core_loop` says when batches are formed, `forming` prices and records them, `completion` takes their output,
+//! `core_loop` says when batches are formed (`stage_loop` for pipelines of the baselines), `forming` prices and records them, `completion` takes their output,
 //! and `pipeline` holds the stages that they pass.
 
 mod sglang_loop;
@@ -12,6 +12,7 @@ mod core_loop;
 mod forming;
 mod kv_steps;
 mod pipeline;
+mod stage_loop;
 
 use pipeline::Pipeline;
 
@@ -31,7 +32,7 @@ use sglang_loop::SglangLoop;
 pub enum Wake {
     /// When the awaited batch is done.
     At(SimTime),
-    /// When a request arrives.
+    /// When a request arrives, and no earlier than it asked for already.
     OnArrival,
 }
 
@@ -77,6 +78,7 @@ impl InFlight {
 
 /// One engine on simulated time.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each says something else about the loop")]
 pub struct EngineCore {
     replica: ReplicaId,
     scheduler: Scheduler,
@@ -103,6 +105,8 @@ pub struct EngineCore {
     steps_without_progress: u64,
     /// SGLang's loop in place of vLLM's.
     sglang: Option<SglangLoop>,
+    /// Batches are formed whenever fewer are under way than there are stages.
+    fills_stages: bool,
     /// What the real engine does wrong without stopping is an error.
     refuses_failures: bool,
     shape: BatchShape,
@@ -136,6 +140,7 @@ impl EngineCore {
             livelock_steps: limits.livelock_steps,
             steps_without_progress: 0,
             sglang: SglangLoop::new(scheduler, limits),
+            fills_stages: matches!(scheduler, SchedulerSpec::Baseline(_)) && scheduler.queue_depth() > 1,
             refuses_failures: limits.refuse_oversized,
             shape,
             kv_step: None,

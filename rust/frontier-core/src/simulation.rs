@@ -434,14 +434,14 @@ impl Simulation {
         self.engines[engine.index()].submit(now, &submission);
         self.swap_shared_kv_pool(engine);
         let unit = self.ranks.as_ref().map_or(engine, |ranks| ranks.unit_of(engine));
-        let is_waiting = match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
+        let hears = match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
             Some((group, _)) => {
                 group.wake();
-                group.is_waiting()
+                !group.is_waiting()
             }
-            None => self.engines[engine.index()].is_waiting(),
+            None => self.engines[engine.index()].hears_arrivals(),
         };
-        if is_waiting { Ok(()) } else { self.request_schedule(now, unit) }
+        if hears { self.request_schedule(now, unit) } else { Ok(()) }
     }
 
     /// Tells why a request can never be served, if so (vLLM answers such requests with an error).

@@ -10,6 +10,7 @@ blocks held after it was formed or null). What is adapted:
 * Vidur's scheduler "vllm" is vLLM V0 with a padded budget; its blocks are all usable. Its operator tables
   become one table by tokens (counts rounded up to a multiple of 8, KV writes exact) and the cells of the
   attention tables that the case uses.
+* A batch of a pipeline is one line: from the start of its first stage to the end of its last.
 * Frontier's "vllm_v1" becomes vLLM V1's rules, synchronous, with one block more, since vLLM keeps block 0;
   its dummy predictor is a constant per step.
 * Cases of several replicas are run replica by replica, with the requests that the peer sent there: its
@@ -59,15 +60,21 @@ def tokens_of(text: str) -> str:
 
 
 def vidur_batches(case: Path) -> list[Batch]:
+    """Return batches: start of the first stage, time to the end of the last, blocks held at that start."""
+    passages: dict[tuple[int, int], list[dict[str, str]]] = {}
+    for row in rows(case / "batch_stages.csv"):
+        passages.setdefault((int(row["replica_id"]), int(row["batch_id"])), []).append(row)
     return [
         (
-            int(row["replica_id"]),
-            float(row["start_s"]),
-            float(row["exec_time_s"]),
-            tokens_of(row["req_id:tokens"]),
-            int(row["allocated_blocks_after"]),
+            int(first["replica_id"]),
+            float(first["start_s"]),
+            float(first["exec_time_s"])
+            if first is last
+            else float(last["start_s"]) + float(last["exec_time_s"]) - float(first["start_s"]),
+            tokens_of(first["req_id:tokens"]),
+            int(first["allocated_blocks_after"]),
         )
-        for row in rows(case / "batch_stages.csv")
+        for first, last in ((stages[0], stages[-1]) for stages in passages.values())
     ]
 
 
@@ -77,10 +84,11 @@ def decode_cells(case: Path) -> set[tuple[int, int]]:
 
 
 def vidur_tables(case: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the step time of a case: seconds of all layers."""
+    """Return the step time of a case: seconds of all layers, and of handing over to the next stage."""
     model = config["replica"]["model_name"].split("/")[1]
     layers, grouped = LAYERS[model], GQA[model]
     parallel = config["replica"]["tensor_parallel_size"] > 1
+    stages = config["replica"]["num_pipeline_stages"]
     tables = case / "op_tables"
     by_tokens = [
         {key: float(value) for key, value in row.items()} for row in rows(tables / "by_num_tokens.csv.gz")
@@ -94,6 +102,9 @@ def vidur_tables(case: Path, config: dict[str, Any]) -> dict[str, Any]:
         if parallel:
             total += 2 * (rounded["all_reduce_ms"] + LAUNCH_MS)
         return total * layers / 1e3
+
+    def hand_over(tokens: int) -> float:
+        return by_tokens[-(-tokens // 8) * 8 - 1]["send_recv_ms"] / 1e3
 
     def attention(points: Iterator[tuple[int, int, float]]) -> dict[str, Any]:
         first, second, time_s = zip(*sorted(points), strict=True)
@@ -115,6 +126,8 @@ def vidur_tables(case: Path, config: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "kind": "tables",
+        "num_stages": stages,
+        "send_recv_s": [hand_over(tokens) for tokens in range(1, largest + 1)] if stages > 1 else [],
         "tokens_s": [of_tokens(tokens) for tokens in range(1, largest + 1)],
         "decode": attention(decodes()),
         "prefill": attention(prefills()),
@@ -145,6 +158,7 @@ def vidur_case(case: Path) -> tuple[dict[str, Any], Path, list[Batch]]:
             "num_blocks": blocks,
             "max_model_len": MAX_MODEL_LEN,
             "policy": "fcfs",
+            "pipeline_parallel_size": config["replica"]["num_pipeline_stages"],
             "rules": rules,
         },
         "step_time": vidur_tables(case, config),
@@ -232,6 +246,8 @@ def times_by_tokens(batches: list[Batch], prompts: list[int]) -> dict[str, Any]:
 
     return {
         "kind": "tables",
+        "num_stages": 1,
+        "send_recv_s": [],
         "tokens_s": [times.get(tokens, 0.0) for tokens in range(1, max(times) + 1)],
         "decode": free(decodes),
         "prefill": free(prefills),
@@ -250,8 +266,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for case in sorted([*arguments.golden.glob("vidur/v*"), *arguments.golden.glob("frontier/f*")]):
         name = case.name
-        if "_tp2pp2_" in name or "_pdd_" in name or "_real_" in name:
-            continue  # pipelines, disaggregation, and decode times that depend on the prompts beside them
+        if "_pdd_" in name or "_real_" in name:
+            continue  # disaggregation, and decode times that depend on the prompts beside them
         adapted, trace, batches = (vidur_case if name.startswith("v") else frontier_case)(case)
         target = arguments.out / name
         target.with_suffix(".json").write_text(json.dumps(adapted, indent=None))

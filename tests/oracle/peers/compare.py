@@ -123,10 +123,27 @@ def compare(config: dict[str, Any], trace: list[str], log: list[str], *, ordered
     return outcome
 
 
+def free_blocks_at_starts(records: list[dict[str, Any]]) -> list[int]:
+    """Return the free blocks when each batch starts: in a pipeline, others are formed and end before that."""
+    found, changes = [], []
+    for number, record in enumerate(records):
+        changes.append((record["ts"], 1, number, record["free"]))
+        changes.append((record["end"], 0, number, record["free_end"]))
+    changes.sort()
+    position = 0
+    for record in records:
+        while position < len(changes) and changes[position][0] <= record["start"]:
+            # A batch that starts when its output is there held its blocks; ends of others come before.
+            position += 1
+        found.append(changes[position - 1][3])
+    return found
+
+
 def compare_replica(
     outcome: Outcome, blocks: int, served: list[int], ours: list[Any], peers: list[Any], *, ordered: bool
 ) -> bool:
     key = list if ordered else sorted
+    free_at_start = free_blocks_at_starts(ours)
     for number, (record, (start_s, duration_s, members, held)) in enumerate(zip(ours, peers, strict=False)):
         batch = [f"{served[entry[0]]}:{entry[3]}" for entry in record["sched"]]
         if key(batch) != key(members.split()):
@@ -135,7 +152,7 @@ def compare_replica(
         outcome.equal += 1
         if held is not None:
             outcome.blocks += 1
-            outcome.blocks_equal += blocks - record["free"] == held
+            outcome.blocks_equal += blocks - free_at_start[number] == held
         for our_ns, peer_s in ((record["start"], start_s), (record["end"] - record["start"], duration_s)):
             if peer_s > 0:
                 outcome.time_error = max(outcome.time_error, abs(our_ns / 1e9 / peer_s - 1))

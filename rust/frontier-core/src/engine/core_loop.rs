@@ -24,7 +24,7 @@ impl EngineCore {
                 what: format!("replica {} completed a batch it did not await", self.replica.0),
             });
         };
-        if self.sglang.is_some() {
+        if self.sglang.is_some() || self.fills_stages {
             return self.process(batch, now, context).map(drop);
         }
         self.process_and_judge(batch, now, context)
@@ -39,6 +39,9 @@ impl EngineCore {
         now: SimTime,
         context: &mut EngineContext<'_>,
     ) -> Result<Wake, SimError> {
+        if self.fills_stages {
+            return self.fill_stages(now, context);
+        }
         debug_assert!(self.awaited.is_none(), "Invariant: an engine that waits is not run");
         if let Some(turns) = self.sglang {
             return self.take_turns(turns, now, context);
@@ -95,7 +98,7 @@ impl EngineCore {
     }
 
     /// Processes a batch and notes whether the engine is getting anywhere.
-    fn process_and_judge(
+    pub(super) fn process_and_judge(
         &mut self,
         batch: InFlight,
         now: SimTime,

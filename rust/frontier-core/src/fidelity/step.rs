@@ -210,7 +210,8 @@ impl StepTimer {
     /// Drafting is a part of the last.
     pub fn stages_s(&self) -> &[f64] {
         match &self.model {
-            Model::Linear(_) | Model::Tables(_) => &[],
+            Model::Linear(_) => &[],
+            Model::Tables(tables) => tables.stages_s(),
             Model::Operators(operators) => &operators.stages_s,
         }
     }

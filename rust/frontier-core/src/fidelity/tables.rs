@@ -12,6 +12,9 @@ use crate::time::SimDuration;
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
     tokens_s: Vec<f64>,
+    send_recv_s: Vec<f64>,
+    /// Time of each stage in the last step, in seconds; empty without stages.
+    stages_s: Vec<f64>,
     decode_s: BTreeMap<(u64, u64), f64>,
     prefill_s: BTreeMap<(u64, u64), f64>,
     kv_granularity: u64,
@@ -26,6 +29,8 @@ impl Tables {
         };
         Self {
             tokens_s: spec.tokens_s.clone(),
+            send_recv_s: spec.send_recv_s.clone(),
+            stages_s: if spec.num_stages > 1 { vec![0.0; spec.num_stages as usize] } else { Vec::new() },
             decode_s: points(&spec.decode),
             prefill_s: points(&spec.prefill),
             kv_granularity: u64::from(spec.kv_granularity),
@@ -37,13 +42,19 @@ impl Tables {
         tokens.div_ceil(self.kv_granularity) * self.kv_granularity
     }
 
-    /// Returns the time of a batch.
+    /// Returns the time of each stage in the last step, in seconds; nothing without stages.
+    pub(super) fn stages_s(&self) -> &[f64] {
+        &self.stages_s
+    }
+
+    /// Returns the time of a batch, and notes that of each stage.
     ///
     /// # Errors
     /// [`SimError::MissingEntry`] naming a cell that the tables lack.
-    pub(super) fn step(&self, batch: &BatchShape) -> Result<SimDuration, SimError> {
+    pub(super) fn step(&mut self, batch: &BatchShape) -> Result<SimDuration, SimError> {
         let tokens = batch.num_tokens();
         if tokens == 0 {
+            self.stages_s.fill(0.0);
             return Ok(SimDuration::ZERO);
         }
         let Some(&base_s) = self.tokens_s.get(tokens as usize - 1) else {
@@ -72,6 +83,11 @@ impl Tables {
             };
             total_s += if prompts > 1 { time_s * self.prefill_batching_factor } else { time_s };
         }
+        if let [others @ .., last] = &mut self.stages_s[..] {
+            *last = total_s / (others.len() + 1) as f64;
+            others.fill(*last + self.send_recv_s[tokens as usize - 1]);
+            total_s = self.stages_s.iter().sum();
+        }
         SimDuration::from_seconds(total_s)
     }
 }
@@ -84,13 +100,15 @@ fn lacking<T>(cell: &str) -> Result<T, SimError> {
 mod tests {
     use super::*;
 
-    fn tables() -> Tables {
+    fn tables(num_stages: u32) -> Tables {
         let table = |first: &[u32], second: &[u32], time_s: &[f64]| AttentionTable {
             first: first.to_vec(),
             second: second.to_vec(),
             time_s: time_s.to_vec(),
         };
         Tables::new(&TablesSpec {
+            num_stages,
+            send_recv_s: if num_stages > 1 { vec![0.25; 100] } else { Vec::new() },
             tokens_s: (1..=100_u32).map(|tokens| f64::from(tokens) * 1e-3).collect(),
             decode: table(&[1, 2], &[64, 64], &[0.5, 0.7]),
             prefill: table(&[0, 64], &[50, 30], &[2.0, 3.0]),
@@ -104,7 +122,7 @@ mod tests {
         for &(tokens, context) in rows {
             batch.add(tokens, context, tokens > 1);
         }
-        tables().step(&batch)
+        tables(1).step(&batch)
     }
 
     #[test]
@@ -116,6 +134,15 @@ mod tests {
         // The root of 30^2 + 40^2 is 50; two prompts, so the factor applies.
         assert_eq!(step(&[(30, 30), (40, 40)]), Ok(SimDuration(2_270_000_000)));
         assert_eq!(step(&[(30, 90), (1, 1)]), Ok(SimDuration(3_531_000_000)));
+    }
+
+    #[test]
+    fn stages_share_the_layers_and_all_but_the_last_hand_over() {
+        let mut tables = tables(2);
+        let mut batch = BatchShape::new(&[]);
+        batch.add(1, 10, false);
+        assert_eq!(tables.step(&batch), Ok(SimDuration(751_000_000)));
+        assert_eq!(tables.stages_s(), [0.5005, 0.2505]);
     }
 
     #[test]

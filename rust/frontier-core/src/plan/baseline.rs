@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::policy::Policy;
+use super::scheduler::MAX_STAGES;
 use crate::error::SimError;
 
 /// A baseline scheduler: its KV cache, its queue order, its rules.
@@ -17,6 +18,9 @@ pub struct BaselineSpec {
     pub max_model_len: u32,
     /// Order of waiting and of running requests.
     pub policy: Policy,
+    /// Stages of layers that a batch passes one after the other, and most batches under way; a request is in one of
+    /// them at most.
+    pub pipeline_parallel_size: u32,
     /// Whose rules.
     pub rules: RulesSpec,
 }
@@ -126,6 +130,12 @@ impl BaselineSpec {
         tokens.div_ceil(self.block_size)
     }
 
+    /// Returns the most requests of one batch where `max_num_seqs` run: an equal share of them per stage, as Vidur has
+    /// it (`max_micro_batch_size` of its replica schedulers).
+    pub fn micro_batch_size(&self, max_num_seqs: u32) -> u32 {
+        max_num_seqs / self.pipeline_parallel_size
+    }
+
     /// Returns the blocks kept free when admitting.
     pub fn watermark_blocks(&self) -> u32 {
         match &self.rules {
@@ -181,9 +191,13 @@ impl BaselineSpec {
         let cached = self.num_blocks.saturating_mul(self.block_size);
         match &self.rules {
             RulesSpec::VllmV0(spec) => {
-                (spec.max_num_batched_tokens.max(spec.max_num_seqs), spec.max_num_seqs)
+                let seqs = self.micro_batch_size(spec.max_num_seqs);
+                (spec.max_num_batched_tokens.max(seqs), seqs)
             }
-            RulesSpec::Sarathi(spec) => (spec.chunk_size.max(spec.max_num_seqs), spec.max_num_seqs),
+            RulesSpec::Sarathi(spec) => {
+                let seqs = self.micro_batch_size(spec.max_num_seqs);
+                (spec.chunk_size.max(seqs), seqs)
+            }
             RulesSpec::Orca(spec) => (cached, spec.max_batch_size),
             RulesSpec::Static(spec) => (cached, spec.max_batch_size),
             RulesSpec::TensorrtLlm(spec) => (spec.max_num_tokens, spec.max_batch_size),
@@ -210,15 +224,32 @@ impl BaselineSpec {
             ("block_size", self.block_size, 1),
             ("num_blocks", self.num_blocks, 1),
             ("max_model_len", self.max_model_len, 2),
+            ("pipeline_parallel_size", self.pipeline_parallel_size, 1),
         ])?;
+        let stages = self.pipeline_parallel_size;
+        if stages > MAX_STAGES {
+            return refuse("pipeline_parallel_size", format!("was {stages}, must be at most {MAX_STAGES}"));
+        }
+        let synchronous = match &self.rules {
+            RulesSpec::VllmV0(_) | RulesSpec::Sarathi(_) => None,
+            RulesSpec::Orca(_) => Some("orca"),
+            RulesSpec::Static(_) => Some("static"),
+            RulesSpec::TensorrtLlm(_) => Some("tensorrt_llm"),
+        };
+        if let Some(name) = synchronous
+            && stages > 1
+        {
+            let message = format!("was {stages}, must be 1 with {name}, which keeps one batch under way");
+            return refuse("pipeline_parallel_size", message);
+        }
         match &self.rules {
             RulesSpec::VllmV0(spec) => at_least(&[
-                ("rules.max_num_seqs", spec.max_num_seqs, 1),
+                ("rules.max_num_seqs", spec.max_num_seqs, stages),
                 // Prompts are not split, and a preempted request comes back with all its tokens as one.
                 ("rules.max_num_batched_tokens", spec.max_num_batched_tokens, self.max_model_len),
             ])?,
             RulesSpec::Sarathi(spec) => at_least(&[
-                ("rules.max_num_seqs", spec.max_num_seqs, 1),
+                ("rules.max_num_seqs", spec.max_num_seqs, stages),
                 ("rules.chunk_size", spec.chunk_size, 1),
             ])?,
             RulesSpec::Orca(spec) => at_least(&[("rules.max_batch_size", spec.max_batch_size, 1)])?,

@@ -59,7 +59,8 @@ impl SchedulerSpec {
     pub fn pipeline_parallel_size(&self) -> u32 {
         match self {
             Self::VllmV1(config) => config.pipeline_parallel_size,
-            Self::Sglang(_) | Self::Baseline(_) => 1,
+            Self::Sglang(_) => 1,
+            Self::Baseline(spec) => spec.pipeline_parallel_size,
         }
     }
 
@@ -67,7 +68,8 @@ impl SchedulerSpec {
     pub fn queue_depth(&self) -> usize {
         match self {
             Self::VllmV1(config) => config.queue_depth(),
-            Self::Sglang(_) | Self::Baseline(_) => 1,
+            Self::Sglang(_) => 1,
+            Self::Baseline(spec) => spec.pipeline_parallel_size as usize,
         }
     }
 

@@ -1,8 +1,9 @@
 //! Schedulers that stand beside the engines' own: each a small set of rules in a file of its own, over one room of
 //! requests, blocks and queues.
 //!
-//! All of them are synchronous: a batch is formed when the one before is done. Preemption frees the blocks of a
-//! request and recomputes them later.
+//! Without a pipeline, a batch is formed when the one before is done. With one, as many batches are under way as there
+//! are stages, and a request in one of them is out of reach until its output is there: neither scheduled nor preempted.
+//! Preemption frees the blocks of a request and recomputes them later.
 
 mod orca;
 mod room;
@@ -49,8 +50,8 @@ impl Baseline {
         Self {
             room: Room::new(spec, reuse),
             rules: match &spec.rules {
-                RulesSpec::VllmV0(rules) => Rules::VllmV0(VllmV0::new(*rules, spec.watermark_blocks())),
-                RulesSpec::Sarathi(rules) => Rules::Sarathi(Sarathi::new(*rules, spec.watermark_blocks())),
+                RulesSpec::VllmV0(rules) => Rules::VllmV0(VllmV0::new(*rules, spec)),
+                RulesSpec::Sarathi(rules) => Rules::Sarathi(Sarathi::new(*rules, spec)),
                 RulesSpec::Orca(rules) => Rules::Orca(Orca::new(*rules, spec.clone())),
                 RulesSpec::Static(rules) => Rules::Static(StaticBatching::new(*rules)),
                 RulesSpec::TensorrtLlm(rules) => Rules::TensorrtLlm(TensorrtLlm::new(*rules)),
@@ -123,7 +124,7 @@ impl BatchScheduler for Baseline {
         self.room.take_progress()
     }
 
-    /// A batch is formed when the one before is done.
+    /// A request is in one batch under way at most.
     fn is_in_flight_elsewhere(&self, _entry: &Scheduled) -> bool {
         false
     }

@@ -13,7 +13,8 @@ type Batch = Vec<(u32, u32)>;
 
 fn spec(num_blocks: u32, rules: &Value) -> BaselineSpec {
     let spec: BaselineSpec = serde_json::from_value(json!({
-        "block_size": 4, "num_blocks": num_blocks, "max_model_len": 32, "policy": "fcfs", "rules": rules
+        "block_size": 4, "num_blocks": num_blocks, "max_model_len": 32, "policy": "fcfs",
+        "pipeline_parallel_size": 1, "rules": rules
     }))
     .unwrap();
     spec.check().unwrap();
@@ -144,7 +145,7 @@ fn static_batches_end_together() {
 fn static_batches_compute_their_padding() {
     let mut document = plan(&burst(2, 10, 3));
     document["scheduler"] = json!({"kind": "baseline", "block_size": 16, "num_blocks": 100, "max_model_len": 1024,
-        "policy": "fcfs", "rules": {"kind": "static", "max_batch_size": 2}});
+        "policy": "fcfs", "pipeline_parallel_size": 1, "rules": {"kind": "static", "max_batch_size": 2}});
     document["step_time"]["per_decode_token_ns"] = json!(1_000);
     document["workload"]["prompt_tokens"] = json!({"kind": "uniform", "min": 1, "max": 40});
     document["workload"]["output_tokens"] = json!({"kind": "uniform", "min": 2, "max": 40});

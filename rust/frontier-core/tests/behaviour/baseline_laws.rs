@@ -1,5 +1,7 @@
 //! Laws of every baseline scheduler under every policy: nothing is lost, budgets hold, blocks are conserved.
 
+use std::collections::VecDeque;
+
 use frontier_core::ids::{RequestId, SessionId};
 use frontier_core::plan::baseline::{
     BaselineSpec, CapacityPolicy, OrcaSpec, Reservation, RulesSpec, SarathiSpec, StaticSpec, TensorrtLlmSpec,
@@ -156,6 +158,51 @@ fn drain(
     tokens
 }
 
+/// Runs with up to `stages` batches under way until nobody is left; returns the tokens of each request. No request is
+/// in two batches at once, or preempted while it is in one.
+fn drain_pipeline(scheduler: &mut Baseline, stages: usize, requests: &[Request]) -> Vec<u32> {
+    let mut outcome = StepOutcome::default();
+    let mut tokens = vec![0; requests.len()];
+    let mut under_way: VecDeque<SchedulerOutput> = VecDeque::new();
+    for step in 0..3000 {
+        let now = SimTime(step as u64);
+        if let Some(&request) = requests.get(step) {
+            submit(scheduler, step, request, step as u64);
+        }
+        while under_way.len() < stages {
+            let mut batch = SchedulerOutput::default();
+            scheduler.schedule(now, &mut batch);
+            scheduler.check_integrity().unwrap();
+            let carried =
+                |id| under_way.iter().any(|other| other.scheduled.iter().any(|entry| entry.id == id));
+            assert!(
+                !batch.scheduled.iter().any(|entry| carried(entry.id)),
+                "a request is in one batch at most"
+            );
+            assert!(
+                !batch.preempted.iter().any(|member| carried(member.id)),
+                "what is under way is out of reach"
+            );
+            if batch.scheduled.is_empty() {
+                break;
+            }
+            under_way.push_back(batch);
+        }
+        if let Some(batch) = under_way.pop_front() {
+            scheduler.update(now, &batch, &mut outcome);
+            scheduler.check_integrity().unwrap();
+            for emission in &outcome.emitted {
+                tokens[emission.id.index()] += emission.num_tokens;
+            }
+            outcome.retired.iter().for_each(|&slot| scheduler.retire(slot));
+        }
+        if step >= requests.len() && !scheduler.has_requests() {
+            break;
+        }
+    }
+    tokens
+}
+
 fn requests() -> impl Strategy<Value = Vec<Request>> {
     prop::collection::vec((1_u32..16, 1_u32..8, 0_i32..3, 0_u64..3, 0_u32..3), 1..16)
 }
@@ -169,7 +216,14 @@ proptest! {
         requests in requests(),
     ) {
         let num_blocks = 2 * MAX_MODEL_LEN.div_ceil(block_size);
-        let spec = BaselineSpec { block_size, num_blocks, max_model_len: MAX_MODEL_LEN, policy, rules };
+        let spec = BaselineSpec {
+            block_size,
+            num_blocks,
+            max_model_len: MAX_MODEL_LEN,
+            policy,
+            pipeline_parallel_size: 1,
+            rules,
+        };
         prop_assert!(spec.check().is_ok(), "{:?}", spec.check());
         let (max_tokens, max_seqs) = spec.batch_limits();
         let mut scheduler = Baseline::new(&spec);
@@ -188,6 +242,37 @@ proptest! {
         prop_assert_eq!(got, wanted);
         prop_assert!(!scheduler.has_requests());
         prop_assert_eq!(scheduler.gauges().num_free, num_blocks);
+    }
+
+    #[test]
+    fn prop_pipelines_serve_everybody_with_each_request_in_one_batch(
+        rules in rules().prop_filter("others have no pipelines", |rules| {
+            matches!(rules, RulesSpec::VllmV0(_) | RulesSpec::Sarathi(_))
+        }),
+        policy in policies(),
+        stages in 1_u32..5,
+        requests in requests(),
+    ) {
+        let mut rules = rules;
+        match &mut rules {
+            RulesSpec::VllmV0(spec) => spec.max_num_seqs += stages,
+            RulesSpec::Sarathi(spec) => spec.max_num_seqs += stages,
+            _ => {}
+        }
+        let spec = BaselineSpec {
+            block_size: 2,
+            num_blocks: MAX_MODEL_LEN,
+            max_model_len: MAX_MODEL_LEN,
+            policy,
+            pipeline_parallel_size: stages,
+            rules,
+        };
+        prop_assert!(spec.check().is_ok(), "{:?}", spec.check());
+        let mut scheduler = Baseline::new(&spec);
+        let got = drain_pipeline(&mut scheduler, stages as usize, &requests);
+        let wanted: Vec<u32> = requests.iter().map(|request| request.1).collect();
+        prop_assert_eq!(got, wanted);
+        prop_assert_eq!(scheduler.gauges().num_free, spec.num_blocks);
     }
 
     #[test]

@@ -83,3 +83,55 @@ fn stages_of_the_plan_and_of_its_operators_must_agree() {
     plan["step_time"] = main_job["step_times"]["roofline"].clone();
     assert!(run(&plan).unwrap_err().to_string().contains("pipeline_parallel_size"));
 }
+
+/// Returns [`staged`] with a baseline scheduler of `num_blocks` blocks.
+fn baseline(workload: &Value, stages: u32, num_blocks: u32, rules: &Value) -> Value {
+    let mut plan = staged(workload, 1, false);
+    plan["scheduler"] = json!({"kind": "baseline", "block_size": 16, "num_blocks": num_blocks, "max_model_len": 1024,
+        "policy": "fcfs", "pipeline_parallel_size": stages, "rules": rules});
+    plan
+}
+
+#[test]
+fn causes_add_up_while_batches_of_baselines_overlap() {
+    let sarathi = json!({"kind": "sarathi", "chunk_size": 64, "max_num_seqs": 12, "watermark": 0.0});
+    let vllm_v0 = json!({"kind": "vllm_v0", "max_num_batched_tokens": 1024, "padded_budget": false,
+        "max_num_seqs": 12, "watermark": 0.0});
+    for (rules, stages) in [(&sarathi, 2), (&sarathi, 4), (&vllm_v0, 3)] {
+        let (recorder, totals) = run(&baseline(&burst(24, 90, 120), stages, 60, rules)).unwrap();
+        assert!(
+            recorder.requests.iter().any(|request| request.preemptions > 0),
+            "the cache was meant to be tight"
+        );
+        for record in &recorder.requests {
+            let arrival = record.spec.arrival.0;
+            assert_eq!(record.e2e_causes().iter().sum::<u64>(), record.finished.unwrap().0 - arrival);
+            assert_eq!(record.ttft_causes.iter().sum::<u64>(), record.first_token.unwrap().0 - arrival);
+        }
+        let busy_ns = recorder.timeline.samples.last().unwrap().busy_ns;
+        assert!(busy_ns > 0 && busy_ns <= totals.end.0);
+    }
+}
+
+#[test]
+fn a_chunk_waits_for_the_one_before_it_in_a_pipeline_of_baselines() {
+    // Three chunks of 100 tokens, 2 ms each, and one decode of 1 ms: nothing of a lone request overlaps.
+    let rules = json!({"kind": "sarathi", "chunk_size": 100, "max_num_seqs": 4, "watermark": 0.0});
+    let (_, totals) = run(&baseline(&burst(1, 300, 2), 4, 60, &rules)).unwrap();
+    assert_eq!(totals.end.0, 7_000_000);
+    // Two requests of one chunk each take every other batch: the second is one part of 500 us behind.
+    let rules = json!({"kind": "sarathi", "chunk_size": 100, "max_num_seqs": 4, "watermark": 0.0});
+    let (recorder, _) = run(&baseline(&burst(2, 100, 2), 4, 60, &rules)).unwrap();
+    let ends: Vec<u64> = recorder.requests.iter().map(|request| request.first_token.unwrap().0).collect();
+    assert_eq!(ends, [2_000_000, 2_500_000]);
+}
+
+#[test]
+fn baselines_that_keep_one_batch_under_way_have_no_pipelines() {
+    let rules = json!({"kind": "static", "max_batch_size": 2});
+    let error = run(&baseline(&burst(1, 10, 2), 2, 60, &rules)).unwrap_err().to_string();
+    assert!(error.contains("scheduler.pipeline_parallel_size") && error.contains("1 with static"), "{error}");
+    let rules = json!({"kind": "sarathi", "chunk_size": 64, "max_num_seqs": 2, "watermark": 0.0});
+    let error = run(&baseline(&burst(1, 10, 2), 3, 60, &rules)).unwrap_err().to_string();
+    assert!(error.contains("rules.max_num_seqs"), "{error}");
+}

@@ -133,6 +133,17 @@ impl Room {
         self.generating[slot.index()]
     }
 
+    /// Tells whether a running request is in a batch whose output is not there yet.
+    #[inline]
+    pub(super) fn is_under_way(&self, slot: Slot) -> bool {
+        self.requests[slot.index()].num_in_flight > 0
+    }
+
+    /// Returns the last running request from `position` on that no batch under way carries.
+    pub(super) fn last_within_reach(&self, position: usize) -> Option<Slot> {
+        self.running[position..].iter().rev().copied().find(|&slot| !self.is_under_way(slot))
+    }
+
     /// Puts `num_tokens` tokens of a running request into the batch.
     pub(super) fn schedule(&self, slot: Slot, num_tokens: u32, out: &mut SchedulerOutput) {
         let request = &self.requests[slot.index()];
@@ -206,6 +217,7 @@ impl Room {
             let request = &mut self.requests[entry.slot.index()];
             request.num_computed = entry.computed_before + entry.num_tokens;
             request.last_scheduled = self.calls;
+            request.num_in_flight = entry.num_tokens;
             self.waiting.served(request, entry.computed_before, entry.num_tokens, self.now);
             entry.recomputes = entry.computed_before < request.high_water;
             if request.num_computed > request.high_water {
@@ -237,6 +249,7 @@ impl Room {
         outcome.clear();
         for entry in &batch.scheduled {
             let request = &mut self.requests[entry.slot.index()];
+            request.num_in_flight = 0;
             if entry.samples {
                 request.num_tokens += 1;
                 self.generating[entry.slot.index()] = true;
@@ -312,7 +325,8 @@ impl Room {
         for &slot in &self.running {
             let request = self.request(slot);
             // One that holds blocks and was never in a batch still queues.
-            if request.last_scheduled > 0 && !request.was_scheduled_in(self.calls) {
+            let under_way = request.num_in_flight > 0;
+            if request.last_scheduled > 0 && !request.was_scheduled_in(self.calls) && !under_way {
                 visit(request.id, request.prompt_is_unfinished());
             }
         }

@@ -4,35 +4,38 @@
 
 use super::room::Room;
 use super::vllm_v0::decode;
-use crate::plan::baseline::SarathiSpec;
+use crate::plan::baseline::{BaselineSpec, SarathiSpec};
 use crate::scheduler::SchedulerOutput;
 
 #[derive(Clone, Debug)]
 pub(super) struct Sarathi {
     spec: SarathiSpec,
     watermark_blocks: u32,
+    micro_batch_size: u32,
 }
 
 impl Sarathi {
-    pub(super) fn new(spec: SarathiSpec, watermark_blocks: u32) -> Self {
-        Self { spec, watermark_blocks }
+    pub(super) fn new(spec: SarathiSpec, common: &BaselineSpec) -> Self {
+        let micro_batch_size = common.micro_batch_size(spec.max_num_seqs);
+        Self { spec, watermark_blocks: common.watermark_blocks(), micro_batch_size }
     }
 
     pub(super) fn form(&self, room: &mut Room, out: &mut SchedulerOutput) {
-        decode(room, out);
+        decode(room, self.micro_batch_size, out);
         // Decodes are never held back, even if they alone exceed the budget.
         let mut left = self.spec.chunk_size.saturating_sub(out.scheduled.len() as u32);
         for position in 0..room.running().len() {
             let slot = room.running()[position];
             let request = room.request(slot);
             let rest = request.num_tokens - request.num_computed;
-            let chunk = if room.generates(slot) { 0 } else { rest.min(left) };
+            let is_next = !room.generates(slot) && !room.is_under_way(slot) && self.has_place(out);
+            let chunk = if is_next { rest.min(left) } else { 0 };
             if chunk > 0 {
                 room.schedule(slot, chunk, out);
                 left -= chunk;
             }
         }
-        while left > 0 && room.num_running() < self.spec.max_num_seqs {
+        while left > 0 && room.num_running() < self.spec.max_num_seqs && self.has_place(out) {
             let Some(slot) = room.waiting.front() else { break };
             let prompt = room.request(slot).num_tokens;
             // The whole prompt gets its blocks at once, so that it can go on whatever happens to others.
@@ -44,5 +47,9 @@ impl Sarathi {
             room.schedule(slot, chunk, out);
             left -= chunk;
         }
+    }
+
+    fn has_place(&self, batch: &SchedulerOutput) -> bool {
+        batch.scheduled.len() < self.micro_batch_size as usize
     }
 }

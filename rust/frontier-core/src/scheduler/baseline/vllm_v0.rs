@@ -4,24 +4,26 @@
 //! Preemption recomputes, which is what vLLM V0 does for requests of one sequence; swapping is for beams.
 
 use super::room::Room;
-use crate::plan::baseline::VllmV0Spec;
+use crate::plan::baseline::{BaselineSpec, VllmV0Spec};
 use crate::scheduler::SchedulerOutput;
 
 #[derive(Clone, Debug)]
 pub(super) struct VllmV0 {
     spec: VllmV0Spec,
     watermark_blocks: u32,
+    micro_batch_size: u32,
 }
 
 impl VllmV0 {
-    pub(super) fn new(spec: VllmV0Spec, watermark_blocks: u32) -> Self {
-        Self { spec, watermark_blocks }
+    pub(super) fn new(spec: VllmV0Spec, common: &BaselineSpec) -> Self {
+        let micro_batch_size = common.micro_batch_size(spec.max_num_seqs);
+        Self { spec, watermark_blocks: common.watermark_blocks(), micro_batch_size }
     }
 
     pub(super) fn form(&self, room: &mut Room, out: &mut SchedulerOutput) {
         self.admit_prompts(room, out);
         if out.scheduled.is_empty() {
-            decode(room, out);
+            decode(room, self.micro_batch_size, out);
         }
     }
 
@@ -38,6 +40,7 @@ impl VllmV0 {
             if needed > room.pool.num_free()
                 || cost > self.spec.max_num_batched_tokens
                 || room.num_running() >= self.spec.max_num_seqs
+                || count == self.micro_batch_size
             {
                 break;
             }
@@ -48,12 +51,16 @@ impl VllmV0 {
     }
 }
 
-/// Gives one token to each running request whose prompt is computed, in order. A request is served only while some
+/// Gives one token to each running request whose prompt is computed and which is within reach, in order, up to
+/// `most` of them. A request is served only while some
 /// block is free, needed or not (`can_append_slots`); if none is, the last running request makes room.
-pub(super) fn decode(room: &mut Room, out: &mut SchedulerOutput) {
+pub(super) fn decode(room: &mut Room, most: u32, out: &mut SchedulerOutput) {
     let mut position = 0;
     while let Some(&slot) = room.running().get(position) {
-        if !room.generates(slot) {
+        if out.scheduled.len() == most as usize {
+            break;
+        }
+        if !room.generates(slot) || room.is_under_way(slot) {
             position += 1;
             continue;
         }
@@ -61,7 +68,7 @@ pub(super) fn decode(room: &mut Room, out: &mut SchedulerOutput) {
         let mut served = true;
         while room.pool.num_free() == 0 {
             // Those before `position` have their token; the others leave from the end.
-            let victim = room.running()[room.running().len() - 1];
+            let victim = room.last_within_reach(position).unwrap_or(slot);
             room.preempt(victim, out);
             if victim == slot {
                 served = false;
