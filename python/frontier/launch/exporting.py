@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from frontier.config import Scenario
@@ -12,6 +12,7 @@ from frontier.config.base import BASE_KEY
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.launch import sglang_rules, vllm_rules
 from frontier.launch.flag_table import Flag, flags_of
+from frontier.launch.mapping import Rules
 from frontier.models import hub_name
 
 _SIMULATION_ONLY: Final = (
@@ -215,41 +216,39 @@ def _vllm_arguments(scenario: Scenario) -> tuple[list[str], list[str]]:
         {"engine.speculative", "engine.scheduling_policy", "engine.scheduler", "engine.moe.eplb"}
     )
     settings = _settings(scenario, "vllm", whole)
-    version = scenario.engine.version
-    flags = flags_of("vllm", version)
-    flag_of: dict[str, str] = {}
-    for name, path in vllm_rules.RULES.fields.items():
-        if name in flags:
-            flag_of.setdefault(path, name)
-    variables: list[str] = []
-    words: list[str] = []
-    unknown: dict[str, Any] = {}
-    for path, value in settings.items():
-        if path in vllm_rules.VARIABLES:
-            variables.append(vllm_rules.VARIABLES[path](value))
-        elif path in vllm_rules.WRITERS:
-            words += vllm_rules.WRITERS[path](value)
-        elif path in flag_of:
-            words += _flag_words(flags[flag_of[path]], value)
-        else:
-            unknown[path] = value
-    _refuse(unknown, "vllm", version)
-    return variables, words
+    variables = [
+        vllm_rules.VARIABLES[path](settings.pop(path)) for path in vllm_rules.VARIABLES if path in settings
+    ]
+    return variables, _arguments(scenario, settings, vllm_rules.RULES, vllm_rules.WRITERS)
 
 
 def _sglang_arguments(scenario: Scenario) -> list[str]:
+    """Return the arguments, the model aside."""
     settings = _settings(scenario, "sglang", frozenset())
-    version = scenario.engine.version
-    flags = flags_of("sglang", version)
-    flag_of = {path: name for name, path in sglang_rules.RULES.fields.items()}
+    return _arguments(scenario, settings, sglang_rules.RULES, sglang_rules.WRITERS)
+
+
+def _arguments(
+    scenario: Scenario,
+    settings: Mapping[str, Any],
+    rules: Rules,
+    writers: Mapping[str, Callable[[Any], list[str]]],
+) -> list[str]:
+    """Return the words that say all `settings` to the scenario's version of its engine."""
+    engine, version = scenario.engine.name, scenario.engine.version
+    flags = flags_of(engine, version)
+    flag_of: dict[str, str] = {}
+    for name, path in rules.fields.items():
+        if name in flags:
+            flag_of.setdefault(path, name)
     words: list[str] = []
     unknown: dict[str, Any] = {}
     for path, value in settings.items():
-        if path in sglang_rules.WRITERS:
-            words += sglang_rules.WRITERS[path](value)
+        if path in writers:
+            words += writers[path](value)
         elif path in flag_of:
             words += _flag_words(flags[flag_of[path]], value)
         else:
             unknown[path] = value
-    _refuse(unknown, "sglang", version)
+    _refuse(unknown, engine, version)
     return words

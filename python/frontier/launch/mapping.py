@@ -122,6 +122,12 @@ def without_fields(engine: str) -> dict[str, Any]:
     return {**tables, "neutral_variables": tuple(document["neutral_variables"].split())}
 
 
+def name_model(value: Any, mapped: Mapped, _command: Command) -> None:
+    """Take the model that a command names."""
+    if value is not None:
+        mapped.fields["model"] = value
+
+
 def only(allowed: Mapping[Any, Any] | tuple[Any, ...], path: str, flag: str, reason: str) -> Handler:
     """Return a handler for a flag of which only some values are simulated.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from frontier.launch.command_line import Command
-from frontier.launch.mapping import Mapped, Rules, only, without_fields
+from frontier.launch.mapping import Mapped, Rules, name_model, only, without_fields
 
 _OWN: Final = (
     "context_length",
@@ -36,11 +36,6 @@ _FIELDS: Final = {
 }
 
 
-def _model(value: Any, mapped: Mapped, _command: Command) -> None:
-    if value is not None:
-        mapped.fields["model"] = value
-
-
 def _model_override(value: Any, mapped: Mapped, _command: Command) -> None:
     import json  # noqa: PLC0415 - rarely needed
 
@@ -65,7 +60,7 @@ def _data_parallel(value: Any, mapped: Mapped, command: Command) -> None:
 RULES: Final = Rules(
     fields=_FIELDS,
     handlers={
-        "--model-path": _model,
+        "--model-path": name_model,
         "--json-model-override-args": _model_override,
         "--dtype": only(
             ("auto", "bfloat16", "float16", "half"),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.launch.command_line import Command
-from frontier.launch.mapping import Mapped, Remark, Rules, only, without_fields
+from frontier.launch.mapping import Mapped, Remark, Rules, name_model, only, without_fields
 from frontier.units import parse_bytes
 
 _FIELDS: Final = {
@@ -56,11 +56,6 @@ _FIELDS: Final = {
     "--dp-sync-interval": "engine.dp_sync_interval",
     "--kv-offloading-size": "engine.kv_offloading_size",
 }
-
-
-def _model(value: Any, mapped: Mapped, _command: Command) -> None:
-    if value is not None:
-        mapped.fields["model"] = value
 
 
 def _hf_overrides(value: Any, mapped: Mapped, _command: Command) -> None:
@@ -200,8 +195,8 @@ def _use_v1(text: str, mapped: Mapped, _command: Command) -> None:
 RULES: Final = Rules(
     fields=_FIELDS,
     handlers={
-        "model_tag": _model,
-        "--model": _model,
+        "model_tag": name_model,
+        "--model": name_model,
         "--hf-overrides": _hf_overrides,
         "--dtype": only(
             ("auto", "bfloat16", "float16", "half"),
