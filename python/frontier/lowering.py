@@ -21,12 +21,12 @@ from frontier.config.resolve_sglang import sglang_scheduler
 from frontier.config.scheduler import lower_scheduler
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.speculative import speculative_plan
-from frontier.config.versions import minor_of
 from frontier.config.workload import Synthetic, Workload
 from frontier.errors import ConfigError, Issue
 from frontier.moe_lowering import moe_plan
 from frontier.step_tables import read_tables
 from frontier.trace_columns import trace_columns
+from frontier.vllm_versions import minor_of
 
 if TYPE_CHECKING:
     from frontier import _frontier

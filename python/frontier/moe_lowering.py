@@ -14,6 +14,7 @@ from frontier.config.moe import (
 from frontier.errors import ConfigError, Issue
 from frontier.expert_counts import load_expert_counts
 from frontier.models.sharding import pipeline_layers
+from frontier.vllm_versions import minor_of
 
 if TYPE_CHECKING:
     from frontier.config.moe import Eplb, Moe
@@ -129,7 +130,7 @@ def _drift(moe: Moe, routing: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _eplb(eplb: Eplb, version: str) -> dict[str, Any]:
-    by_default = int(version.partition(".")[2]) >= ASYNC_EPLB_SINCE
+    by_default = minor_of(version) >= ASYNC_EPLB_SINCE
     return {
         "window_size": eplb.window_size,
         "step_interval": eplb.step_interval,

@@ -10,9 +10,10 @@ import pytest
 from frontier.config import Scenario
 from frontier.config.async_scheduling import allows_async, async_by_default
 from frontier.config.limits import default_batch
-from frontier.config.versions import FIELDS_FROM, minor_of
+from frontier.config.versions import FIELDS_FROM
 from frontier.errors import ConfigError, Issue
 from frontier.lowering import lower
+from frontier.vllm_versions import minor_of
 
 Problems = Callable[..., dict[str, Issue]]
 AT = "engine.speculative"

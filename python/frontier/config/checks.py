@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from frontier.config.cuda_graph import cuda_graph_issues
 from frontier.config.engine import Engine
 from frontier.config.frontend import frontend_issues
-from frontier.config.locate import is_path
+from frontier.config.locate import is_path, why_no_file
 from frontier.config.scheduler import keeps_prefixes
 from frontier.config.sections import Cluster, Objectives
 from frontier.config.sglang_checks import named_engine_issues
@@ -56,13 +56,10 @@ def _table_issues(engine: Engine) -> list[Issue]:
     tables = engine.step_time.tables
     if tables is None:
         return []
-    try:
-        if Path(tables.path).expanduser().is_file():
-            return []
-        message = "is a directory, must be a file" if Path(tables.path).is_dir() else "no such file"
-    except OSError as error:
-        message = f"cannot be read: {error.strerror}"
-    return [Issue("engine.step_time.tables.path", tables.path, f"was {show_value(tables.path)}, {message}")]
+    why = why_no_file(Path(tables.path).expanduser())
+    if why is None:
+        return []
+    return [Issue("engine.step_time.tables.path", tables.path, f"was {show_value(tables.path)}, {why}")]
 
 
 def _pack_issues(engine: Engine) -> list[Issue]:
@@ -71,16 +68,11 @@ def _pack_issues(engine: Engine) -> list[Issue]:
     packs = (learned.packs if learned is not None else None) or ()
     issues = []
     for index, pack in enumerate(packs):
-        at, message = f"engine.step_time.learned.packs.{index}", None
-        try:
-            if pack in packs[:index]:
-                message = "is there twice; remove one of the two"
-            elif not Path(pack).expanduser().is_file():
-                message = "is a directory, must be a file" if Path(pack).is_dir() else "no such file"
-        except OSError as error:
-            message = f"cannot be read: {error.strerror}"
-        if message is not None:
-            issues.append(Issue(at, pack, f"was {show_value(pack)}, {message}"))
+        is_second = pack in packs[:index]
+        why = "is there twice; remove one of the two" if is_second else why_no_file(Path(pack).expanduser())
+        if why is not None:
+            at = f"engine.step_time.learned.packs.{index}"
+            issues.append(Issue(at, pack, f"was {show_value(pack)}, {why}"))
     return issues
 
 
@@ -173,14 +165,8 @@ def workload_issues(workload: Workload) -> list[Issue]:
             return []
         message = f"was {shown}, not the name of a built-in trace; a file is written './{trace.path}'"
         return [Issue(at, trace.path, message, names, nearest_name(trace.path, names))]
-    path = Path(trace.path)
-    try:
-        if path.is_file():
-            return []
-        message = "is a directory, must be a file" if path.is_dir() else "no such file"
-    except OSError as error:
-        message = f"cannot be read: {error.strerror}"
-    return [Issue(at, trace.path, f"was {shown}, {message}")]
+    why = why_no_file(Path(trace.path))
+    return [Issue(at, trace.path, f"was {shown}, {why}")] if why else []
 
 
 def workload_warnings(workload: Workload, max_model_len: int) -> list[str]:

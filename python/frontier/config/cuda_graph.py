@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from frontier.config.base import Section
 from frontier.config.fields import Positive, parse_whole
 from frontier.errors import Issue, nearest_name, show_value
+from frontier.vllm_versions import minor_of
 
 if TYPE_CHECKING:
     from frontier.config.engine import Engine
@@ -105,7 +106,7 @@ def full_graph_support(backend: str, compute_capability: str | None, *, version:
     Read from vLLM 0.32 (`get_cudagraph_support` of `vllm/v1/attention/backends`); Triton's MLA has no full
     graphs up to 0.21, and FlashInfer's MLA is taken to have been uniform before 0.32.
     """
-    minor = int(version.partition(".")[2])
+    minor = minor_of(version)
     if backend == "TRITON_MLA" and minor <= 21:
         return "none"
     if backend == "FLASHINFER_MLA" and minor < 32:

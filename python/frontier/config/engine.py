@@ -30,8 +30,8 @@ from frontier.config.scheduler import SchedulerChoice
 from frontier.config.sglang import SGLANG_VERSIONS, Sglang
 from frontier.config.speculative import Speculative
 from frontier.config.step_time import LearnedStepTime, StepTime
-from frontier.config.versions import ENGINE_VERSIONS, minor_of
 from frontier.errors import show_value
+from frontier.vllm_versions import LATEST, VLLM_VERSIONS, minor_of
 
 DEFAULT_CPU_PER_STEP_NS: Final = 1_000_000
 DEFAULT_CPU_PER_SEQ_NS: Final = 10_000
@@ -48,8 +48,8 @@ Auto = Literal["auto"]
 
 _VERSION_SCHEMA: Final[dict[str, Any]] = {
     "enum": [
-        *ENGINE_VERSIONS,
-        *(float(version) for version in ENGINE_VERSIONS if not version.endswith("0")),
+        *VLLM_VERSIONS,
+        *(float(version) for version in VLLM_VERSIONS if not version.endswith("0")),
     ]
 }
 
@@ -60,14 +60,14 @@ def parse_version(value: object) -> str:
     if isinstance(text, str) and text.removeprefix("v") in SGLANG_VERSIONS:
         return text.removeprefix("v")
     if not isinstance(text, str):
-        raise ValueError(f"was {show_value(value)}, must be a version such as '{ENGINE_VERSIONS[-1]}'")
+        raise ValueError(f"was {show_value(value)}, must be a version such as '{LATEST}'")
     minor = ".".join(text.removeprefix("v").split(".")[:2])
-    if minor not in ENGINE_VERSIONS:
-        allowed = f"{ENGINE_VERSIONS[0]} to {ENGINE_VERSIONS[-1]}, {', '.join(SGLANG_VERSIONS)} of sglang"
+    if minor not in VLLM_VERSIONS:
+        allowed = f"{VLLM_VERSIONS[0]} to {LATEST}, {', '.join(SGLANG_VERSIONS)} of sglang"
         # YAML and JSON read 0.30 as the number 0.3.
         hint = (
             f"; write '{minor}0' in quotes"
-            if isinstance(value, float) and f"{minor}0" in ENGINE_VERSIONS
+            if isinstance(value, float) and f"{minor}0" in VLLM_VERSIONS
             else ""
         )
         raise ValueError(
@@ -108,9 +108,7 @@ class Engine(Parallelism):
 
     name: Literal["vllm", "sglang"] = "vllm"
     """Which engine's rules. Settings of SGLang's own are in `sglang`; those not shared with it are vLLM's."""
-    version: Annotated[str, BeforeValidator(parse_version), WithJsonSchema(_VERSION_SCHEMA)] = (
-        ENGINE_VERSIONS[-1]
-    )
+    version: Annotated[str, BeforeValidator(parse_version), WithJsonSchema(_VERSION_SCHEMA)] = LATEST
     """Its version; left out, the latest that is modelled."""
     tensor_parallel_size: Positive = 1
     """GPUs that share every layer."""

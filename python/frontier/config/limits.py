@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from frontier.config.engine import Engine
-from frontier.config.versions import ENGINE_VERSIONS, minor_of
 from frontier.errors import Issue
+from frontier.vllm_versions import VLLM_VERSIONS, minor_of
 
 if TYPE_CHECKING:
     from frontier.hardware import GpuSpec
@@ -44,7 +44,7 @@ class Limits:
 
 
 def default_batch(
-    device_name: str | None, memory_bytes: int, version: str = ENGINE_VERSIONS[-1]
+    device_name: str | None, memory_bytes: int, version: str = VLLM_VERSIONS[-1]
 ) -> tuple[int, int]:
     """Return the batched tokens and sequences that `vllm serve` assumes for a GPU.
 

@@ -17,6 +17,16 @@ def is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text.startswith((".", "~")) or bool(_SUFFIX.search(text))
 
 
+def why_no_file(path: Path) -> str | None:
+    """Return why no file can be read at a path, None if one can."""
+    try:
+        if path.is_file():
+            return None
+        return "is a directory, must be a file" if path.is_dir() else "no such file"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
 def anchor_paths(plain: Mapping[str, Any], base_dir: Path) -> dict[str, Any]:
     """Return a copy of a scenario's plain mapping with relative paths made absolute from `base_dir`.
 

@@ -15,10 +15,11 @@ from pydantic import BeforeValidator, Field
 
 from frontier.config.base import Choice, Section
 from frontier.config.fields import Flag, Positive, Text, TokensOrZero, Whole
-from frontier.config.versions import minor_of
+from frontier.config.locate import why_no_file
 from frontier.errors import Issue, show_value
 from frontier.models.layout import ALL2ALL_BACKENDS
 from frontier.units import parse_number, parse_share
+from frontier.vllm_versions import minor_of
 
 if TYPE_CHECKING:
     from frontier.config.engine import Engine
@@ -194,13 +195,9 @@ def _routing_issues(moe: Moe) -> list[Issue]:
         issues.append(Issue("engine.moe.expert_placement_strategy", "round_robin", message, ("linear",)))
     trace = moe.routing.trace
     if trace is not None:
-        try:
-            if not Path(trace.path).expanduser().is_file():
-                what = "is a directory, must be a file" if Path(trace.path).is_dir() else "no such file"
-                message = f"was {show_value(trace.path)}, {what}"
-                issues.append(Issue("engine.moe.routing.trace.path", trace.path, message))
-        except OSError as error:
-            message = f"was {show_value(trace.path)}, cannot be read: {error.strerror}"
+        why = why_no_file(Path(trace.path).expanduser())
+        if why is not None:
+            message = f"was {show_value(trace.path)}, {why}"
             issues.append(Issue("engine.moe.routing.trace.path", trace.path, message))
     return issues
 

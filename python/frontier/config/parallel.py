@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from frontier.config.base import Section
 from frontier.config.fields import Flag, Positive, parse_whole
 from frontier.config.moe import layout_settings
-from frontier.config.versions import minor_of
 from frontier.errors import ConfigError, Issue, show_value
+from frontier.vllm_versions import minor_of
 
 if TYPE_CHECKING:
     from frontier.config.engine import Engine

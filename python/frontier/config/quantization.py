@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from frontier.config.versions import FIRST_MINOR
 from frontier.errors import Issue, nearest_name, show_value
+from frontier.vllm_versions import FIRST_MINOR, minor_of
 
 if TYPE_CHECKING:
     from frontier.hardware import GpuSpec
@@ -95,7 +95,7 @@ def quantized_model(
         sglang: the engine is SGLang, whose names and conversions are others; the GPU's kernels are taken to
             be as above.
     """
-    minor = int(version.split(".")[1])
+    minor = minor_of(version)
     found = spec.quantization
     if name is not None:
         issue, found = _named(spec, name, None if sglang else minor)

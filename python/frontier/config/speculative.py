@@ -16,8 +16,10 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, Wi
 from frontier.config.async_scheduling import allows_async
 from frontier.config.base import Choice, Section
 from frontier.config.fields import U32_MAX, Duration, Reference, Share, parse_whole
-from frontier.config.versions import METHODS_FROM, minor_of
+from frontier.config.locate import why_no_file
+from frontier.config.versions import METHODS_FROM
 from frontier.errors import ConfigError, Issue, show_value
+from frontier.vllm_versions import minor_of
 
 if TYPE_CHECKING:
     from frontier.config.engine import Engine
@@ -203,14 +205,8 @@ def _acceptance_issues(given: Speculative) -> list[Issue]:
         message = f"has {len(rates)} entries, must have one per draft (num_speculative_tokens is {drafts})"
         return [Issue(f"{at}.per_position", rates, message)]
     if isinstance(trace, str):
-        path = Path(trace).expanduser()
-        try:
-            if path.is_file():
-                return []
-            message = "is a directory, must be a file" if path.is_dir() else "no such file"
-        except OSError as error:
-            message = f"cannot be read: {error.strerror}"
-        return [Issue(f"{at}.trace", trace, f"was {show_value(trace)}, {message}")]
+        why = why_no_file(Path(trace).expanduser())
+        return [Issue(f"{at}.trace", trace, f"was {show_value(trace)}, {why}")] if why else []
     most = max((count for row in trace or () for count in row), default=0)
     if most > drafts:
         message = f"has {most}, must be at most num_speculative_tokens ({drafts})"

@@ -11,14 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from frontier.errors import Issue, show_value
+from frontier.vllm_versions import minor_of
 
 if TYPE_CHECKING:
     from frontier.config.engine import Engine
-
-FIRST_MINOR: Final = 11
-LAST_MINOR: Final = 32
-ENGINE_VERSIONS: Final = tuple(f"0.{minor}" for minor in range(FIRST_MINOR, LAST_MINOR + 1))
-"""Minor versions of vLLM whose rules are modelled."""
 
 FIELDS_FROM: Final[dict[str, int]] = {
     "max_num_scheduled_tokens": 17,
@@ -32,11 +28,6 @@ FIELDS_FROM: Final[dict[str, int]] = {
 
 METHODS_FROM: Final[dict[str, int]] = {"draft_model": 15, "ngram_gpu": 18}
 """Methods of speculative decoding that a release before this one does not have; others are older."""
-
-
-def minor_of(version: str) -> int:
-    """Return N of a version 0.N."""
-    return int(version.split(".")[1])
 
 
 def version_issues(engine: Engine, known: Callable[..., bool]) -> list[Issue]:

@@ -6,8 +6,9 @@ are exact; what vLLM measures in a profile run is estimated.
 
 from frontier.memory.draft import DraftLayers, draft_head, draft_layers
 from frontier.memory.plan import MemoryPlan
-from frontier.memory.versions import VLLM_VERSIONS, VllmRules, rules_of
+from frontier.memory.versions import VllmRules, rules_of
 from frontier.memory.vllm import plan_kv_cache
+from frontier.vllm_versions import VLLM_VERSIONS
 
 __all__ = [
     "VLLM_VERSIONS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from frontier.errors import DoesNotFitError, Issue
+from frontier.vllm_versions import minor_of
 
 _GIB = 2**30
 
@@ -183,7 +184,7 @@ class MemoryPlan:
         )
 
     def _fragmentation_note(self) -> str:
-        counted = int(self.version.partition(".")[2]) >= 27
+        counted = minor_of(self.version) >= 27
         return "counted from 0.27 on, taken as none" if counted else "not counted before 0.27"
 
     def _cache_note(self) -> str:

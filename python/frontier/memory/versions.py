@@ -11,11 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from frontier.errors import ConfigError, Issue, show_value
-
-FIRST_MINOR: Final = 11
-LAST_MINOR: Final = 32
-VLLM_VERSIONS: Final = tuple(f"0.{minor}" for minor in range(FIRST_MINOR, LAST_MINOR + 1))
-"""Minor versions of vLLM whose memory rules are modelled."""
+from frontier.vllm_versions import FIRST_MINOR, LAST_MINOR, VLLM_VERSIONS
 
 _GIB: Final = 2**30
 _FIRST_RUNNER_METHODS: Final = ("suffix", "medusa")

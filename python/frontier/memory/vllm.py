@@ -18,7 +18,7 @@ from frontier.memory.draft import DraftLayers
 from frontier.memory.findings import Findings, with_findings
 from frontier.memory.graphs import GraphCapture, capture_bytes, capture_sizes, graph_bytes
 from frontier.memory.plan import MemoryPlan
-from frontier.memory.versions import VLLM_VERSIONS, VllmRules, rules_of
+from frontier.memory.versions import VllmRules, rules_of
 from frontier.memory.weights import (
     Stage,
     cut_stages,
@@ -30,6 +30,7 @@ from frontier.models.kv import KvLayer, block_bytes, kv_groups, kv_layers, merge
 from frontier.models.layout import Layout
 from frontier.models.sharding import partition_issues, valid_tensor_parallel_sizes
 from frontier.models.spec import ModelSpec
+from frontier.vllm_versions import VLLM_VERSIONS
 
 _MIB = 2**20
 _LATE_BYTES = 512 * _MIB

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from frontier.models.spec import QuantizationMethod
+
 COMPONENTS = (
     "embedding",
     "attention",
@@ -19,19 +21,8 @@ COMPONENTS = (
 """Names under which parameters are counted."""
 
 
-WeightKind = Literal[
-    "plain",
-    "fp8_block",
-    "fp8_tensor",
-    "fp8_channel",
-    "int8_channel",
-    "int8_group",
-    "int4_group",
-    "int4_group_zero",
-    "mxfp4",
-    "mxfp8",
-    "nvfp4",
-]
+WeightKind = Literal["plain"] | QuantizationMethod
+"""How an array of weights is kept."""
 
 _BITS: dict[WeightKind, tuple[int, int, int]] = {
     # bits of an element, of the scale (and zero point) of a block, of what a whole tensor has beside

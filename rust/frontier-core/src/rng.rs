@@ -41,10 +41,10 @@ impl Stream {
         self.0.next_u64()
     }
 
-    /// Returns a uniform draw from the open interval (0, 1), a multiple of 2^-53 plus 2^-54.
+    /// Returns a uniform draw from the open interval (0, 1), as [`open_unit`] makes it.
     #[inline]
     pub fn unit(&mut self) -> f64 {
-        ((self.bits() >> 11) as f64 + 0.5) * (1.0 / 9_007_199_254_740_992.0)
+        open_unit(self.bits())
     }
 
     /// Returns a uniform integer below `n` (which must be positive), without modulo bias.
@@ -60,6 +60,12 @@ impl Stream {
             }
         }
     }
+}
+
+/// Returns the number in the open interval (0, 1) that 64 random bits stand for: a multiple of 2^-53 plus 2^-54.
+#[inline]
+pub const fn open_unit(bits: u64) -> f64 {
+    ((bits >> 11) as f64 + 0.5) * (1.0 / 9_007_199_254_740_992.0)
 }
 
 /// Scrambles 64 bits (the splitmix64 step).

@@ -6,7 +6,7 @@
 use crate::ids::RequestId;
 use crate::plan::speculative::ReplayDraws;
 use crate::plan::{AcceptanceSpec, DraftLengthSpec, SpeculativeSpec};
-use crate::rng::{RngStreams, mix};
+use crate::rng::{RngStreams, mix, open_unit};
 
 /// Compiled laws of draft lengths and acceptance.
 #[derive(Clone, Debug)]
@@ -135,8 +135,7 @@ impl Speculation {
 
 /// Returns a uniform number in (0, 1) that depends on the key, the request and its position alone.
 fn unit(key: u64, request: RequestId, position: u32) -> f64 {
-    let bits = mix(mix(key ^ u64::from(request.0)) ^ u64::from(position));
-    ((bits >> 11) as f64 + 0.5) * (1.0 / 9_007_199_254_740_992.0)
+    open_unit(mix(mix(key ^ u64::from(request.0)) ^ u64::from(position)))
 }
 
 /// Returns the draw of the golden logs, below 1000.

@@ -45,7 +45,7 @@ use super::fused_moe::FusedMoe;
 use super::row_operator::{Kernel, RowOperator};
 use super::trust::TrustTally;
 use crate::plan::step_time::{LinksSpec, MoeSampling, MoeSpec, MoeStageSpec, RoutingSpec};
-use crate::rng::{RngStreams, Stream, mix};
+use crate::rng::{RngStreams, Stream, mix, open_unit};
 
 /// Row counts up to this have a table of their own; above, there are this many per factor of two.
 const GRID: u32 = 8;
@@ -267,8 +267,7 @@ impl ExpertLayers {
 
     /// Returns the level at which a step draws, in (0, 1).
     fn level(&self, origin: StepOrigin) -> f64 {
-        let bits = mix(mix(self.step_key ^ u64::from(origin.replica)) ^ origin.step);
-        ((bits >> 11) as f64 + 0.5) * (1.0 / 9_007_199_254_740_992.0)
+        open_unit(mix(mix(self.step_key ^ u64::from(origin.replica)) ^ origin.step))
     }
 
     /// Returns the time for which ranks stop before a step to fetch experts, in seconds.

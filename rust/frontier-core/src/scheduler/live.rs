@@ -2,7 +2,8 @@
 
 use super::policy::Service;
 use super::vllm_v1::GroupTable;
-use crate::ids::{BlockId, RequestId, SessionId};
+use super::{Admission, Scheduled};
+use crate::ids::{BlockId, RequestId, SessionId, Slot};
 use crate::kvcache::{FormerTables, PrefixHasher};
 use crate::time::SimTime;
 use crate::workload::{Segment, UNIQUE_STREAM_BASE};
@@ -136,6 +137,22 @@ impl LiveRequest {
             former: FormerTables::default(),
             segments: Vec::new(),
             output_stream: 0,
+        }
+    }
+
+    /// Returns its part of a batch: `num_tokens` tokens from where it stands, without drafts.
+    #[inline]
+    pub(crate) fn scheduled(&self, slot: Slot, admission: Admission, num_tokens: u32) -> Scheduled {
+        Scheduled {
+            slot,
+            id: self.id,
+            admission,
+            prompt_tokens: self.prompt_tokens,
+            computed_before: self.num_computed,
+            num_tokens,
+            num_drafts: 0,
+            samples: false,
+            recomputes: false,
         }
     }
 

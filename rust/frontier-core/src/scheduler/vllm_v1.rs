@@ -21,7 +21,7 @@ use kv_groups::KvGroups;
 use super::kv_loads::KvLoads;
 use super::live::{LiveRequest, Status, Submission};
 use super::queue::WaitingQueue;
-use super::{Admission, BatchScheduler, Gauges, Scheduled, SchedulerOutput, StepOutcome};
+use super::{BatchScheduler, Gauges, Scheduled, SchedulerOutput, StepOutcome};
 use crate::error::SimError;
 use crate::ids::{BlockId, RequestId, Slot};
 use crate::kvcache::{BlockHash, BlockPool};
@@ -299,20 +299,4 @@ impl BatchScheduler for VllmScheduler {
 
 fn request_is_new(request: &LiveRequest) -> bool {
     request.num_preemptions == 0
-}
-
-/// Returns a request's part of a batch, without drafts.
-#[inline]
-fn entry(slot: Slot, request: &LiveRequest, admission: Admission, num_tokens: u32) -> Scheduled {
-    Scheduled {
-        slot,
-        id: request.id,
-        admission,
-        prompt_tokens: request.prompt_tokens,
-        computed_before: request.num_computed,
-        num_tokens,
-        num_drafts: 0,
-        samples: false,
-        recomputes: false,
-    }
 }

@@ -4,7 +4,7 @@ use frontier_core::metrics::Cause;
 use frontier_core::plan::SchedulerConfig;
 use serde_json::{Value, json};
 
-use crate::support::{burst, plan, run, vllm_config};
+use crate::support::{assert_causes_add_up_in_a_tight_cache, burst, plan, run, vllm_config};
 
 /// Returns the plan over `workload` with `stages` stages: 1 ms per step and 10 us per prefill token in all.
 fn staged(workload: &Value, stages: u32, asynchronous: bool) -> Value {
@@ -59,14 +59,8 @@ fn causes_add_up_while_batches_overlap() {
         plan["scheduler"]["v2_runner"] = json!(v2_runner);
         plan["scheduler"]["scheduler_reserve_full_isl"] = json!(false);
         let (recorder, totals) = run(&plan).unwrap();
-        assert!(
-            recorder.requests.iter().any(|request| request.preemptions > 0),
-            "the cache was meant to be tight"
-        );
+        assert_causes_add_up_in_a_tight_cache(&recorder);
         for record in &recorder.requests {
-            let arrival = record.spec.arrival.0;
-            assert_eq!(record.e2e_causes().iter().sum::<u64>(), record.finished.unwrap().0 - arrival);
-            assert_eq!(record.ttft_causes.iter().sum::<u64>(), record.first_token.unwrap().0 - arrival);
             assert!(record.e2e_causes()[Cause::Decode as usize] > 0);
         }
         let samples = &recorder.timeline.samples;
@@ -99,15 +93,7 @@ fn causes_add_up_while_batches_of_baselines_overlap() {
         "max_num_seqs": 12, "watermark": 0.0});
     for (rules, stages) in [(&sarathi, 2), (&sarathi, 4), (&vllm_v0, 3)] {
         let (recorder, totals) = run(&baseline(&burst(24, 90, 120), stages, 60, rules)).unwrap();
-        assert!(
-            recorder.requests.iter().any(|request| request.preemptions > 0),
-            "the cache was meant to be tight"
-        );
-        for record in &recorder.requests {
-            let arrival = record.spec.arrival.0;
-            assert_eq!(record.e2e_causes().iter().sum::<u64>(), record.finished.unwrap().0 - arrival);
-            assert_eq!(record.ttft_causes.iter().sum::<u64>(), record.first_token.unwrap().0 - arrival);
-        }
+        assert_causes_add_up_in_a_tight_cache(&recorder);
         let busy_ns = recorder.timeline.samples.last().unwrap().busy_ns;
         assert!(busy_ns > 0 && busy_ns <= totals.end.0);
     }

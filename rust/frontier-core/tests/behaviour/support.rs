@@ -55,6 +55,19 @@ pub(crate) fn synthetic(arrivals: &Value, count: u32, prompt_tokens: u32, output
     })
 }
 
+/// Asserts that requests were preempted, and that the causes of every latency add up to it.
+pub(crate) fn assert_causes_add_up_in_a_tight_cache(recorder: &Recorder) {
+    assert!(
+        recorder.requests.iter().any(|request| request.preemptions > 0),
+        "the cache was meant to be tight"
+    );
+    for record in &recorder.requests {
+        let arrival = record.spec.arrival.0;
+        assert_eq!(record.e2e_causes().iter().sum::<u64>(), record.finished.unwrap().0 - arrival);
+        assert_eq!(record.ttft_causes.iter().sum::<u64>(), record.first_token.unwrap().0 - arrival);
+    }
+}
+
 /// Runs a plan to its end.
 pub(crate) fn run(plan: &Value) -> Result<(Recorder, Totals), SimError> {
     run_with(plan, None)

@@ -7,7 +7,7 @@ use crate::plan::baseline::BaselineSpec;
 use crate::scheduler::live::{LiveRequest, Status, Submission};
 use crate::scheduler::policy::order;
 use crate::scheduler::queue::WaitingQueue;
-use crate::scheduler::{Admission, Emission, Gauges, Member, Scheduled, SchedulerOutput, StepOutcome};
+use crate::scheduler::{Admission, Emission, Gauges, Member, SchedulerOutput, StepOutcome};
 use crate::time::SimTime;
 
 /// Requests, blocks and queues of one engine.
@@ -154,17 +154,7 @@ impl Room {
         } else {
             Admission::New
         };
-        out.scheduled.push(Scheduled {
-            slot,
-            id: request.id,
-            admission,
-            prompt_tokens: request.prompt_tokens,
-            computed_before: request.num_computed,
-            num_tokens,
-            num_drafts: 0,
-            samples: false,
-            recomputes: false,
-        });
+        out.scheduled.push(request.scheduled(slot, admission, num_tokens));
     }
 
     /// Returns the blocks that a running request lacks for `tokens` tokens.

@@ -2,7 +2,7 @@
 
 use super::budget::Budget;
 use super::parking::Unpark;
-use super::{VllmScheduler, entry, request_is_new};
+use super::{VllmScheduler, request_is_new};
 use crate::ids::Slot;
 use crate::scheduler::kv_loads::Seek;
 use crate::scheduler::live::Status;
@@ -106,7 +106,7 @@ impl VllmScheduler {
         request.num_computed = computed;
         self.running.push(slot);
         budget.take(num_tokens);
-        let mut scheduled = entry(slot, request, admission, num_tokens);
+        let mut scheduled = request.scheduled(slot, admission, num_tokens);
         scheduled.num_drafts = num_drafts;
         out.scheduled.push(scheduled);
     }

@@ -1,8 +1,8 @@
 //! Phase 1 of a step: running requests, in order of admission.
 
+use super::VllmScheduler;
 use super::budget::Budget;
 use super::caching::release_blocks;
-use super::{VllmScheduler, entry};
 use crate::ids::Slot;
 use crate::scheduler::live::{LiveRequest, Status};
 use crate::scheduler::{Admission, Member, SchedulerOutput};
@@ -49,7 +49,7 @@ impl VllmScheduler {
             budget.take(num_tokens);
             let request = &mut self.requests[slot.index()];
             prompt_continues |= request.in_chunk;
-            let mut scheduled = entry(slot, request, Admission::Running, num_tokens);
+            let mut scheduled = request.scheduled(slot, Admission::Running, num_tokens);
             if drafts > 0 {
                 scheduled.num_drafts = request.take_drafts(num_tokens);
             }
