@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from frontier.predictors.attach import Attached
     from frontier.workloads import LoadedTrace
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Version of the plan's schema that this module writes."""
 
 LIVELOCK_STEPS: Final = 100_000
@@ -70,21 +70,25 @@ class Lowered:
     def step_time(self) -> str:
         """How step times are made: "learned" (some operator has a predictor) or as was asked."""
         if self.attached is None:
-            return str(self.plan["step_time"]["kind"])
+            return str(self.plan["clusters"][0]["step_time"]["kind"])
         return "learned" if self.attached.predictors else "roofline"
 
     def with_callable_policy(self) -> str:
         """Return the plan's text for a run whose order a function of the caller's decides."""
-        scheduler = {**self.plan["scheduler"], "policy": {"callable": {"preemptive": False}}}
-        return _canonical({**self.plan, "scheduler": scheduler})
+        return self._with_cluster(scheduler={"policy": {"callable": {"preemptive": False}}})
 
     def with_residuals(self, replication: int) -> str:
         """Return the plan's text for a run whose operators' errors are drawn for this replication."""
-        step_time = {
-            **self.plan["step_time"],
-            "residuals": {"seed": self.plan["seed"], "replication": replication},
-        }
-        return _canonical({**self.plan, "step_time": step_time})
+        residuals = {"seed": self.plan["seed"], "replication": replication}
+        return self._with_cluster(step_time={"residuals": residuals})
+
+    def _with_cluster(self, **sections: dict[str, Any]) -> str:
+        """Return the plan's text with some fields of a section of each cluster replaced."""
+        clusters = [
+            cluster | {name: cluster[name] | fields for name, fields in sections.items()}
+            for cluster in self.plan["clusters"]
+        ]
+        return _canonical({**self.plan, "clusters": clusters})
 
     @cached_property
     def trace(self) -> _frontier.Trace | None:
@@ -113,17 +117,23 @@ def lower(scenario: Scenario) -> Lowered:
         "schema_version": SCHEMA_VERSION,
         "seed": scenario.seed,
         "replication": scenario.replication,
-        "cluster": {"replicas": scenario.cluster.replicas, "router": _router(scenario.cluster.router)},
-        "data_parallel": data_parallel_plan(scenario.engine, resolved.model, resolved.layout),
-        "scheduler": _scheduler(
-            scenario.engine,
-            resolved,
-            lower_policy(scenario.engine.scheduling_policy, scenario.objectives),
-            speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
-        ),
-        "kv_tiers": resolved.kv_tiers,
-        "step_time": _step_time(scenario, resolved, attached, draft),
-        "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
+        "clusters": [
+            {
+                "name": "serve",
+                "replicas": scenario.cluster.replicas,
+                "router": _router(scenario.cluster.router),
+                "data_parallel": data_parallel_plan(scenario.engine, resolved.model, resolved.layout),
+                "scheduler": _scheduler(
+                    scenario.engine,
+                    resolved,
+                    lower_policy(scenario.engine.scheduling_policy, scenario.objectives),
+                    speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
+                ),
+                "kv_tiers": resolved.kv_tiers,
+                "step_time": _step_time(scenario, resolved, attached, draft),
+                "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
+            }
+        ],
         "workload": _workload(scenario.workload),
         "output": {
             "steps": scenario.output.steps,

@@ -78,7 +78,7 @@ fn scheduler_step(criterion: &mut Criterion) {
 
 /// Returns a scheduler with `count` requests past their prompts.
 fn decoding(count: u32, asynchronous: bool) -> (VllmScheduler, SchedulerOutput, StepOutcome) {
-    let SchedulerSpec::VllmV1(config) = plan("linear_clock", 1).scheduler else {
+    let SchedulerSpec::VllmV1(config) = plan("linear_clock", 1).clusters[0].scheduler else {
         unreachable!("the benchmark's plan is vLLM's")
     };
     let mut scheduler = VllmScheduler::new(SchedulerConfig { async_scheduling: asynchronous, ..config });
@@ -125,7 +125,9 @@ fn step_timer(criterion: &mut Criterion) {
     let predictors = predictors();
     for name in ["roofline", "learned"] {
         let plan = plan(name, 1);
-        let compile = || StepTimer::compile(&plan.step_time, 8192, 1024, &predictors).expect("a valid plan");
+        let compile = || {
+            StepTimer::compile(&plan.clusters[0].step_time, 8192, 1024, &predictors).expect("a valid plan")
+        };
         group.bench_function(format!("{name}, compile"), |bencher| bencher.iter(compile));
         let mut timer = compile();
         let decodes = |context: u32| {
@@ -172,7 +174,7 @@ fn predictors() -> Vec<Arc<Predictor>> {
 fn run(plan: &Plan, predictors: &[Arc<Predictor>]) -> u64 {
     let mut simulation = Simulation::new(plan, None, predictors).expect("a valid plan");
     simulation.run().expect("a run to the end");
-    simulation.finish().expect("books in order").1.steps
+    simulation.finish().expect("books in order").1.steps()
 }
 
 fn document() -> serde_json::Value {
@@ -186,7 +188,7 @@ fn plan(step_time: &str, num_requests: u32) -> Plan {
     let fields = document.as_object_mut().expect("an object");
     fields.remove("step_times");
     fields.remove("predictors");
-    document["step_time"] = step_times[step_time].clone();
+    document["clusters"][0]["step_time"] = step_times[step_time].clone();
     document["workload"]["num_requests"] = num_requests.into();
     Plan::from_json(&document.to_string()).expect("a valid plan")
 }

@@ -111,3 +111,14 @@ pub enum SimError {
         what: String,
     },
 }
+
+impl SimError {
+    /// Puts the path of a section before that of the field in it which a plan's error names.
+    #[must_use]
+    pub fn below(self, section: &str) -> Self {
+        match self {
+            Self::Plan { path, message } => Self::Plan { path: format!("{section}.{path}"), message },
+            other => other,
+        }
+    }
+}

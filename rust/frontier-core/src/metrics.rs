@@ -6,6 +6,7 @@ mod decision_log;
 mod decision_log_sglang;
 mod recorder;
 mod timeline;
+mod transfers;
 
 pub use attribution::{Activity, Cause, HostMeter, Ledger, NUM_CAUSES};
 pub use decision_log::{DecisionLog, StepFacts};
@@ -13,3 +14,4 @@ pub use recorder::{
     Recorder, RejectReason, RequestRecord, RequestStatus, StepRow, StepTable, TokenRun, Verifications,
 };
 pub use timeline::{ReplicaSample, Timeline};
+pub use transfers::TransferRecord;

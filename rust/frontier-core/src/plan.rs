@@ -32,7 +32,7 @@ pub use vllm_rules::Rules;
 pub use workload::WorkloadSpec;
 
 /// Version of this schema; a plan of another version is refused.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything that a run depends on, except the columns of a trace.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -44,8 +44,26 @@ pub struct Plan {
     pub seed: u64,
     /// Replication number: another independent set of streams for the same seed.
     pub replication: u64,
-    /// Replicas and routing.
-    pub cluster: ClusterSpec,
+    /// The clusters that serve; engines are numbered through all of them, in this order.
+    pub clusters: Vec<ClusterSpec>,
+    /// Where requests come from.
+    pub workload: WorkloadSpec,
+    /// What to record.
+    pub output: OutputSpec,
+    /// When to stop early.
+    pub limits: LimitSpec,
+}
+
+/// A cluster of equal replicas.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSpec {
+    /// Its name in errors and results.
+    pub name: String,
+    /// Number of engine instances, at least 1.
+    pub replicas: u32,
+    /// How requests are spread over them.
+    pub router: RouterSpec,
     /// Data-parallel ranks of every replica; `None` where a replica is one engine.
     pub data_parallel: Option<DataParallelSpec>,
     /// The engine's scheduler, equal on all replicas and ranks.
@@ -56,22 +74,31 @@ pub struct Plan {
     pub step_time: StepTimeSpec,
     /// The API servers; `None`: requests reach the engine, and tokens the client, at once.
     pub frontend: Option<FrontendSpec>,
-    /// Where requests come from.
-    pub workload: WorkloadSpec,
-    /// What to record.
-    pub output: OutputSpec,
-    /// When to stop early.
-    pub limits: LimitSpec,
 }
 
-/// A cluster of equal co-located replicas.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClusterSpec {
-    /// Number of engine instances, at least 1.
-    pub replicas: u32,
-    /// How requests are spread over them.
-    pub router: RouterSpec,
+impl ClusterSpec {
+    fn check(&self) -> Result<(), SimError> {
+        if self.replicas == 0 {
+            return refuse("replicas", "was 0, must be at least 1".into());
+        }
+        if let Some(ranks) = &self.data_parallel {
+            ranks.check()?;
+        }
+        self.scheduler.check()?;
+        if let Some(frontend) = &self.frontend {
+            frontend.check()?;
+        }
+        if let Some(tiers) = &self.kv_tiers {
+            tiers.check(&self.scheduler)?;
+            if self.data_parallel.is_some() {
+                return refuse(
+                    "kv_tiers",
+                    "needs no data_parallel: tiers of its ranks are not modelled".into(),
+                );
+            }
+        }
+        self.step_time.check()
+    }
 }
 
 /// Routing policies over replicas. Ties go to the lowest replica number unless said otherwise.
@@ -150,35 +177,25 @@ impl Plan {
     }
 
     fn check(&self) -> Result<(), SimError> {
-        let refuse = |path: &str, message: String| Err(SimError::Plan { path: path.into(), message });
         if self.schema_version != SCHEMA_VERSION {
             return refuse(
                 "schema_version",
                 format!("was {}, this build reads {SCHEMA_VERSION}", self.schema_version),
             );
         }
-        if self.cluster.replicas == 0 {
-            return refuse("cluster.replicas", "was 0, must be at least 1".into());
-        }
         if self.output.timeline_interval_ns == 0 {
             return refuse("output.timeline_interval_ns", "was 0, must be at least 1".into());
         }
-        if let Some(ranks) = &self.data_parallel {
-            ranks.check()?;
+        if self.clusters.is_empty() {
+            return refuse("clusters", "was empty, must have at least one".into());
         }
-        self.scheduler.check()?;
-        if let Some(frontend) = &self.frontend {
-            frontend.check()?;
+        for (number, cluster) in self.clusters.iter().enumerate() {
+            cluster.check().map_err(|error| error.below(&format!("clusters[{number}]")))?;
         }
-        if let Some(tiers) = &self.kv_tiers {
-            tiers.check(&self.scheduler)?;
-            if self.data_parallel.is_some() {
-                return refuse(
-                    "kv_tiers",
-                    "needs no data_parallel: tiers of its ranks are not modelled".into(),
-                );
-            }
-        }
-        self.step_time.check()
+        Ok(())
     }
+}
+
+fn refuse(path: &str, message: String) -> Result<(), SimError> {
+    Err(SimError::Plan { path: path.into(), message })
 }

@@ -4,12 +4,13 @@
 
 use std::mem::take;
 
+use frontier_core::cluster::KvTierTotals;
 use frontier_core::fidelity::{OperatorTrust, Provenance};
 use frontier_core::kvcache::tiers::TierCounters;
 use frontier_core::metrics::{
-    Cause, Recorder, ReplicaSample, RequestRecord, StepRow, StepTable, Timeline, TokenRun,
+    Cause, Recorder, ReplicaSample, RequestRecord, StepRow, StepTable, Timeline, TokenRun, TransferRecord,
 };
-use frontier_core::simulation::{KvTierTotals, Totals};
+use frontier_core::simulation::{ClusterTotals, Totals};
 use frontier_core::time::SimTime;
 use frontier_core::workload::NO_SESSION;
 use numpy::{Element, IntoPyArray, PyArray1};
@@ -31,31 +32,46 @@ pub(crate) fn raw_result<'py>(
     raw.set_item("requests", requests(py, &take(&mut recorder.requests))?)?;
     raw.set_item("steps", steps(py, &take(&mut recorder.steps), recorder.keeps_step_rows())?)?;
     raw.set_item("token_runs", token_runs(py, &take(&mut recorder.runs))?)?;
+    raw.set_item("transfers", transfers(py, &take(&mut recorder.transfers))?)?;
     raw.set_item("timeline", timeline(py, &take(&mut recorder.timeline))?)?;
     let facts = PyDict::new(py);
     facts.set_item("digest", format!("{:016x}", totals.digest))?;
     facts.set_item("end_ns", totals.end.0)?;
     facts.set_item("num_events", totals.events)?;
-    facts.set_item("num_steps", totals.steps)?;
-    facts.set_item("num_empty_steps", totals.empty_steps)?;
-    facts.set_item("draft_ns", totals.draft_ns)?;
-    facts.set_item("num_dummy_steps", totals.dummy_steps)?;
-    facts.set_item("data_parallel_size", totals.data_parallel_size)?;
-    facts.set_item("prefix_lookup_tokens", totals.prefix_lookup_tokens)?;
-    facts.set_item("prefix_hit_tokens", totals.prefix_hit_tokens)?;
+    let sum = |part: fn(&ClusterTotals) -> u64| totals.clusters.iter().map(part).sum::<u64>();
+    facts.set_item("num_steps", totals.steps())?;
+    facts.set_item("num_empty_steps", sum(|cluster| cluster.empty_steps))?;
+    facts.set_item("draft_ns", sum(|cluster| cluster.draft_ns))?;
+    facts.set_item("num_dummy_steps", sum(|cluster| cluster.dummy_steps))?;
+    facts.set_item("prefix_lookup_tokens", sum(|cluster| cluster.prefix_lookup_tokens))?;
+    facts.set_item("prefix_hit_tokens", sum(|cluster| cluster.prefix_hit_tokens))?;
     let verifications = &recorder.verifications;
     facts.set_item("drafted_per_position", &verifications.drafted)?;
     facts.set_item("accepted_per_position", &verifications.accepted)?;
-    facts.set_item("num_blocks", totals.num_blocks)?;
-    facts.set_item("step_time", totals.step_time)?;
     facts.set_item("replicas", replicas)?;
     raw.set_item("totals", facts)?;
     raw.set_item("failure", &totals.failure)?;
-    raw.set_item("trust", trust(py, &totals.trust)?)?;
-    raw.set_item("kv_tiers", kv_tiers(py, &totals.kv_tiers)?)?;
+    raw.set_item("clusters", clusters(py, &totals.clusters)?)?;
     let log = recorder.decision_log.as_mut().map(frontier_core::metrics::DecisionLog::take);
     raw.set_item("decision_log", log)?;
     Ok(raw)
+}
+
+/// What the clusters are and rest on, in the order of the plan.
+fn clusters<'py>(py: Python<'py>, clusters: &[ClusterTotals]) -> PyResult<Bound<'py, PyList>> {
+    let rows = PyList::empty(py);
+    for cluster in clusters {
+        let row = PyDict::new(py);
+        row.set_item("name", &cluster.name)?;
+        row.set_item("replicas", cluster.engines)?;
+        row.set_item("data_parallel_size", cluster.data_parallel_size)?;
+        row.set_item("num_blocks", cluster.num_blocks)?;
+        row.set_item("step_time", cluster.step_time)?;
+        row.set_item("trust", trust(py, &cluster.trust)?)?;
+        row.set_item("kv_tiers", kv_tiers(py, &cluster.kv_tiers)?)?;
+        rows.append(row)?;
+    }
+    Ok(rows)
 }
 
 /// What step times rest on, one row per operator: seconds by provenance, and the furthest excursion.
@@ -160,6 +176,18 @@ fn token_runs<'py>(py: Python<'py>, runs: &[TokenRun]) -> PyResult<Bound<'py, Py
     table.set_item("first_step", column(py, runs, |r| r.first_step))?;
     table.set_item("last_step", column(py, runs, |r| r.last_step))?;
     table.set_item("tokens_per_step", column(py, runs, |r| r.tokens_per_step))?;
+    Ok(table)
+}
+
+fn transfers<'py>(py: Python<'py>, transfers: &[TransferRecord]) -> PyResult<Bound<'py, PyDict>> {
+    let table = PyDict::new(py);
+    table.set_item("request", column(py, transfers, |t| t.request.0))?;
+    table.set_item("source", column(py, transfers, |t| t.source.0))?;
+    table.set_item("destination", column(py, transfers, |t| t.destination.0))?;
+    table.set_item("ready_ns", column(py, transfers, |t| or_never(t.ready)))?;
+    table.set_item("start_ns", column(py, transfers, |t| or_never(t.start)))?;
+    table.set_item("end_ns", column(py, transfers, |t| or_never(t.end)))?;
+    table.set_item("bytes", column(py, transfers, |t| t.bytes))?;
     Ok(table)
 }
 

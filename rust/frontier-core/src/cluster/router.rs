@@ -6,7 +6,7 @@ use crate::engine::EngineCore;
 use crate::ids::{ReplicaId, SessionId};
 use crate::kvcache::PrefixHasher;
 use crate::plan::RouterSpec;
-use crate::rng::{RngStreams, Stream};
+use crate::rng::Stream;
 use crate::workload::{RequestSpec, Segment};
 
 /// Chooses a replica for each request at its arrival.
@@ -32,13 +32,13 @@ impl Router {
         replicas: u32,
         engines_per_target: usize,
         block_size: u32,
-        streams: &RngStreams,
+        stream: Stream,
     ) -> Self {
         Self {
             spec,
             outstanding: vec![0; replicas as usize],
             next: 0,
-            stream: streams.get("cluster.router"),
+            stream,
             homes: FxHashMap::default(),
             hasher: PrefixHasher::default(),
             block_size,

@@ -7,7 +7,7 @@
 use crate::time::SimTime;
 
 /// Number of [`Cause`]s.
-pub const NUM_CAUSES: usize = 12;
+pub const NUM_CAUSES: usize = 14;
 
 /// Names for stretches of a request's latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,11 @@ pub enum Cause {
     /// KV on its way between tiers: put aside until a load is done, and the part of its steps that loads and
     /// copies held up.
     KvLoad,
+    /// Prompt done on one replica, until its KV begins to move to the next: the proxy between them, and the wait for
+    /// blocks and for a step there.
+    KvTransferWait,
+    /// Its KV on its way from replica to replica, as far as nothing else hides it.
+    KvTransfer,
 }
 
 impl Cause {
@@ -55,6 +60,8 @@ impl Cause {
         Self::Cpu,
         Self::Delivery,
         Self::KvLoad,
+        Self::KvTransferWait,
+        Self::KvTransfer,
     ];
 
     /// Returns the name used in columns and reports.
@@ -72,6 +79,8 @@ impl Cause {
             Self::Cpu => "cpu",
             Self::Delivery => "delivery",
             Self::KvLoad => "kv_load",
+            Self::KvTransferWait => "kv_transfer_wait",
+            Self::KvTransfer => "kv_transfer",
         }
     }
 }
@@ -96,6 +105,10 @@ pub enum Activity {
     PreemptionRedo,
     /// Waiting for KV from a tier below the device.
     KvLoad,
+    /// Done on one replica, not yet taken on by the next.
+    KvTransferWait,
+    /// Waiting for KV that is on its way from another replica.
+    KvTransfer,
 }
 
 /// Running totals of one replica, in ns of its steps so far.
@@ -168,6 +181,8 @@ impl Ledger {
             Activity::DecodeWait => book(Cause::DecodeWait, elapsed),
             Activity::PreemptionWait => book(Cause::PreemptionWait, elapsed),
             Activity::KvLoad => book(Cause::KvLoad, elapsed),
+            Activity::KvTransferWait => book(Cause::KvTransferWait, elapsed),
+            Activity::KvTransfer => book(Cause::KvTransfer, elapsed),
             Activity::Prefill | Activity::PreemptionRedo | Activity::Decode => {
                 // Capped, so that the sum is exact even where steps overlap.
                 // In a pipeline, the output of a batch arrives after later batches were formed, so that totals that

@@ -3,6 +3,7 @@
 use super::attribution::{Activity, Cause, HostMeter, Ledger, NUM_CAUSES};
 use super::decision_log::DecisionLog;
 use super::timeline::Timeline;
+use super::transfers::TransferRecord;
 use crate::ids::{ReplicaId, RequestId};
 use crate::plan::OutputSpec;
 use crate::rng::mix;
@@ -152,6 +153,8 @@ pub struct Recorder {
     pub runs: Vec<TokenRun>,
     /// Steps with drafts.
     pub verifications: Verifications,
+    /// Hand-overs between replicas, in the order in which they were set up.
+    pub transfers: Vec<TransferRecord>,
     /// The time line.
     pub timeline: Timeline,
     /// The decision log, if asked for.
@@ -168,6 +171,7 @@ impl Recorder {
             steps: vec![StepTable::default(); replicas as usize],
             runs: Vec::new(),
             verifications: Verifications::default(),
+            transfers: Vec::new(),
             timeline: Timeline::default(),
             decision_log: output.decision_log.as_ref().map(DecisionLog::new),
             keep_step_rows: output.steps,
@@ -220,6 +224,16 @@ impl Recorder {
         let record = self.request(id);
         record.replica = Some(replica);
         record.witness(2, now, u64::from(replica.0));
+    }
+
+    /// Returns a request that was routed, and the engine it went to.
+    ///
+    /// # Panics
+    /// If it was not routed.
+    #[inline]
+    pub fn routed(&self, id: RequestId) -> (RequestSpec, ReplicaId) {
+        let record = &self.requests[id.index()];
+        (record.spec, record.replica.expect("Invariant: a request that ended was routed"))
     }
 
     /// Records that a request has passed the API servers and reached its engine.

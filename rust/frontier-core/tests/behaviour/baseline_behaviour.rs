@@ -144,9 +144,9 @@ fn static_batches_end_together() {
 #[test]
 fn static_batches_compute_their_padding() {
     let mut document = plan(&burst(2, 10, 3));
-    document["scheduler"] = json!({"kind": "baseline", "block_size": 16, "num_blocks": 100, "max_model_len": 1024,
+    document["clusters"][0]["scheduler"] = json!({"kind": "baseline", "block_size": 16, "num_blocks": 100, "max_model_len": 1024,
         "policy": "fcfs", "pipeline_parallel_size": 1, "rules": {"kind": "static", "max_batch_size": 2}});
-    document["step_time"]["per_decode_token_ns"] = json!(1_000);
+    document["clusters"][0]["step_time"]["per_decode_token_ns"] = json!(1_000);
     document["workload"]["prompt_tokens"] = json!({"kind": "uniform", "min": 1, "max": 40});
     document["workload"]["output_tokens"] = json!({"kind": "uniform", "min": 2, "max": 40});
     let (recorder, totals) = run(&document).unwrap();

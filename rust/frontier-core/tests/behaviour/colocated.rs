@@ -11,7 +11,7 @@ fn a_lone_request_takes_one_prefill_and_its_decodes() {
     let record = &recorder.requests[0];
     assert_eq!(record.first_token, Some(SimTime(2_000_000))); // 1 ms + 100 x 10 us
     assert_eq!(record.finished, Some(SimTime(6_000_000)));
-    assert_eq!((record.generated_tokens, totals.steps), (5, 5));
+    assert_eq!((record.generated_tokens, totals.clusters[0].steps), (5, 5));
     assert_eq!(record.e2e_causes()[Cause::Prefill as usize], 2_000_000);
     assert_eq!(record.e2e_causes()[Cause::Decode as usize], 4_000_000);
 }
@@ -19,7 +19,7 @@ fn a_lone_request_takes_one_prefill_and_its_decodes() {
 #[test]
 fn a_long_prompt_is_computed_in_chunks_of_the_budget() {
     let (recorder, totals) = run(&plan(&burst(1, 600, 1))).unwrap();
-    assert_eq!(totals.steps, 3); // 256 + 256 + 88
+    assert_eq!(totals.clusters[0].steps, 3); // 256 + 256 + 88
     assert_eq!(recorder.requests[0].first_token, Some(SimTime(3 * 1_000_000 + 600 * 10_000)));
 }
 
@@ -27,7 +27,7 @@ fn a_long_prompt_is_computed_in_chunks_of_the_budget() {
 fn an_open_loop_below_capacity_queues_like_m_d_1() {
     // One request at a time, 10 steps of 1 ms and 1 prefill token: a service of 10.01 ms, at half load.
     let mut plan = plan(&synthetic(&json!({"kind": "poisson", "rate_per_s": 50.0}), 40_000, 1, 10));
-    plan["scheduler"]["max_num_seqs"] = json!(1);
+    plan["clusters"][0]["scheduler"]["max_num_seqs"] = json!(1);
     plan["output"]["steps"] = json!(false);
     let (recorder, _) = run(&plan).unwrap();
     let service = 10.01e6;
@@ -57,15 +57,15 @@ fn requests_that_can_never_fit_are_refused_with_a_reason() {
         let (recorder, totals) = run(&plan(&burst(3, prompt, output))).unwrap();
         assert!(recorder.requests.iter().all(|r| r.status == RequestStatus::Rejected));
         assert!(recorder.requests.iter().all(|r| r.reject_reason as u8 == reason));
-        assert_eq!(totals.steps, 0);
+        assert_eq!(totals.clusters[0].steps, 0);
     }
     let mut small = plan(&burst(1, 500, 13));
-    small["scheduler"]["num_blocks"] = json!(33); // 32 usable x 16 = 512 = 500 + 13 - 1 tokens with KV
+    small["clusters"][0]["scheduler"]["num_blocks"] = json!(33); // 32 usable x 16 = 512 = 500 + 13 - 1 tokens with KV
     assert_eq!(run(&small).unwrap().0.requests[0].status, RequestStatus::Finished);
-    small["scheduler"]["num_blocks"] = json!(32);
+    small["clusters"][0]["scheduler"]["num_blocks"] = json!(32);
     assert_eq!(run(&small).unwrap().0.requests[0].reject_reason as u8, 2);
     let mut unchunked = plan(&burst(1, 300, 1));
-    unchunked["scheduler"]["enable_chunked_prefill"] = json!(false);
+    unchunked["clusters"][0]["scheduler"]["enable_chunked_prefill"] = json!(false);
     assert_eq!(run(&unchunked).unwrap().0.requests[0].reject_reason as u8, 3);
 }
 
@@ -73,8 +73,8 @@ fn requests_that_can_never_fit_are_refused_with_a_reason() {
 fn causes_add_up_under_preemption_in_both_engines() {
     for asynchronous in [false, true] {
         let mut plan = plan(&burst(16, 90, 120));
-        plan["scheduler"]["async_scheduling"] = json!(asynchronous);
-        plan["scheduler"]["scheduler_reserve_full_isl"] = json!(false);
+        plan["clusters"][0]["scheduler"]["async_scheduling"] = json!(asynchronous);
+        plan["clusters"][0]["scheduler"]["scheduler_reserve_full_isl"] = json!(false);
         let (recorder, _) = run(&plan).unwrap();
         assert_causes_add_up_in_a_tight_cache(&recorder);
         for record in &recorder.requests {

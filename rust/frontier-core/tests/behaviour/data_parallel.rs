@@ -23,7 +23,7 @@ fn lock_step(size: u32) -> Value {
 
 fn trace_plan(data_parallel: &Value) -> Value {
     let mut plan = plan(&json!({"kind": "trace", "arrivals": null, "num_requests": null}));
-    plan["data_parallel"] = data_parallel.clone();
+    plan["clusters"][0]["data_parallel"] = data_parallel.clone();
     plan
 }
 
@@ -59,8 +59,8 @@ fn a_prefill_on_one_rank_delays_the_decodes_of_another() {
     assert_eq!(ends(&recorder, 1), [5_010]);
     assert_eq!((finished(&recorder, 0), finished(&recorder, 1)), (7_010, 5_010));
     // Rank 1 had none in 4 of 5 steps; the run ends with its last request.
-    assert_eq!((totals.dummy_steps, totals.steps, totals.end.0), (4, 6, 7_010 * US));
-    assert_eq!(totals.data_parallel_size, 2);
+    assert_eq!((totals.clusters[0].dummy_steps, totals.clusters[0].steps, totals.end.0), (4, 6, 7_010 * US));
+    assert_eq!(totals.clusters[0].data_parallel_size, 2);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn ranks_alone_do_not_wait_for_each_other() {
     let (recorder, totals) = run_rows(&trace_plan(&ranks), &[(0, 1, 5), (500, 200, 1)]);
     assert_eq!(ends(&recorder, 0), [1_010, 2_010, 3_010, 4_010, 5_010]);
     assert_eq!(ends(&recorder, 1), [3_500]);
-    assert_eq!(totals.dummy_steps, 0);
+    assert_eq!(totals.clusters[0].dummy_steps, 0);
 }
 
 #[test]
@@ -81,11 +81,11 @@ fn ranks_spin_to_the_end_of_their_agreement() {
     // In the middle of step 21 (20.01 to 21.01 ms) rank 1 has called for the dummy of step 22: it starts with step 23.
     let (recorder, totals) = run_rows(&trace_plan(&lock_step(2)), &[first, (20_500, 1, 1)]);
     assert_eq!(recorder.requests[1].scheduled.unwrap().0 / US, 22_010);
-    assert_eq!(totals.dummy_steps, 1 + 2 * 21 + 1);
+    assert_eq!(totals.clusters[0].dummy_steps, 1 + 2 * 21 + 1);
     // After the wave there is nothing to wait for.
     let (recorder, totals) = run_rows(&trace_plan(&lock_step(2)), &[first, (spin_ends + 500, 1, 1)]);
     assert_eq!(recorder.requests[1].scheduled.unwrap().0 / US, spin_ends + 500);
-    assert_eq!(totals.dummy_steps, 1 + 2 * 31 + 1);
+    assert_eq!(totals.clusters[0].dummy_steps, 1 + 2 * 31 + 1);
     // With half the interval it is over at 16.01 ms.
     let mut half = lock_step(2);
     half["lock_step"]["sync_interval"] = json!(16);
@@ -95,13 +95,13 @@ fn ranks_spin_to_the_end_of_their_agreement() {
     half["lock_step"]["sync_at_first_step"] = json!(true);
     let (recorder, totals) = run_rows(&trace_plan(&half), &[first, (1_500, 1, 1)]);
     assert_eq!(recorder.requests[1].scheduled.unwrap().0 / US, 1_500);
-    assert_eq!(totals.dummy_steps, 2);
+    assert_eq!(totals.clusters[0].dummy_steps, 2);
 }
 
 #[test]
 fn two_steps_in_flight_leave_no_gap() {
     let mut plan = trace_plan(&lock_step(2));
-    plan["scheduler"]["async_scheduling"] = json!(true);
+    plan["clusters"][0]["scheduler"]["async_scheduling"] = json!(true);
     let (recorder, _) = run_rows(&plan, &[(0, 1, 5), (500, 200, 1)]);
     // Steps 1 and 2 are formed at 0, step 3 when step 1 is done (1.01 ms): rank 1 had called for its dummy. Its request
     // is in step 4, formed at 2.01 ms.
@@ -114,14 +114,14 @@ fn a_lone_busy_rank_keeps_the_time_of_an_engine_without_data_parallelism() {
     for asynchronous in [false, true] {
         let rows = [(0, 300, 40)];
         let mut alone = trace_plan(&json!(null));
-        alone["scheduler"]["async_scheduling"] = json!(asynchronous);
+        alone["clusters"][0]["scheduler"]["async_scheduling"] = json!(asynchronous);
         let mut among_four = trace_plan(&lock_step(4));
-        among_four["scheduler"]["async_scheduling"] = json!(asynchronous);
+        among_four["clusters"][0]["scheduler"]["async_scheduling"] = json!(asynchronous);
         let (expected, expected_totals) = run_rows(&alone, &rows);
         let (found, totals) = run_rows(&among_four, &rows);
         assert_eq!(ends(&found, 0), ends(&expected, 0));
         assert_eq!(totals.digest, expected_totals.digest);
-        assert!(totals.dummy_steps >= 3 * totals.steps);
+        assert!(totals.clusters[0].dummy_steps >= 3 * totals.clusters[0].steps);
     }
 }
 
@@ -155,8 +155,8 @@ fn the_balancer_follows_queues_and_requests_are_conserved() {
             if !lock {
                 ranks["lock_step"] = json!(null);
             }
-            plan["data_parallel"] = ranks;
-            plan["cluster"]["replicas"] = json!(2);
+            plan["clusters"][0]["data_parallel"] = ranks;
+            plan["clusters"][0]["replicas"] = json!(2);
             let (recorder, totals) = run(&plan).unwrap();
             assert_eq!(recorder.num_ended(), 3000);
             assert!(recorder.requests.iter().all(|record| record.generated_tokens == 16));
@@ -180,8 +180,8 @@ fn the_balancer_follows_queues_and_requests_are_conserved() {
 fn an_external_balancer_sees_every_rank() {
     let workload = synthetic(&json!({"kind": "poisson", "rate_per_s": 100.0}), 40, 64, 4);
     let mut plan = plan(&workload);
-    plan["data_parallel"] = lock_step(4);
-    plan["data_parallel"]["ranks_per_balancer"] = json!(1);
+    plan["clusters"][0]["data_parallel"] = lock_step(4);
+    plan["clusters"][0]["data_parallel"]["ranks_per_balancer"] = json!(1);
     let (recorder, _) = run(&plan).unwrap();
     assert!(recorder.requests.iter().enumerate().all(|(i, r)| r.replica.unwrap().index() == i % 4));
 }
@@ -189,7 +189,7 @@ fn an_external_balancer_sees_every_rank() {
 #[test]
 fn a_request_waits_for_blocks_while_others_run() {
     let mut plan = trace_plan(&lock_step(2));
-    plan["scheduler"]["watermark"] = json!(0.9);
+    plan["clusters"][0]["scheduler"]["watermark"] = json!(0.9);
     // 99 blocks, 90 of them a reserve beside running requests: the second request waits for the first to end.
     let (recorder, _) = run_rows(&plan, &[(0, 100, 50), (0, 100, 2), (10, 200, 4)]);
     assert_eq!(recorder.num_ended(), 3);
@@ -223,8 +223,8 @@ fn bad_ranks_are_refused() {
 /// Returns a plan with `stages` pipeline stages of equal time and room for many prompts.
 fn pipelined(stages: u32, data_parallel: &Value) -> Value {
     let mut plan = trace_plan(data_parallel);
-    plan["scheduler"]["pipeline_parallel_size"] = json!(stages);
-    plan["scheduler"]["num_blocks"] = json!(1000);
+    plan["clusters"][0]["scheduler"]["pipeline_parallel_size"] = json!(stages);
+    plan["clusters"][0]["scheduler"]["num_blocks"] = json!(1000);
     plan
 }
 
@@ -275,7 +275,7 @@ proptest! {
         let mut ranks = lock_step(size);
         ranks["lock_step"]["prefill_schedule_interval"] = json!(interval);
         let mut plan = trace_plan(&ranks);
-        plan["scheduler"]["async_scheduling"] = json!(asynchronous);
+        plan["clusters"][0]["scheduler"]["async_scheduling"] = json!(asynchronous);
         let (recorder, totals) = run_rows(&plan, &rows);
         let mut steps: BTreeMap<u64, (u64, Vec<u64>)> = BTreeMap::new();
         for table in &recorder.steps {
@@ -294,8 +294,8 @@ proptest! {
         }
         // Every rank is in every step, with a batch or a dummy; dummies of all ranks have no row.
         let in_rows: u64 = steps.values().map(|step| u64::from(size) - step.1.len() as u64).sum();
-        prop_assert!(totals.dummy_steps >= in_rows);
-        prop_assert_eq!((totals.dummy_steps - in_rows) % u64::from(size), 0);
+        prop_assert!(totals.clusters[0].dummy_steps >= in_rows);
+        prop_assert_eq!((totals.clusters[0].dummy_steps - in_rows) % u64::from(size), 0);
         prop_assert_eq!(recorder.num_ended(), rows.len() as u64);
         for (record, row) in recorder.requests.iter().zip(&rows) {
             prop_assert_eq!(record.generated_tokens, row.2);
@@ -322,11 +322,11 @@ fn dense_operators(data_parallel_size: u32) -> Value {
 fn times_of_ranks_are_booked_once_however_they_are_priced() {
     for priced_together in [false, true] {
         let mut plan = trace_plan(&lock_step(2));
-        plan["step_time"] = dense_operators(if priced_together { 2 } else { 1 });
+        plan["clusters"][0]["step_time"] = dense_operators(if priced_together { 2 } else { 1 });
         let (recorder, totals) = run_rows(&plan, &[(0, 100, 1), (0, 40, 1)]);
-        assert_eq!((totals.steps, totals.dummy_steps), (2, 0));
+        assert_eq!((totals.clusters[0].steps, totals.clusters[0].dummy_steps), (2, 0));
         // 140 tokens at 100 ns each, both ranks counted.
-        let seconds: f64 = totals.trust.iter().flat_map(|operator| operator.tally.seconds).sum();
+        let seconds: f64 = totals.clusters[0].trust.iter().flat_map(|operator| operator.tally.seconds).sum();
         assert!((seconds - 140.0 * 100e-9).abs() < 1e-15, "{seconds}");
         let rows =
             |rank: usize| recorder.steps[rank].rows.iter().map(|row| row.padded_tokens).collect::<Vec<_>>();

@@ -15,13 +15,13 @@ use crate::support::{burst, plan, run, run_with};
 fn endless_preemption_is_reported_as_a_livelock() {
     // Without full-input reservation, chunks of two prompts can take each other's blocks for ever.
     let mut plan = plan(&json!({"kind": "trace", "arrivals": null, "num_requests": null}));
-    plan["scheduler"]["block_size"] = json!(1);
-    plan["scheduler"]["num_blocks"] = json!(40);
-    plan["scheduler"]["max_num_batched_tokens"] = json!(16);
-    plan["scheduler"]["long_prefill_token_threshold"] = json!(8);
-    plan["scheduler"]["scheduler_reserve_full_isl"] = json!(false);
-    plan["scheduler"]["enable_prefix_caching"] = json!(false);
-    plan["scheduler"]["policy"] = json!("priority");
+    plan["clusters"][0]["scheduler"]["block_size"] = json!(1);
+    plan["clusters"][0]["scheduler"]["num_blocks"] = json!(40);
+    plan["clusters"][0]["scheduler"]["max_num_batched_tokens"] = json!(16);
+    plan["clusters"][0]["scheduler"]["long_prefill_token_threshold"] = json!(8);
+    plan["clusters"][0]["scheduler"]["scheduler_reserve_full_isl"] = json!(false);
+    plan["clusters"][0]["scheduler"]["enable_prefix_caching"] = json!(false);
+    plan["clusters"][0]["scheduler"]["policy"] = json!("priority");
     let trace = RawTrace {
         arrival_ns: vec![0, 0, 0, 17_000_000],
         prompt_tokens: vec![27, 30, 34, 16],
@@ -50,7 +50,7 @@ fn a_closed_loop_of_refusals_ends_with_an_error() {
 #[test]
 fn a_time_line_without_end_ends_with_an_error() {
     let mut plan = plan(&burst(1, 1, 2));
-    plan["step_time"]["per_step_ns"] = json!(1_000_000_000_000_000_u64);
+    plan["clusters"][0]["step_time"]["per_step_ns"] = json!(1_000_000_000_000_000_u64);
     plan["output"]["timeline_interval_ns"] = json!(1_000_000);
     match run(&plan) {
         Err(SimError::TooLong { what }) => assert!(what.contains("output.timeline_interval"), "{what}"),
@@ -61,8 +61,8 @@ fn a_time_line_without_end_ends_with_an_error() {
 #[test]
 fn a_clock_at_rest_leaves_the_loop_in_control() {
     let mut plan = plan(&burst(16, 1, 500));
-    plan["step_time"]["per_step_ns"] = json!(0);
-    plan["step_time"]["per_prefill_token_ns"] = json!(0);
+    plan["clusters"][0]["step_time"]["per_step_ns"] = json!(0);
+    plan["clusters"][0]["step_time"]["per_prefill_token_ns"] = json!(0);
     let plan = Plan::from_json(&plan.to_string()).unwrap();
     let mut simulation = Simulation::new(&plan, None, &[]).unwrap();
     let mut slices = 0;
@@ -77,9 +77,9 @@ fn a_clock_at_rest_leaves_the_loop_in_control() {
 fn a_request_that_cannot_be_resumed_is_reported_as_a_deadlock() {
     // Without chunks, a request preempted with more tokens than the budget can never be recomputed.
     let mut plan = plan(&burst(2, 100, 200));
-    plan["scheduler"]["num_blocks"] = json!(35);
-    plan["scheduler"]["enable_chunked_prefill"] = json!(false);
-    plan["scheduler"]["enable_prefix_caching"] = json!(false);
+    plan["clusters"][0]["scheduler"]["num_blocks"] = json!(35);
+    plan["clusters"][0]["scheduler"]["enable_chunked_prefill"] = json!(false);
+    plan["clusters"][0]["scheduler"]["enable_prefix_caching"] = json!(false);
     match run(&plan) {
         Err(SimError::Deadlock { unfinished, waiting_for, .. }) => {
             assert_eq!(unfinished, 1);

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use frontier_core::cluster::KvTierTotals;
 use frontier_core::error::SimError;
 use frontier_core::metrics::{Cause, Recorder};
-use frontier_core::simulation::{KvTierTotals, Totals};
+use frontier_core::simulation::Totals;
 use frontier_core::workload::{RawSegments, RawTrace, TraceColumns};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -50,9 +51,9 @@ fn tiers(tiers: &Value, load: &str, write_policy: &str) -> Value {
 /// A plan whose device has 20 usable blocks of 16 tokens, and `kv_tiers`.
 fn tiered(kv_tiers: &Value) -> Value {
     let mut plan = plan(&json!({"kind": "trace", "arrivals": null, "num_requests": null}));
-    plan["scheduler"]["num_blocks"] = json!(21);
-    plan["scheduler"]["max_model_len"] = json!(320);
-    plan["kv_tiers"] = kv_tiers.clone();
+    plan["clusters"][0]["scheduler"]["num_blocks"] = json!(21);
+    plan["clusters"][0]["scheduler"]["max_model_len"] = json!(320);
+    plan["clusters"][0]["kv_tiers"] = kv_tiers.clone();
     plan
 }
 
@@ -75,7 +76,7 @@ fn spent(recorder: &Recorder, request: usize, cause: Cause) -> u64 {
 }
 
 fn hits(totals: &Totals) -> Vec<(u64, u64)> {
-    totals.kv_tiers.iter().map(|tier| (tier.lookup_blocks, tier.hit_blocks)).collect()
+    totals.clusters[0].kv_tiers.iter().map(|tier| (tier.lookup_blocks, tier.hit_blocks)).collect()
 }
 
 #[test]
@@ -87,7 +88,7 @@ fn a_request_waits_for_its_load_and_computes_the_rest() {
     assert_eq!(spent(&recorder, 3, Cause::KvLoad), 8 * MS);
     assert_eq!(recorder.requests[3].cached_tokens, 128);
     assert_eq!(hits(&totals), [(8 + 10 + 10 + 8, 0), (36, 8)]);
-    let host = totals.kv_tiers[1].counters.as_ref().expect("counters");
+    let host = totals.clusters[0].kv_tiers[1].counters.as_ref().expect("counters");
     assert_eq!((host.read_bytes, host.written_bytes), (8_000, 28_000));
     assert_eq!((host.inserted_blocks, host.evicted_blocks), (28, 0));
 }
@@ -104,7 +105,7 @@ fn blocks_from_the_disk_cross_both_links() {
     // In a hurry, the host cannot let go of blocks that are still being written to the disk.
     let (recorder, totals) = run(&spec, &there_and_back());
     assert_eq!(spent(&recorder, 3, Cause::KvLoad), 8 * MS);
-    assert!(totals.kv_tiers[1].counters.as_ref().expect("counters").refused_blocks > 0);
+    assert!(totals.clusters[0].kv_tiers[1].counters.as_ref().expect("counters").refused_blocks > 0);
 }
 
 #[test]
@@ -139,7 +140,7 @@ fn a_request_waits_for_what_another_loads() {
     // It arrives 1 ms into the load of 8 ms, and then finds the blocks on the device.
     assert_eq!(spent(&recorder, 4, Cause::KvLoad), 7 * MS);
     assert_eq!(recorder.requests[4].cached_tokens, 128);
-    let host = totals.kv_tiers[1].counters.as_ref().expect("counters");
+    let host = totals.clusters[0].kv_tiers[1].counters.as_ref().expect("counters");
     assert_eq!(host.read_bytes, 8_000);
 }
 
@@ -147,10 +148,10 @@ fn a_request_waits_for_what_another_loads() {
 fn selective_writing_waits_for_a_second_use() {
     let spec = tiers(&json!([tier("host", 100, 1_000_000, "lru")]), "async", "write_through_selective");
     let (_, totals) = run(&spec, &there_and_back());
-    assert_eq!(totals.kv_tiers[1].counters.as_ref().expect("counters").inserted_blocks, 0);
+    assert_eq!(totals.clusters[0].kv_tiers[1].counters.as_ref().expect("counters").inserted_blocks, 0);
     let twice = trace(&[(0, 1, 129, 1), (5, 1, 129, 1), (10, 2, 161, 1), (20, 3, 161, 1), (60, 1, 129, 1)]);
     let (recorder, totals) = run(&spec, &twice);
-    assert_eq!(totals.kv_tiers[1].counters.as_ref().expect("counters").inserted_blocks, 8);
+    assert_eq!(totals.clusters[0].kv_tiers[1].counters.as_ref().expect("counters").inserted_blocks, 8);
     assert_eq!(recorder.requests[4].cached_tokens, 128);
 }
 
@@ -160,7 +161,7 @@ fn writing_back_holds_the_step_that_takes_the_blocks() {
     let (recorder, totals) = run(&spec, &there_and_back());
     // The third request takes 11 blocks: 1 without content, 8 of the first prefix and 2 of the second; the device has
     // 20, of which the first two requests used 9 and 11.
-    let host = totals.kv_tiers[1].counters.as_ref().expect("counters");
+    let host = totals.clusters[0].kv_tiers[1].counters.as_ref().expect("counters");
     assert!(host.inserted_blocks >= 8);
     let third = spent(&recorder, 2, Cause::KvLoad);
     assert!(third >= 8 * MS && third.is_multiple_of(MS), "{third}");
@@ -177,7 +178,11 @@ fn a_prefetch_is_waited_for_as_its_policy_says() {
                                   "timeout_per_ki_token_ns": 0});
         let (recorder, totals) = run(&spec, &there_and_back());
         let waited = spent(&recorder, 3, Cause::KvLoad) / MS;
-        (recorder.requests[3].cached_tokens, waited, totals.kv_tiers[2].counters.clone().expect("counters"))
+        (
+            recorder.requests[3].cached_tokens,
+            waited,
+            totals.clusters[0].kv_tiers[2].counters.clone().expect("counters"),
+        )
     };
     // Eight blocks at 1 ms each: nobody waits, everybody waits, or they wait for three of them.
     let (cached, waited, remote) = run_with_policy("best_effort", 0);
@@ -207,11 +212,11 @@ fn replicas_share_a_remote_pool() {
     let mut levels = json!([tier("host", 10, 1_000_000, "lru"), tier("remote", 100, 1_000_000, "lru")]);
     let hits_with = |levels: &Value| {
         let mut plan = tiered(&tiers(levels, "async", "write_through"));
-        plan["cluster"]["replicas"] = json!(2);
+        plan["clusters"][0]["replicas"] = json!(2);
         // Round robin: the second request of the prefix goes to the other replica.
         let trace = trace(&[(0, 1, 129, 1), (100, 1, 129, 1)]);
         let (recorder, totals) = run_with(&plan, Some(trace)).expect("a run");
-        (recorder.requests[1].cached_tokens, totals.kv_tiers[2].clone())
+        (recorder.requests[1].cached_tokens, totals.clusters[0].kv_tiers[2].clone())
     };
     let (cached, own) = hits_with(&levels);
     assert_eq!((cached, own.hit_blocks), (0, 0));
@@ -240,7 +245,7 @@ fn engines_that_tiers_do_not_fit_are_refused() {
     let spec = tiers(&json!([tier("host", 10, 1, "lru")]), "async", "write_through");
     let refused = |field: &str, value: Value| {
         let mut plan = tiered(&spec);
-        plan["scheduler"][field] = value;
+        plan["clusters"][0]["scheduler"][field] = value;
         run_with(&plan, Some(there_and_back())).expect_err("refused").to_string()
     };
     for (field, value) in [
@@ -282,7 +287,7 @@ fn a_prefetch_begins_when_its_request_reaches_the_engine() {
     };
     let (at_once, waited) = loaded_after(&plan);
     assert_eq!((at_once, waited), (0, 8 + 2));
-    plan["frontend"] = api_servers(5 * MS);
+    plan["clusters"][0]["frontend"] = api_servers(5 * MS);
     assert_eq!(loaded_after(&plan), (5, waited));
 }
 
@@ -322,16 +327,16 @@ proptest! {
                                       "timeout_per_ki_token_ns": MS});
         }
         let mut plan = tiered(&spec);
-        plan["scheduler"]["async_scheduling"] = json!(asynchronous);
-        plan["scheduler"]["policy"] = json!(if priority { "priority" } else { "fcfs" });
-        plan["cluster"]["replicas"] = json!(2);
-        plan["scheduler"]["minor_version"] = json!([11, 19, 24, 32][engine.0]);
-        plan["scheduler"]["speculative"] = match ["", "ngram", "medusa", "draft_model"][engine.1] {
+        plan["clusters"][0]["scheduler"]["async_scheduling"] = json!(asynchronous);
+        plan["clusters"][0]["scheduler"]["policy"] = json!(if priority { "priority" } else { "fcfs" });
+        plan["clusters"][0]["replicas"] = json!(2);
+        plan["clusters"][0]["scheduler"]["minor_version"] = json!([11, 19, 24, 32][engine.0]);
+        plan["clusters"][0]["scheduler"]["speculative"] = match ["", "ngram", "medusa", "draft_model"][engine.1] {
             "" => Value::Null,
             method => drafts(method),
         };
         if engine.2 {
-            plan["frontend"] = api_servers(MS / 2);
+            plan["clusters"][0]["frontend"] = api_servers(MS / 2);
         }
         let mut at = 0;
         let rows: Vec<_> = requests.iter().map(|&(gap, stream, prompt, output)| {
@@ -350,7 +355,7 @@ proptest! {
             prop_assert_eq!(record.e2e_causes().iter().sum::<u64>(), finished.0 - record.spec.arrival.0);
             prop_assert_eq!(record.generated_tokens, record.spec.output_tokens);
         }
-        prop_assert!(counted(&totals.kv_tiers));
+        prop_assert!(counted(&totals.clusters[0].kv_tiers));
         let again = run_with(&plan, Some(trace(&rows))).expect("the same run").1;
         prop_assert_eq!(totals, again);
     }
@@ -361,7 +366,7 @@ fn ranks_of_a_replica_have_no_tiers() {
     let mut plan = tiered(&tiers(&json!([tier("host", 100, MS, "lru")]), "layerwise", "write_through"));
     let ranks =
         json!({"size": 2, "ranks_per_balancer": 2, "balancer": {"kind": "round_robin"}, "lock_step": null});
-    plan["data_parallel"] = ranks;
+    plan["clusters"][0]["data_parallel"] = ranks;
     let Err(error) = run_with(&plan, Some(there_and_back())) else { panic!("the plan makes no sense") };
     let error = error.to_string();
     assert!(error.contains("kv_tiers") && error.contains("data_parallel"), "{error}");

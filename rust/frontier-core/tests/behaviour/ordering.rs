@@ -40,9 +40,9 @@ fn by(policy: &Value, rows: &[Row], seqs: u32, key: fn((u64, u64)) -> u64) -> Ve
     })
     .unwrap();
     let mut document = plan(&json!({"kind": "trace", "arrivals": null, "num_requests": null}));
-    document["scheduler"]["policy"] = policy.clone();
-    document["scheduler"]["max_num_seqs"] = json!(seqs);
-    document["step_time"]["per_prefill_token_ns"] = json!(0);
+    document["clusters"][0]["scheduler"]["policy"] = policy.clone();
+    document["clusters"][0]["scheduler"]["max_num_seqs"] = json!(seqs);
+    document["clusters"][0]["step_time"]["per_prefill_token_ns"] = json!(0);
     let (recorder, _) = run_with(&document, Some(Arc::new(trace))).unwrap();
     let mut ids: Vec<usize> = (0..rows.len()).collect();
     ids.sort_by_key(|&id| {
@@ -155,7 +155,7 @@ fn expressions_decide() {
     assert_eq!(order(&expression("if(output_tokens < 5, 0, 1) * 1000 - arrival"), &SIZES), [0, 2, 1, 3]);
     assert_eq!(order(&expression("prompt_tokens - waiting_time * 1e6"), &SIZES), [0, 1, 2, 3]);
     let mut document = plan(&burst(1, 1, 1));
-    document["scheduler"]["policy"] = expression("prompt_tokens +");
+    document["clusters"][0]["scheduler"]["policy"] = expression("prompt_tokens +");
     let error = crate::support::run(&document).err().unwrap();
     assert_eq!(
         error,

@@ -9,8 +9,8 @@ use crate::support::{assert_causes_add_up_in_a_tight_cache, burst, plan, run, vl
 /// Returns the plan over `workload` with `stages` stages: 1 ms per step and 10 us per prefill token in all.
 fn staged(workload: &Value, stages: u32, asynchronous: bool) -> Value {
     let mut plan = plan(workload);
-    plan["scheduler"]["pipeline_parallel_size"] = json!(stages);
-    plan["scheduler"]["async_scheduling"] = json!(asynchronous);
+    plan["clusters"][0]["scheduler"]["pipeline_parallel_size"] = json!(stages);
+    plan["clusters"][0]["scheduler"]["async_scheduling"] = json!(asynchronous);
     plan
 }
 
@@ -56,8 +56,8 @@ fn causes_add_up_while_batches_overlap() {
         [(2, false, true), (4, false, true), (3, true, false), (3, true, true)]
     {
         let mut plan = staged(&burst(24, 90, 120), stages, asynchronous);
-        plan["scheduler"]["v2_runner"] = json!(v2_runner);
-        plan["scheduler"]["scheduler_reserve_full_isl"] = json!(false);
+        plan["clusters"][0]["scheduler"]["v2_runner"] = json!(v2_runner);
+        plan["clusters"][0]["scheduler"]["scheduler_reserve_full_isl"] = json!(false);
         let (recorder, totals) = run(&plan).unwrap();
         assert_causes_add_up_in_a_tight_cache(&recorder);
         for record in &recorder.requests {
@@ -74,14 +74,14 @@ fn causes_add_up_while_batches_overlap() {
 fn stages_of_the_plan_and_of_its_operators_must_agree() {
     let mut plan = staged(&burst(1, 10, 2), 2, false);
     let main_job: Value = serde_json::from_str(include_str!("../../benches/main_job.json")).unwrap();
-    plan["step_time"] = main_job["step_times"]["roofline"].clone();
+    plan["clusters"][0]["step_time"] = main_job["step_times"]["roofline"].clone();
     assert!(run(&plan).unwrap_err().to_string().contains("pipeline_parallel_size"));
 }
 
 /// Returns [`staged`] with a baseline scheduler of `num_blocks` blocks.
 fn baseline(workload: &Value, stages: u32, num_blocks: u32, rules: &Value) -> Value {
     let mut plan = staged(workload, 1, false);
-    plan["scheduler"] = json!({"kind": "baseline", "block_size": 16, "num_blocks": num_blocks, "max_model_len": 1024,
+    plan["clusters"][0]["scheduler"] = json!({"kind": "baseline", "block_size": 16, "num_blocks": num_blocks, "max_model_len": 1024,
         "policy": "fcfs", "pipeline_parallel_size": stages, "rules": rules});
     plan
 }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 fn on_replicas(replicas: u32, router: &Value, workload: &Value) -> Value {
     let mut plan = plan(workload);
-    plan["cluster"] = json!({"replicas": replicas, "router": router});
+    plan["clusters"][0]["replicas"] = json!(replicas);
+    plan["clusters"][0]["router"] = router.clone();
     plan
 }
 
@@ -43,7 +44,7 @@ fn load_aware_policies_wait_less_than_random() {
     let mean_wait = |policy: &str| {
         let mut plan = on_replicas(4, &json!({"policy": policy}), &poisson(4000));
         // Two slots of 16.6 ms each per replica: a load of 0.83.
-        plan["scheduler"]["max_num_seqs"] = json!(2);
+        plan["clusters"][0]["scheduler"]["max_num_seqs"] = json!(2);
         let (recorder, _) = run(&plan).unwrap();
         let waits = recorder.requests.iter().map(|r| r.scheduled.unwrap().0 - r.spec.arrival.0);
         waits.sum::<u64>() / 4000

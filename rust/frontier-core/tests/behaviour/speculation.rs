@@ -8,7 +8,7 @@ use crate::support::{assert_causes_add_up_in_a_tight_cache, burst, plan, run, sy
 /// Returns the plan over `workload` with `num_drafts` drafts per step, each accepted with probability `rate`.
 fn drafting(workload: &Value, method: &str, num_drafts: u32, rate: f64) -> Value {
     let mut plan = plan(workload);
-    plan["scheduler"]["speculative"] = json!({
+    plan["clusters"][0]["scheduler"]["speculative"] = json!({
         "method": method, "num_speculative_tokens": num_drafts, "draft_length": {"kind": "full"},
         "acceptance": {"kind": "rate", "rate": rate}, "seed": 5, "replication": 0
     });
@@ -25,7 +25,7 @@ fn accepted_drafts_come_with_their_step_and_the_last_may_be_cut_short() {
     // One token from the prompt, two steps of 1 + 3, and a last one of which a single token is wanted.
     let (recorder, totals) = run(&drafting(&burst(1, 40, 10), "ngram", 3, 1.0)).unwrap();
     assert_eq!(runs(&recorder), [(1, 1), (2, 4), (1, 1)]);
-    assert_eq!(totals.steps, 4);
+    assert_eq!(totals.clusters[0].steps, 4);
     let record = &recorder.requests[0];
     assert_eq!((record.generated_tokens, record.status), (10, RequestStatus::Finished));
     assert_eq!((record.num_drafts, record.draft_tokens, record.accepted_tokens), (3, 9, 9));
@@ -37,7 +37,7 @@ fn accepted_drafts_come_with_their_step_and_the_last_may_be_cut_short() {
 fn rejected_drafts_cost_tokens_and_nothing_else() {
     let (plain, _) = run(&plan(&burst(3, 40, 10))).unwrap();
     let (drafted, totals) = run(&drafting(&burst(3, 40, 10), "ngram", 3, 0.0)).unwrap();
-    assert_eq!(totals.steps, 10);
+    assert_eq!(totals.clusters[0].steps, 10);
     for (with, without) in drafted.requests.iter().zip(&plain.requests) {
         assert_eq!(with.finished, without.finished);
         assert_eq!((with.num_drafts, with.draft_tokens, with.accepted_tokens), (9, 27, 0));
@@ -52,7 +52,7 @@ fn acceptance_does_not_depend_on_batching_or_on_asynchronous_scheduling() {
     let alone = synthetic(&json!({"kind": "constant", "rate_per_s": 1.0}), 12, 40, 60);
     let outcome = |workload: &Value, asynchronous: bool| {
         let mut plan = drafting(workload, "eagle", 3, 0.6);
-        plan["scheduler"]["async_scheduling"] = json!(asynchronous);
+        plan["clusters"][0]["scheduler"]["async_scheduling"] = json!(asynchronous);
         let (recorder, _) = run(&plan).unwrap();
         assert!(recorder.requests.iter().all(|request| request.generated_tokens == 60));
         recorder.requests.iter().map(|r| (r.num_drafts, r.accepted_tokens)).collect::<Vec<_>>()
@@ -67,8 +67,8 @@ fn acceptance_does_not_depend_on_batching_or_on_asynchronous_scheduling() {
 fn a_lookup_without_a_match_decodes_plainly() {
     for asynchronous in [false, true] {
         let mut plan = drafting(&burst(4, 40, 30), "ngram_gpu", 3, 1.0);
-        plan["scheduler"]["async_scheduling"] = json!(asynchronous);
-        let drafts = &mut plan["scheduler"]["speculative"]["draft_length"];
+        plan["clusters"][0]["scheduler"]["async_scheduling"] = json!(asynchronous);
+        let drafts = &mut plan["clusters"][0]["scheduler"]["speculative"]["draft_length"];
         *drafts = json!({"kind": "match", "rate": 0.0, "min_context_tokens": 6});
         let (recorder, _) = run(&plan).unwrap();
         assert!(recorder.requests.iter().all(|request| request.accepted_tokens == 0));
@@ -96,9 +96,9 @@ fn drafters_with_kv_hold_blocks_that_no_token_fills() {
 fn causes_add_up_with_drafts_in_every_engine() {
     for (stages, asynchronous) in [(1, false), (1, true), (2, false), (3, true)] {
         let mut plan = drafting(&burst(16, 90, 120), "eagle", 2, 0.5);
-        plan["scheduler"]["async_scheduling"] = json!(asynchronous);
-        plan["scheduler"]["pipeline_parallel_size"] = json!(stages);
-        plan["scheduler"]["scheduler_reserve_full_isl"] = json!(false);
+        plan["clusters"][0]["scheduler"]["async_scheduling"] = json!(asynchronous);
+        plan["clusters"][0]["scheduler"]["pipeline_parallel_size"] = json!(stages);
+        plan["clusters"][0]["scheduler"]["scheduler_reserve_full_isl"] = json!(false);
         let (recorder, _) = run(&plan).unwrap();
         assert_causes_add_up_in_a_tight_cache(&recorder);
         for record in &recorder.requests {

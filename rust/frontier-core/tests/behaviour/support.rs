@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 /// blocks of 16 tokens, and `workload`.
 pub(crate) fn plan(workload: &Value) -> Value {
     json!({
-        "schema_version": 1, "seed": 1, "replication": 0,
-        "cluster": {"replicas": 1, "router": {"policy": "round_robin"}},
+        "schema_version": 2, "seed": 1, "replication": 0,
+        "clusters": [{
+        "name": "serve", "replicas": 1, "router": {"policy": "round_robin"},
         "scheduler": {
             "kind": "vllm_v1", "block_size": 16, "num_blocks": 100, "kv_group_windows": [], "max_model_len": 1024,
             "max_num_batched_tokens": 256, "max_num_scheduled_tokens": null,
@@ -26,7 +27,8 @@ pub(crate) fn plan(workload: &Value) -> Value {
             "async_scheduling": false
         },
         "step_time": {"kind": "linear", "per_step_ns": 1_000_000, "per_prefill_token_ns": 10_000,
-                      "per_decode_token_ns": 0, "per_seq_ns": 0, "per_kv_token_ns": 0},
+                      "per_decode_token_ns": 0, "per_seq_ns": 0, "per_kv_token_ns": 0}
+        }],
         "workload": workload,
         "output": {"steps": true, "timeline_interval_ns": 1_000_000_000, "decision_log": null},
         "limits": {"max_steps": null, "refuse_oversized": true, "livelock_steps": 1000}
@@ -36,7 +38,9 @@ pub(crate) fn plan(workload: &Value) -> Value {
 /// Returns the scheduler settings of that plan.
 pub(crate) fn vllm_config() -> SchedulerConfig {
     let plan = Plan::from_json(&plan(&burst(1, 1, 1)).to_string()).expect("a valid plan");
-    let SchedulerSpec::VllmV1(config) = plan.scheduler else { unreachable!("the plan above is vLLM's") };
+    let SchedulerSpec::VllmV1(config) = plan.clusters[0].scheduler.clone() else {
+        unreachable!("the plan above is vLLM's")
+    };
     config
 }
 
