@@ -265,14 +265,14 @@ def _check(lowered: Lowered, prefill: object, decode: object, context: object) -
 
 def _breakdown(lowered: Lowered, batch: Batch, drafts: int = 0) -> dict[str, Any]:
     ranks = _data_parallel_size(lowered)
-    text = json.dumps(lowered.plan["step_time"])
+    text = json.dumps(lowered.plan["clusters"][0]["step_time"])
     return _frontier.step_breakdown(
         text, [batch] * ranks, lowered.predictors, 0, [[drafts] * len(batch)] * ranks
     )
 
 
 def _data_parallel_size(lowered: Lowered) -> int:
-    ranks: int = lowered.plan["step_time"].get("layout", {}).get("data_parallel_size", 1)
+    ranks: int = lowered.plan["clusters"][0]["step_time"].get("layout", {}).get("data_parallel_size", 1)
     return ranks
 
 
@@ -328,7 +328,7 @@ def _step(
 
 def _planned(lowered: Lowered) -> list[dict[str, Any]]:
     """Return the operators of the plan, then those that draft: a breakdown has their order."""
-    step_time = lowered.plan["step_time"]
+    step_time = lowered.plan["clusters"][0]["step_time"]
     draft = step_time.get("draft") or {}
     lists = [*step_time.get("stages", []), draft.get("first_pass", []), draft.get("decode_pass", [])]
     return [operator for operators in lists for operator in operators]
