@@ -1,5 +1,6 @@
 //! What one transfer between sets of GPUs loads links with.
 
+use super::flows::rate_units_of;
 use super::re_layout::Piece;
 use super::topology::{GpuId, LinkId, Topology};
 use crate::error::SimError;
@@ -123,27 +124,36 @@ impl Bundle {
     }
 }
 
-/// Leaves away, from all `bundles` that will ever flow, every link that binds no flow before another one does: of
-/// links which all bundles load equally, the one with the least bandwidth stays (of equal ones the first). Rates
-/// stay exactly as they were, and cost less. Links in `keep`, whose capacity may change, stay in any case.
+/// Leaves away, from all `bundles` that will ever flow, every link that fills no sooner than another one: of links
+/// which all bundles load in proportion, the one with the least bandwidth for its load stays (of equal ones the
+/// first). Rates stay exactly as they were, and cost less. Links in `keep`, whose capacity may change, stay in any
+/// case.
 ///
 /// Returns how many links are left in use.
 pub fn merge_equal_links(bundles: &mut [Bundle], topology: &Topology, keep: &[LinkId]) -> usize {
-    // What loads each link: (bundle, parts).
-    let mut loads: Vec<Vec<(usize, u32)>> = vec![Vec::new(); topology.num_links()];
+    // What loads each link: (bundle, parts), and by how much the parts were divided.
+    let mut loads: Vec<(Vec<(usize, u32)>, u32)> = vec![(Vec::new(), 0); topology.num_links()];
     for (number, bundle) in bundles.iter().enumerate() {
         for &(link, parts) in &bundle.parts {
-            loads[link.index()].push((number, parts));
+            let (load, common) = &mut loads[link.index()];
+            load.push((number, parts));
+            *common = greatest_common_divisor(*common, parts);
         }
     }
-    let mut order: Vec<usize> = (0..loads.len()).filter(|&link| !loads[link].is_empty()).collect();
-    let bandwidth = topology.bytes_per_s();
+    for (load, common) in &mut loads {
+        load.iter_mut().for_each(|(_, parts)| *parts /= *common);
+    }
+    let mut order: Vec<usize> = (0..loads.len()).filter(|&link| !loads[link].0.is_empty()).collect();
+    // Bandwidth of `a` in units of the load of `b`, for a comparison without division.
+    let bandwidth = |a: usize, b: usize| {
+        u128::from(rate_units_of(topology.bytes_per_s()[a])) * u128::from(loads[b].1)
+    };
     order.sort_by(|&a, &b| {
-        loads[a].cmp(&loads[b]).then(bandwidth[a].total_cmp(&bandwidth[b])).then(a.cmp(&b))
+        loads[a].0.cmp(&loads[b].0).then(bandwidth(a, b).cmp(&bandwidth(b, a))).then(a.cmp(&b))
     });
     let mut stays = vec![false; loads.len()];
     for (at, &link) in order.iter().enumerate() {
-        stays[link] = at == 0 || loads[order[at - 1]] != loads[link];
+        stays[link] = at == 0 || loads[order[at - 1]].0 != loads[link].0;
     }
     for link in keep {
         stays[link.index()] = true;

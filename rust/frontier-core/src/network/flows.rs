@@ -429,9 +429,14 @@ fn mark(links: &mut [Link], dirty: &mut Vec<u32>, link: u32) {
 
 fn rate_units(bytes_per_s: f64) -> Result<u64, SimError> {
     if bytes_per_s > 0.0 && bytes_per_s <= MAX_BYTES_PER_S {
-        return Ok(((bytes_per_s * RATE_UNITS) as u64).max(1));
+        return Ok(rate_units_of(bytes_per_s).max(1));
     }
     Err(broken("rates of links and flows are positive and at most 562 TB/s"))
+}
+
+/// Returns a rate in units, rounded down.
+pub(super) fn rate_units_of(bytes_per_s: f64) -> u64 {
+    (bytes_per_s * RATE_UNITS) as u64
 }
 
 fn broken(what: &str) -> SimError {
