@@ -141,13 +141,14 @@ pub fn merge_equal_links(bundles: &mut [Bundle], topology: &Topology, keep: &[Li
         }
     }
     for (load, common) in &mut loads {
-        load.iter_mut().for_each(|(_, parts)| *parts /= *common);
+        for (_, parts) in load {
+            *parts /= *common;
+        }
     }
     let mut order: Vec<usize> = (0..loads.len()).filter(|&link| !loads[link].0.is_empty()).collect();
     // Bandwidth of `a` in units of the load of `b`, for a comparison without division.
-    let bandwidth = |a: usize, b: usize| {
-        u128::from(rate_units_of(topology.bytes_per_s()[a])) * u128::from(loads[b].1)
-    };
+    let bandwidth =
+        |a: usize, b: usize| u128::from(rate_units_of(topology.bytes_per_s()[a])) * u128::from(loads[b].1);
     order.sort_by(|&a, &b| {
         loads[a].0.cmp(&loads[b].0).then(bandwidth(a, b).cmp(&bandwidth(b, a))).then(a.cmp(&b))
     });

@@ -7,7 +7,7 @@
 //! All arithmetic is in integers: rates in 2^-14 bytes per second of one part of a flow, what is left in that unit times
 //! nanoseconds. So sums do not depend on their order, no link ever carries more than it can, nothing is lost when a
 //! flow is brought forward in two steps instead of one, and recomputing only the links and flows that a change can
-//! reach gives the same nanoseconds as recomputing all ([`twin`] does). Rates are rounded down to their unit and ends
+//! reach gives the same nanoseconds as recomputing all (a twin in the tests does). Rates are rounded down to their unit and ends
 //! up to the nanosecond, so no flow ends before its bytes allow; what is lost is under one unit per part and rate,
 //! and under one nanosecond per end.
 //!
@@ -16,11 +16,11 @@
 use crate::error::SimError;
 use crate::network::bundle::Bundle;
 use crate::network::topology::LinkId;
-use crate::plan::network::MAX_BYTES_PER_S;
 use crate::time::SimTime;
 
 mod ends;
 mod filling;
+mod state;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -28,13 +28,8 @@ mod twin;
 
 use ends::{Ends, NEVER};
 use filling::Filling;
-
-/// Units of a rate per byte per second.
-const RATE_UNITS: f64 = 16_384.0;
-/// Units of what is left, per byte: units of a rate times nanoseconds.
-const UNITS_PER_BYTE: u128 = 16_384 * 1_000_000_000;
-/// Growth of one stream of a bundle of one part, in units of growth.
-const GROWTH_BITS: u32 = 32;
+pub(super) use state::rate_units_of;
+use state::{Flow, GROWTH_BITS, Hop, Link, NO_CEILING, RATE_UNITS, UNITS_PER_BYTE, rate_units};
 
 /// A flow, in order of start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,83 +68,6 @@ pub struct Totals {
     pub bytes_cancelled: u128,
     /// Bytes that cancelled flows did not move.
     pub bytes_dropped: u128,
-}
-
-/// One direction of a link, and who is on it.
-#[derive(Clone, Debug, Default)]
-struct Link {
-    full_capacity: u64,
-    capacity: u64,
-    /// Sum of the weights of its flows.
-    weight: u64,
-    /// (slot, position in the flow's hops), in no order: sums over it are of integers.
-    flows: Vec<(u32, u32)>,
-    /// Bytes that flows which are gone carried over it.
-    bytes: u128,
-    dirty: bool,
-}
-
-/// A flow's place on a link.
-#[derive(Clone, Copy, Debug)]
-struct Hop {
-    link: u32,
-    /// Position among the link's flows.
-    at: u32,
-    /// Parts of the flow that the link carries.
-    parts: u32,
-    /// Parts times growth: its claim on the link.
-    weight: u64,
-}
-
-/// A flow under way; its memory is reused.
-#[derive(Clone, Debug, Default)]
-struct Flow {
-    serial: u64,
-    tag: u64,
-    bytes: u64,
-    whole: u32,
-    /// How fast a part grows while links are filled.
-    growth: u64,
-    /// Most that a part may have; `NO_CEILING` without one.
-    ceiling: u64,
-    hops: Vec<Hop>,
-    /// Rate of one part.
-    rate: u64,
-    /// What was left at `since`.
-    left: u128,
-    since: SimTime,
-    live: bool,
-}
-
-const NO_CEILING: u64 = u64::MAX;
-
-impl Flow {
-    /// Moves bytes up to `now`, at the rate so far.
-    fn bring_forward(&mut self, now: SimTime) {
-        let moved = (u128::from(self.rate) * u128::from(self.whole))
-            .saturating_mul(u128::from(now.since(self.since).0));
-        self.left = self.left.saturating_sub(moved);
-        self.since = now;
-    }
-
-    /// Returns the first nanosecond at which nothing is left.
-    fn end(&self) -> u64 {
-        if self.left == 0 {
-            return self.since.0;
-        }
-        if self.rate == 0 {
-            return NEVER;
-        }
-        let duration = self.left.div_ceil(u128::from(self.rate) * u128::from(self.whole));
-        let end = u128::from(self.since.0) + duration;
-        if end > u128::from(SimTime::MAX.0) { NEVER } else { end as u64 }
-    }
-
-    /// Returns whole bytes moved up to `now`.
-    fn moved(&mut self, now: SimTime) -> u64 {
-        self.bring_forward(now);
-        self.bytes - self.left.div_ceil(UNITS_PER_BYTE) as u64
-    }
 }
 
 /// Links and the flows on them.
@@ -213,7 +131,7 @@ impl FlowNetwork {
             let weight = self.links.get(link.index()).map(|link| link.weight);
             let Some(weight) = weight else { return Err(broken("every link of a bundle exists")) };
             if u64::from(parts).checked_mul(growth).and_then(|more| weight.checked_add(more)).is_none() {
-                let what = format!("over 32,768 streams at once on one link at {} ns", now.0);
+                let what = format!("over 2^32 streams at once on one link at {} ns", now.0);
                 return Err(SimError::TooLong { what });
             }
         }
@@ -312,7 +230,9 @@ impl FlowNetwork {
                 self.totals.bytes_ended += u128::from(ended.bytes);
                 ended_flows.push(ended);
             }
-            self.settle();
+            if end < now.0 {
+                self.settle();
+            }
         }
         self.now = now;
         Ok(())
@@ -425,18 +345,6 @@ fn mark(links: &mut [Link], dirty: &mut Vec<u32>, link: u32) {
     if !std::mem::replace(&mut links[link as usize].dirty, true) {
         dirty.push(link);
     }
-}
-
-fn rate_units(bytes_per_s: f64) -> Result<u64, SimError> {
-    if bytes_per_s > 0.0 && bytes_per_s <= MAX_BYTES_PER_S {
-        return Ok(rate_units_of(bytes_per_s).max(1));
-    }
-    Err(broken("rates of links and flows are positive and at most 562 TB/s"))
-}
-
-/// Returns a rate in units, rounded down.
-pub(super) fn rate_units_of(bytes_per_s: f64) -> u64 {
-    (bytes_per_s * RATE_UNITS) as u64
 }
 
 fn broken(what: &str) -> SimError {

@@ -156,9 +156,8 @@ mod tests {
         assert_eq!(found, (10, vec![(0, 0, 5), (1, 0, 5)]));
         // Two stages of two ranks into three stages of one: layers 0..4 and 4..10 into 0..3, 3..6 and 6..10.
         let found = pieces(&layout(2, &[4, 6]), &layout(1, &[3, 3, 4]), 2);
-        let expected = vec![
-            (0, 0, 3), (1, 0, 3), (0, 1, 1), (1, 1, 1), (2, 1, 2), (3, 1, 2), (2, 2, 4), (3, 2, 4),
-        ];
+        let expected =
+            vec![(0, 0, 3), (1, 0, 3), (0, 1, 1), (1, 1, 1), (2, 1, 2), (3, 1, 2), (2, 2, 4), (3, 2, 4)];
         assert_eq!(found, (20, expected));
     }
 
@@ -171,7 +170,11 @@ mod tests {
                 for rank in 0..2 * to {
                     let parts: u32 = found.iter().filter(|piece| piece.1 == rank).map(|piece| piece.2).sum();
                     let layers = if rank < to { 2 } else { 5 };
-                    assert_eq!(parts, layers * (heads / to).max(1), "{heads} heads, {from} to {to}, rank {rank}");
+                    assert_eq!(
+                        parts,
+                        layers * (heads / to).max(1),
+                        "{heads} heads, {from} to {to}, rank {rank}"
+                    );
                 }
             }
         }
@@ -183,7 +186,9 @@ mod tests {
             re_layout(source, target, heads).unwrap_err().to_string()
         };
         assert!(message(&layout(3, &[1]), &layout(1, &[1]), 8).contains("8 KV heads over 3"));
-        assert!(message(&layout(1, &[1]), &layout(1, &[2]), 8).contains("1 layers with KV and the destination 2"));
+        assert!(
+            message(&layout(1, &[1]), &layout(1, &[2]), 8).contains("1 layers with KV and the destination 2")
+        );
         assert!(message(&layout(1, &[1]), &layout(1, &[1]), 0).contains("0 KV heads"));
     }
 }

@@ -180,9 +180,9 @@ impl Topology {
             return Ok(0);
         }
         let same_node = source.number == target.number && source.node == target.node;
-        if source.number == target.number && source.nvlink_domain().is_some_and(|domain| {
-            target.nvlink_domain() == Some(domain)
-        }) {
+        if source.number == target.number
+            && source.nvlink_domain().is_some_and(|domain| target.nvlink_domain() == Some(domain))
+        {
             links.extend([source.nvlink(true), target.nvlink(false)].into_iter().flatten());
             return Ok(self.intra_latency_ns);
         }

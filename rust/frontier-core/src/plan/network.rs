@@ -34,7 +34,7 @@ pub struct NodeGroupSpec {
     pub nodes: u32,
     /// GPUs of a node, at least 1.
     pub gpus_per_node: u32,
-    /// `NVLink` (or Infinity Fabric, or `NVSwitch`) of every GPU; `None`: GPUs of a node reach each other over PCIe.
+    /// `NVLink` (or Infinity Fabric, or `NVSwitch`) of every GPU; `None`: GPUs of a node reach each other over `PCIe`.
     pub nvlink: Option<NvlinkSpec>,
     /// PCI Express between GPUs and NICs; `None`: never a bottleneck, or not there (Grace).
     pub pcie: Option<PcieSpec>,
@@ -50,7 +50,7 @@ pub struct NodeGroupSpec {
 pub struct NvlinkSpec {
     /// Per GPU and direction.
     pub bytes_per_s: f64,
-    /// Consecutive nodes that one NVLink domain spans, at least 1 (18 nodes of 4 GPUs in a GB200 NVL72).
+    /// Consecutive nodes that one `NVLink` domain spans, at least 1 (18 nodes of 4 GPUs in a GB200 NVL72).
     pub nodes_per_domain: u32,
 }
 

@@ -1,6 +1,6 @@
 //! The earliest end among flows: a tournament over slots, in which a changed end plays its way up.
 
-use super::Flow;
+use super::state::Flow;
 
 /// The end of a flow that stalls.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -30,7 +30,7 @@ impl Ends {
             self.grow(slot as usize + 1);
         }
         self.keys[slot as usize] = (end, serial);
-        let mut node = (self.keys.len() + slot as usize) / 2;
+        let mut node = (self.keys.len() + slot as usize) >> 1;
         while node > 0 {
             let winner = self.play(node);
             // The path above sees nothing new if another slot wins here as before.
@@ -75,7 +75,8 @@ impl Ends {
     #[inline]
     fn play(&self, node: usize) -> u32 {
         let size = self.winners.len();
-        let contender = |child: usize| if child >= size { (child - size) as u32 } else { self.winners[child] };
+        let contender =
+            |child: usize| if child >= size { (child - size) as u32 } else { self.winners[child] };
         let (left, right) = (contender(2 * node), contender(2 * node + 1));
         if self.keys[right as usize] < self.keys[left as usize] { right } else { left }
     }

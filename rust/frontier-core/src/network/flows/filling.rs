@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
-use super::{Flow, Link, NO_CEILING};
+use super::state::{Flow, Link, NO_CEILING};
 use crate::time::SimTime;
 
 /// Memory of [`Filling::fill`], kept between calls.
@@ -34,9 +34,18 @@ struct LinkState {
 /// The level, `room / weight`, at which a link is full or a flow reaches its ceiling.
 #[derive(Clone, Copy, Debug)]
 struct Level {
+    /// `room / weight`, off by 4e-16 of it at most.
+    about: f64,
     room: u64,
     weight: u64,
     who: Who,
+}
+
+impl Level {
+    #[inline]
+    fn new(room: u64, weight: u64, who: Who) -> Self {
+        Self { about: room as f64 / weight as f64, room, weight, who }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +57,10 @@ enum Who {
 impl Ord for Level {
     /// The greatest is the one that is reached first: the lowest level, exactly compared; of equal ones the lowest link.
     fn cmp(&self, other: &Self) -> Ordering {
+        let apart = other.about - self.about;
+        if apart.abs() > 1e-15 * (other.about + self.about) {
+            return if apart > 0.0 { Ordering::Greater } else { Ordering::Less };
+        }
         let (mine, others) = (product(self.room, other.weight), product(other.room, self.weight));
         others.cmp(&mine).then(other.who.cmp(&self.who))
     }
@@ -102,12 +115,12 @@ impl Filling {
         self.levels.clear();
         for &link in &self.reached_links {
             let state = self.links[link as usize];
-            self.levels.push(Level { room: state.room, weight: state.weight, who: Who::Link(link) });
+            self.levels.push(Level::new(state.room, state.weight, Who::Link(link)));
         }
         for &slot in &self.reached_flows {
             let flow = &flows[slot as usize];
             if flow.ceiling != NO_CEILING {
-                self.levels.push(Level { room: flow.ceiling, weight: flow.growth, who: Who::Flow(slot) });
+                self.levels.push(Level::new(flow.ceiling, flow.growth, Who::Flow(slot)));
             }
         }
         let mut left = self.reached_flows.len();
@@ -129,7 +142,7 @@ impl Filling {
                         left -= self.give_out(now, links, flows, number);
                     } else {
                         // Since then others of its flows got less than its level: it has risen.
-                        (lowest.room, lowest.weight) = (room, weight);
+                        *lowest = Level::new(room, weight, lowest.who);
                     }
                 }
             }

@@ -66,8 +66,10 @@ impl Twin {
                 }
             };
             for (link, &capacity) in self.capacities.iter().enumerate() {
-                let taken: u64 = self.flows.iter().filter(|flow| flow.live).map(|f| f.part(link) * f.rate).sum();
-                let weight = waiting.iter().map(|&at| self.flows[at].part(link) * self.flows[at].growth()).sum();
+                let taken: u64 =
+                    self.flows.iter().filter(|flow| flow.live).map(|f| f.part(link) * f.rate).sum();
+                let weight =
+                    waiting.iter().map(|&at| self.flows[at].part(link) * self.flows[at].growth()).sum();
                 if weight > 0 {
                     consider((capacity - taken, weight, Some(link), 0));
                 }
@@ -129,7 +131,8 @@ impl Twin {
             let mut step = f64::INFINITY;
             let demands: Vec<f64> = (0..room.len())
                 .map(|link| {
-                    let demand = |&at: &usize| share(&self.flows[at], link) * f64::from(self.flows[at].streams);
+                    let demand =
+                        |&at: &usize| share(&self.flows[at], link) * f64::from(self.flows[at].streams);
                     waiting.iter().map(demand).sum()
                 })
                 .collect();
@@ -332,7 +335,10 @@ fn fast_and_slow_agree_to_the_nanosecond_on_10_000_random_cases() {
         ended += case.0;
         cancelled += case.1;
     }
-    assert!(ended > 50_000 && cancelled > 3_000, "{ended} ended, {cancelled} cancelled: too few to show anything");
+    assert!(
+        ended > 50_000 && cancelled > 3_000,
+        "{ended} ended, {cancelled} cancelled: too few to show anything"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::network::re_layout::{Layout, re_layout};
 use crate::plan::network::{EfficiencySpec, LeafSpec, NicSpec, NvlinkSpec, PcieSpec, TrunkSpec};
 use crate::time::SimTime;
 
-/// Nodes of eight GPUs with NVLink, a PCIe switch for two and a NIC for each.
+/// Nodes of eight GPUs with `NVLink`, a PCI Express switch for two and a NIC for each.
 fn hopper(nodes: u32) -> NodeGroupSpec {
     NodeGroupSpec {
         nodes,
@@ -111,7 +111,7 @@ fn other_rails_and_other_pods_are_reached_over_the_spine() {
     assert_eq!(route(&fabric, 1, 10).1, [nic(0, 1, true), nic(1, 2, false)]);
     let path = [nic(0, 1, true), leaf(0, 0, true), leaf(2, 0, false), nic(4, 1, false)];
     assert_eq!(route(&fabric, 1, 33).1, path);
-    assert_eq!(bandwidth(&fabric, leaf(0, 0, true)), 200e9);
+    assert_eq!(bandwidth(&fabric, leaf(0, 0, true)).to_bits(), 200e9_f64.to_bits());
 }
 
 #[test]
