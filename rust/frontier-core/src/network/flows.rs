@@ -187,6 +187,15 @@ impl FlowNetwork {
         Ok(Some(moved))
     }
 
+    /// Returns how many bytes a flow has moved by `now`, rounded down; `None` if it has ended or was cancelled.
+    ///
+    /// # Errors
+    /// [`SimError::Invariant`] if `now` is before the last change or after an end that was not taken.
+    pub fn moved(&mut self, now: SimTime, id: FlowId) -> Result<Option<u64>, SimError> {
+        self.move_to(now)?;
+        Ok(self.get(id).is_some().then(|| self.flows[id.slot as usize].moved(now)))
+    }
+
     /// Gives a link `factor` times its full bandwidth: 1 mends it, 0 lets its flows stall.
     ///
     /// # Errors

@@ -131,7 +131,9 @@ fn a_cancelled_flow_says_what_it_moved_and_frees_its_share() {
     let mut network = network(&[10e9]);
     let gone = network.start(SimTime::ZERO, &over(&[0]), 10_000_000, None, 0).unwrap();
     network.start(SimTime::ZERO, &over(&[0]), 10_000_000, None, 1).unwrap();
+    assert_eq!(network.moved(SimTime(100_001), gone), Ok(Some(500_005)));
     assert_eq!(network.cancel(SimTime(400_000), gone), Ok(Some(2_000_000)));
+    assert_eq!(network.moved(SimTime(400_000), gone), Ok(None));
     assert_eq!(network.cancel(SimTime(400_000), gone), Ok(None));
     assert_eq!(ends(&mut network), [(1_200_000, 1)]);
     assert_eq!(network.link_bytes(LinkId(0)), 12_000_000);

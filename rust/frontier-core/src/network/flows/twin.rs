@@ -257,6 +257,19 @@ impl Case {
         flow.live = false;
     }
 
+    /// What has moved, exactly, although asking brings a flow of the fast one forward.
+    fn ask(&mut self, now: u64) {
+        for (flow, &id) in self.slow.flows.iter().zip(&self.ids) {
+            let moved = flow.bytes - flow.left.div_ceil(UNITS_PER_BYTE) as u64;
+            assert_eq!(
+                self.fast.moved(SimTime(now), id),
+                Ok(flow.live.then_some(moved)),
+                "case {}",
+                self.number
+            );
+        }
+    }
+
     fn degrade(&mut self, now: u64) {
         let link = self.random.below(self.full.len() as u64) as usize;
         let factor = [0.0, 0.1, 0.5, 1.0, self.random.unit()][self.random.below(5) as usize];
@@ -306,7 +319,8 @@ impl Case {
             }
             match self.random.below(8) {
                 0 => self.cancel(now),
-                1 | 2 => self.degrade(now),
+                1 => self.degrade(now),
+                2 => self.ask(now),
                 _ => self.start(now),
             }
             self.slow.fill();
