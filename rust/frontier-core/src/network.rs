@@ -1,5 +1,5 @@
 //! The network: GPUs, links and routes ([`topology`]), what a transfer between sets of GPUs loads them with
-//! ([`bundle`], [`re_layout`]), and flows that share links max-min fairly ([`flows`]).
+//! ([`bundle`], [`mod@re_layout`]), and flows that share links max-min fairly ([`flows`]).
 //!
 //! It knows no request, KV or queue: bytes and times go in, times come out. A transfer takes its latency
 //! ([`Bundle::latency_ns`]) and then a flow; who adds the two, and when, is the caller's business.
