@@ -102,7 +102,8 @@ def _limits(columns: Columns, max_model_lens: Sequence[int | None]) -> Ints:
     if len(of_cluster) == 1:
         of_cluster = of_cluster.repeat(len(columns.clusters))
     limits: Ints = np.append(of_cluster[columns.cluster_of_engine], _NO_LIMIT)
-    return limits.take(np.minimum(columns.requests["replica"], columns.totals["replicas"]))
+    of_request: Ints = limits[np.minimum(columns.requests["replica"], columns.totals["replicas"])]
+    return of_request
 
 
 def check_token_runs(columns: Columns) -> None:
