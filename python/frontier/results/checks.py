@@ -296,6 +296,7 @@ def check_all(columns: Columns, max_model_lens: Sequence[int | None]) -> None:
     """
     check_statuses(columns)
     check_attribution(columns)
+    check_transfers(columns)
     check_tokens(columns, max_model_lens)
     check_steps(columns)
     check_token_runs(columns)
@@ -303,4 +304,3 @@ def check_all(columns: Columns, max_model_lens: Sequence[int | None]) -> None:
     check_prefix_hits(columns)
     check_drafts(columns)
     check_kv_tiers(columns)
-    check_transfers(columns)

@@ -33,7 +33,7 @@ def utilisation(facts: RunFacts, duration_s: float, grown: Grown) -> dict[str, f
 
 
 def cost(facts: RunFacts, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the cost of an hour and of tokens, by the rates among `values`; None where a price is unknown."""
+    """Return the cost of an hour and of tokens, by the rates in `values`; None where a price is unknown."""
     prices = [(pool.gpus, pool.gpu_price_per_hour_usd) for pool in facts.gpu_pools]
     known = [gpus * price for gpus, price in prices if price is not None]
     per_hour = sum(known) if len(known) == len(prices) else None
