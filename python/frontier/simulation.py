@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
@@ -15,7 +15,9 @@ from frontier.lowering import Lowered, lower
 from frontier.results import Objectives, Result, RunFacts
 
 if TYPE_CHECKING:
+    from frontier.config import Resolved
     from frontier.config.fields import Span
+    from frontier.config.views import ClusterView
     from frontier.workloads import LoadedTrace
 
 T = TypeVar("T")
@@ -87,14 +89,18 @@ def _check_policy(scenario: Scenario, policy: object) -> None:
     """
     if not callable(policy):
         raise ConfigError(Issue("policy", policy, f"was {type(policy).__name__}, must be a function"))
-    engine = scenario.engine.name
+    for view in scenario.views():
+        _check_order(view)
+
+
+def _check_order(view: ClusterView) -> None:
+    engine, order = view.engine.name, view.engine.scheduling_policy.chosen
     if engine == "sglang":
         message = "was given for engine sglang, whose orders are its own; set engine.sglang.schedule_policy"
-        raise ConfigError(Issue("policy", policy, message))
-    order = scenario.engine.scheduling_policy.chosen
+        raise ConfigError(Issue("policy", None, message))
     if order != "fcfs":
         message = f"was '{order}', but a policy was given to simulate, which decides; remove one of the two"
-        raise ConfigError(Issue("engine.scheduling_policy", order, message))
+        raise ConfigError(view.placed(Issue("engine.scheduling_policy", order, message)))
 
 
 @overload
@@ -294,7 +300,6 @@ def as_scenario(scenario: ScenarioLike) -> Scenario:
 
 def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
     """Return what metrics need to know of a scenario besides the columns of its run."""
-    resolved = lowered.resolved
     slo = scenario.objectives
     seconds = {
         f"{name}_s": None if getattr(slo, name) is None else getattr(slo, name) / 1e9
@@ -302,27 +307,47 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
     }
     window = slo.window
     report = None if lowered.columns is None else lowered.columns.report
-    power = resolved.gpu.power
+    clusters = [cluster.resolved for cluster in lowered.clusters]
+    powers = {facts.gpu.power for facts in clusters}
+    # Energy needs what each GPU did; over GPUs that draw unlike power, the totals do not tell.
+    power = powers.pop() if len(powers) == 1 else None
     return RunFacts(
-        gpus_total=resolved.gpus_total,
+        gpus_total=sum(facts.gpus_total for facts in clusters),
         step_time=lowered.step_time,
-        gpu_price_per_hour_usd=resolved.price_per_hour,
-        peak_flops_per_s=resolved.peak_flops_per_s,
-        memory_bandwidth_bytes_per_s=resolved.gpu.memory_bandwidth_bytes_per_s,
+        gpu_price_per_hour_usd=_per_gpu(clusters, [facts.price_per_hour for facts in clusters]),
+        peak_flops_per_s=_per_gpu(clusters, [facts.peak_flops_per_s for facts in clusters]),
+        memory_bandwidth_bytes_per_s=_per_gpu(
+            clusters, [facts.gpu.memory_bandwidth_bytes_per_s for facts in clusters]
+        ),
         idle_power_w=None if power is None else power.idle_w,
         peak_power_w=None if power is None else power.peak_w,
-        max_model_len=resolved.max_model_len,
+        # The longest request that every cluster serves.
+        max_model_len=min(facts.max_model_len for facts in clusters),
         objectives=Objectives(**seconds),
         warmup=_span(window.warmup),
         cooldown=_span(window.cooldown),
         scenario=scenario.to_dict(),
         warnings=lowered.warnings,
-        notes=() if lowered.attached is None else lowered.attached.notes,
+        notes=lowered.notes,
         trace_rows_read=None if report is None else report.rows_read,
         trace_rows_skipped=None if report is None else sum(report.rows_skipped.values()),
         versions={"frontier": _frontier.__version__},
-        predictors=() if lowered.attached is None else lowered.attached.identities,
+        predictors=lowered.identities,
     )
+
+
+def _per_gpu(clusters: Sequence[Resolved], values: Sequence[float | None]) -> float | None:
+    """Return the mean of a GPU's figure over all GPUs, None where some cluster's is not known.
+
+    GPUs times the mean are the sum over the clusters, as costs and shares of peaks need it.
+    """
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    if len(set(known)) == 1:
+        return known[0]
+    gpus = [facts.gpus_total for facts in clusters]
+    return sum(count * value for count, value in zip(gpus, known, strict=True)) / sum(gpus)
 
 
 def build_info() -> dict[str, Any]:

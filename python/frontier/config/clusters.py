@@ -133,7 +133,8 @@ def is_given(own: Mapping[str, Any] | None, section: type[Section], path: str) -
         if not isinstance(current, Mapping):
             return True  # the path leads below a value that the cluster gives
         if part not in current:
-            return False
+            # Another alternative of a choice replaces the whole.
+            return owner is not None and issubclass(owner, Choice) and bool(current)
         current = current[part]
         owner = section_of(owner, part) if owner is not None and part in owner.model_fields else None
         if owner is not None and issubclass(owner, Section):

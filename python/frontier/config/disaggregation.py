@@ -222,13 +222,15 @@ def engine_issues(
 
 
 def pair_issues(source: ClusterView, destination: ClusterView) -> list[Issue]:
-    """Return where the engines of two clusters could not exchange KV; placed in the destination."""
+    """Return where the engines of two clusters could not exchange KV, said of the destination."""
     issues: list[Issue] = []
     one, other = source.engine, destination.engine
 
     def report(field: str, value: object, message: str, allowed: tuple[str, ...] = ()) -> None:
-        issues.append(destination.placed(Issue(f"engine.{field}", value, message, allowed)))
+        issues.append(Issue(f"clusters.{destination.index}.engine.{field}", value, message, allowed))
 
+    if one.name != "vllm" or other.name != "vllm":
+        return []  # which is refused anyway
     of = f"cluster '{source.name}'"
     if one.version != other.version:
         message = f"was {other.version}, but {of} has {one.version}: NIXL connects engines of one release alone"
@@ -243,7 +245,7 @@ def pair_issues(source: ClusterView, destination: ClusterView) -> list[Issue]:
         shown = None if other.speculative is None else other.speculative.method
         message = f"was {show_value(shown)}, but {of} drafts with {ahead.method}: drafts are of decode clusters, or equal"
         report("speculative", shown, message)
-    first, second = source.facts, destination.facts
+    first, second = source.found, destination.found
     if first is None or second is None:
         return issues
     if first.model.dtype != second.model.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +133,7 @@ def examine_clusters(
         for index, item in enumerate(raw)
     ]
     disaggregation = sections.get("disaggregation")
+    issues += _overridden(sections.get("engine"), entries)
     issues += rules.program_issues(entries, disaggregation)
     examined = [
         _examine_entry(index, entry, data, sections, broken | _as_cluster(wrong, index), make)
@@ -143,6 +144,7 @@ def examine_clusters(
     lacking = next((part.lacking for part in examined if part.lacking is not None), None) if own_issues else None
     issues += _merged_issues(examined)
     views = tuple(part.view for part in examined)
+    issues += _step_time_issues(views)
     if all(view.role in ("prefill", "decode") for view in views):
         transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
         found = [] if transfer_broken else _hand_over_issues(views, disaggregation, sections.get("network"), broken)
@@ -153,6 +155,43 @@ def examine_clusters(
         issues.append(Issue("network", None, message))
     clusters = tuple(entry for entry in entries if entry is not None) if not issues else None
     return ExaminedClusters(clusters, () if issues or broken else views, issues, lacking)
+
+
+def _step_time_issues(views: Sequence[ClusterView]) -> list[Issue]:
+    """Return step times of another kind than the first cluster's: a result says how its times were made."""
+    kinds = [
+        "operators" if view.engine.step_time.knows_operators else view.engine.step_time.chosen for view in views
+    ]
+    return [
+        Issue(
+            f"clusters.{view.index}.engine.step_time",
+            view.engine.step_time.chosen,
+            f"was '{view.engine.step_time.chosen}', but cluster '{views[0].name}' has"
+            f" '{views[0].engine.step_time.chosen}': formulas, tables and operators do not go together",
+        )
+        for view, kind in zip(views, kinds, strict=True)
+        if kind != kinds[0]
+    ]
+
+
+def _overridden(top: Engine | None, entries: Sequence[RoleCluster | None]) -> list[Issue]:
+    """Return fields of the common engine that every cluster sets for itself."""
+    if top is None:
+        return []
+    message = "has no effect: every cluster sets it for itself; remove it here"
+    return [
+        Issue(f"engine.{path}", value, f"was {show_value(value)}, {message}")
+        for path, value in _leaves(top.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
+        if all(entry is not None and is_given(entry.engine, Engine, path) for entry in entries)
+    ]
+
+
+def _leaves(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in plain.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 @dataclass(frozen=True, slots=True)
