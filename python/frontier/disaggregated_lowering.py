@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from frontier.predictors.attach import Attached
 
 NO_CONTENTION = (
-    "disaggregation.kv_transfer.bandwidth: every transfer has a link of its own, so transfers do not slow each"
-    " other down; leave it out for the links of the network"
+    "disaggregation.kv_transfer.bandwidth: every transfer has a link of its own, so that none slows another"
+    " down; leave it out for the links of the network"
 )
 
 
@@ -141,7 +141,7 @@ class PredictorPool:
     def numbered(
         self, attached: Attached, draft: dict[str, Any] | None
     ) -> tuple[Attached, dict[str, Any] | None]:
-        """Take in the predictors of a cluster; return its operators and its drafts with their numbers here."""
+        """Take in a cluster's predictors; return its operators and its drafts with their numbers here."""
         known = {id(predictor): index for index, predictor in enumerate(self.predictors)}
         numbers = []
         for predictor, identity in zip(attached.predictors, attached.identities, strict=True):

@@ -204,7 +204,8 @@ def explain(
             take.
 
     Raises:
-        ConfigError: the scenario is not valid, no cluster has that name, or a step does not fit the limits of its engine.
+        ConfigError: the scenario is not valid, no cluster has that name, or a step does not fit the limits
+            of its engine.
         WorkloadError: its trace cannot be read.
     """
     from frontier.simulation import as_scenario  # noqa: PLC0415 - imports this package's facade

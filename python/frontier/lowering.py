@@ -168,8 +168,9 @@ def lower(scenario: Scenario) -> Lowered:
     columns = None
     if scenario.workload.trace is not None:
         columns = trace_columns(scenario.workload.trace, seed=scenario.seed, replication=scenario.replication)
-        for view, warnings in zip(views, told, strict=True):
-            warnings += _trace_warnings(view, columns)
+        told = [
+            [*warnings, *_trace_warnings(view, columns)] for view, warnings in zip(views, told, strict=True)
+        ]
     plan = {
         "schema_version": SCHEMA_VERSION,
         "seed": scenario.seed,
@@ -183,7 +184,7 @@ def lower(scenario: Scenario) -> Lowered:
         },
         "limits": {"max_steps": None, "refuse_oversized": True, "livelock_steps": LIVELOCK_STEPS},
     }
-    common = []
+    common: list[str] = []
     if program := program_plan(scenario, views):
         for each, placement in zip(clusters, program.placements, strict=True):
             each.plan["placement"] = placement

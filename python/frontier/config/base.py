@@ -46,7 +46,7 @@ class Section(BaseModel):
     """Name of the field that a bare value stands for, if the section has a short form."""
 
     @classmethod
-    def partial_of(cls, field: str) -> type[Section] | None:  # noqa: ARG003
+    def partial_of(cls, field: str) -> type[Section] | None:
         """Return the section of which a field holds some fields as a mapping, None where it holds no such."""
         return None
 

@@ -6,14 +6,13 @@ import copy
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from frontier import units
 from frontier.config.base import Choice, Section, section_of
 from frontier.config.engine import Engine
 from frontier.config.fields import Text, parse_plain_mapping, parse_whole
+from frontier.config.schema import part_of
 from frontier.config.sections import MAX_REPLICAS, Cluster, Hardware, Router
 from frontier.errors import show_value
 
@@ -24,23 +23,8 @@ MAX_CLUSTERS: Final = 64
 MAX_WEIGHT: Final = 1e9
 
 
-class _Partial:
-    """JSON Schema of a mapping that holds some fields of a section, none of them required."""
-
-    def __init__(self, section: type[Section]) -> None:
-        self._section = section
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        self._section.model_rebuild()
-        schema = handler(self._section.__pydantic_core_schema__)
-        inner = handler.resolve_ref_schema(schema)
-        alternatives = inner.get("anyOf", [inner])
-        if not any(part.get("required") for part in alternatives):
-            return schema
-        partial = copy.deepcopy(inner)
-        for part in partial.get("anyOf", [partial]):
-            part.pop("required", None)
-        return partial
+PARTIAL: Final[dict[str, type[Section]]] = {"hardware": Hardware, "engine": Engine}
+"""Sections of which a cluster may have some fields of its own."""
 
 
 def _parse_part(section: type[Section]) -> Any:
@@ -75,12 +59,16 @@ class RoleCluster(Section):
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS), BeforeValidator(parse_whole)] = 1
     """Number of engine instances."""
     hardware: (
-        Annotated[dict[str, Any], BeforeValidator(_parse_part(Hardware)), _Partial(Hardware)] | None
+        Annotated[dict[str, Any], BeforeValidator(_parse_part(Hardware)), WithJsonSchema(part_of(Hardware))]
+        | None
     ) = None
     """Fields of `hardware` in place of those at the top; one with a `gpu` of its own inherits none of them,
     since a price and a node are those of a GPU."""
-    engine: Annotated[dict[str, Any], BeforeValidator(_parse_part(Engine)), _Partial(Engine)] | None = None
-    """Fields of `engine` in place of those at the top, however deep; null stands for the engine's own rule."""
+    engine: (
+        Annotated[dict[str, Any], BeforeValidator(_parse_part(Engine)), WithJsonSchema(part_of(Engine))]
+        | None
+    ) = None
+    """Fields of `engine` in place of those at the top, however deep; null is the engine's own rule."""
     router: Router = Router()
     """How its requests are spread over its replicas."""
     weight: Annotated[float, BeforeValidator(parse_weight)] | None = None
@@ -88,7 +76,7 @@ class RoleCluster(Section):
 
     @classmethod
     def partial_of(cls, field: str) -> type[Section] | None:
-        return {"hardware": Hardware, "engine": Engine}.get(field)
+        return PARTIAL.get(field)
 
     @property
     def label(self) -> str:
@@ -128,7 +116,8 @@ def is_given(own: Mapping[str, Any] | None, section: type[Section], path: str) -
     owner: type[BaseModel] | None = section
     for part in path.split("."):
         if isinstance(current, list | tuple):
-            current, owner = (current[int(part)] if part.isdecimal() and int(part) < len(current) else None), None
+            entry = int(part) if part.isdecimal() else len(current)
+            current, owner = current[entry] if entry < len(current) else None, None
             continue
         if not isinstance(current, Mapping):
             return True  # the path leads below a value that the cluster gives
@@ -152,11 +141,11 @@ def _over(base: Mapping[str, Any], own: Mapping[str, Any], owner: type[BaseModel
             continue
         below = result.get(name)
         if part is not None:
-            value, below = part.expand(value), part.expand(below)
-        if part is not None and isinstance(value, Mapping) and isinstance(below, Mapping):
-            if issubclass(part, Choice):
-                below = {key: item for key, item in below.items() if key in value}
-            result[name] = _over(below, value, part)
-        else:
-            result[name] = copy.deepcopy(value)
+            own_part, below = part.expand(value), part.expand(below)
+            if isinstance(own_part, Mapping) and isinstance(below, Mapping):
+                if issubclass(part, Choice):
+                    below = {key: item for key, item in below.items() if key in own_part}
+                result[name] = _over(below, own_part, part)
+                continue
+        result[name] = copy.deepcopy(value)
     return result

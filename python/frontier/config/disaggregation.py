@@ -99,8 +99,12 @@ class _Refusal:
 
 
 _REFUSALS: Final = (
-    _Refusal("name", lambda e: e.name != "vllm", "KV is handed over between vLLM engines alone", allowed=("vllm",)),
-    _Refusal("scheduler", lambda e: e.scheduler is not None, "only vLLM's own scheduler hands KV over; remove it"),
+    _Refusal(
+        "name", lambda e: e.name != "vllm", "KV is handed over between vLLM engines alone", allowed=("vllm",)
+    ),
+    _Refusal(
+        "scheduler", lambda e: e.scheduler is not None, "only vLLM's own scheduler hands KV over; remove it"
+    ),
     _Refusal(
         "kv_tiers",
         lambda e: e.kv_tiers is not None,
@@ -142,7 +146,9 @@ def program_of(clusters: Sequence[RoleCluster]) -> tuple[str, ...] | None:
     return next((program for program in PROGRAMS if set(program) == roles), None)
 
 
-def program_issues(clusters: Sequence[RoleCluster | None], disaggregation: Disaggregation | None) -> list[Issue]:
+def program_issues(
+    clusters: Sequence[RoleCluster | None], disaggregation: Disaggregation | None
+) -> list[Issue]:
     """Return what is wrong with the roles, names and weights of clusters; None stands for a broken one."""
     issues: list[Issue] = []
     labels: dict[str, int] = {}
@@ -165,7 +171,9 @@ def program_issues(clusters: Sequence[RoleCluster | None], disaggregation: Disag
     program = program_of(known)
     if program is None:
         found = ", ".join(dict.fromkeys(roles))
-        message = f"have the roles {found}, must have colocated alone, or prefill and decode (any number of each)"
+        message = (
+            f"have the roles {found}, must have colocated alone, or prefill and decode (any number of each)"
+        )
         return [*issues, Issue("clusters", roles, message)]
     for index, cluster in enumerate(known):
         if cluster.weight is not None and roles.count(cluster.role) == 1:
@@ -198,7 +206,9 @@ def transfer_issues(transfer: KvTransfer, network: Network | None) -> list[Issue
     issues = []
     path = "disaggregation.kv_transfer"
     if transfer.granularity != "request" and transfer.mode != "push":
-        message = f"was '{transfer.granularity}', needs mode push: with {transfer.mode} a whole prompt is sent"
+        message = (
+            f"was '{transfer.granularity}', needs mode push: with {transfer.mode} a whole prompt is sent"
+        )
         issues.append(Issue(f"{path}.granularity", transfer.granularity, message, ("request",)))
     if transfer.bandwidth is not None and network is not None:
         message = "has no effect beside disaggregation.kv_transfer.bandwidth; remove one of the two"
@@ -206,9 +216,7 @@ def transfer_issues(transfer: KvTransfer, network: Network | None) -> list[Issue
     return issues
 
 
-def engine_issues(
-    transfer: KvTransfer, role: str, engine: Engine, known: Callable[..., bool]
-) -> list[Issue]:
+def engine_issues(transfer: KvTransfer, role: str, engine: Engine, known: Callable[..., bool]) -> list[Issue]:
     """Return the settings of one cluster's engine that do not go with the handing over of KV."""
     issues = []
     for refusal in _REFUSALS:
@@ -233,7 +241,9 @@ def pair_issues(source: ClusterView, destination: ClusterView) -> list[Issue]:
         return []  # which is refused anyway
     of = f"cluster '{source.name}'"
     if one.version != other.version:
-        message = f"was {other.version}, but {of} has {one.version}: NIXL connects engines of one release alone"
+        message = (
+            f"was {other.version}, but {of} has {one.version}: NIXL connects engines of one release alone"
+        )
         report("version", other.version, message)
     sizes = sorted((one.tensor_parallel_size, other.tensor_parallel_size))
     if sizes[1] % sizes[0]:
@@ -243,7 +253,10 @@ def pair_issues(source: ClusterView, destination: ClusterView) -> list[Issue]:
     ahead = one.speculative
     if ahead is not None and _drafts(ahead) != _drafts(other.speculative):
         shown = None if other.speculative is None else other.speculative.method
-        message = f"was {show_value(shown)}, but {of} drafts with {ahead.method}: drafts are of decode clusters, or equal"
+        message = (
+            f"was {show_value(shown)}, but {of} drafts with {ahead.method}: decode clusters draft alone, or"
+            " both sides alike"
+        )
         report("speculative", shown, message)
     first, second = source.found, destination.found
     if first is None or second is None:
@@ -273,7 +286,10 @@ def facts_issues(view: ClusterView, facts: Resolved) -> list[Issue]:
         " layers is not modelled"
     )
     if None not in windows:
-        message = f"was {show_value(view.model)}, whose layers have sliding windows: handing them over is not modelled"
+        message = (
+            f"was {show_value(view.model)}, whose layers have sliding windows, and handing those over is not"
+            " modelled"
+        )
         return [Issue("model", view.model, message)]
     return [view.placed(Issue("engine.disable_hybrid_kv_cache_manager", None, message, ("true",)))]
 

@@ -55,9 +55,7 @@ def path_texts(plain: Mapping[str, Any]) -> dict[str, Any]:
     result = _with_path_texts(plain)
     clusters = result.get("clusters")
     if isinstance(clusters, list | tuple):
-        result["clusters"] = [
-            _with_path_texts(each) if isinstance(each, dict) else each for each in clusters
-        ]
+        result["clusters"] = [_with_path_texts(each) if isinstance(each, dict) else each for each in clusters]
     return result
 
 

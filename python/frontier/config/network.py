@@ -108,13 +108,15 @@ def network_facts(network: Network, clusters: Sequence[tuple[ClusterView, Resolv
         gpus = facts.gpus_per_replica // view.engine.data_parallel_size
         if (node % gpus if gpus <= node else gpus % node) != 0:
             message = (
-                f"was {show_value(view.engine.tensor_parallel_size)}: an engine of {gpus} GPUs neither divides"
-                f" the {node} GPUs of a node nor fills nodes; with kv_transfer.bandwidth no node is looked at"
+                f"was {view.engine.tensor_parallel_size}: an engine of {gpus} GPUs neither divides the {node}"
+                " GPUs of a node nor fills nodes; with kv_transfer.bandwidth no node is looked at"
             )
             issues.append(view.placed(Issue("engine.tensor_parallel_size", gpus, message)))
         if facts.layout.placement != "tp_pp_dp":
             message = f"was {facts.layout.placement}, by which no network is laid out"
-            issues.append(view.placed(Issue("hardware.placement", facts.layout.placement, message, ("tp_pp_dp",))))
+            issues.append(
+                view.placed(Issue("hardware.placement", facts.layout.placement, message, ("tp_pp_dp",)))
+            )
         group = next((g for g in groups if (g.gpu, g.gpus_per_node) == (facts.gpu, node)), None)
         if group is None:
             group = _Group(facts.gpu, node)
@@ -135,7 +137,9 @@ def network_facts(network: Network, clusters: Sequence[tuple[ClusterView, Resolv
         "intra_latency_ns": _latency(
             network.intra_latency,
             [
-                g.gpu.pcie_latency_ns if g.gpu.nvlink_bandwidth_bytes_per_s is None else g.gpu.nvlink_latency_ns
+                g.gpu.pcie_latency_ns
+                if g.gpu.nvlink_bandwidth_bytes_per_s is None
+                else g.gpu.nvlink_latency_ns
                 for g in groups
             ],
         ),
@@ -196,8 +200,7 @@ def _group_plan(network: Network, group: _Group, several: bool, issues: list[Iss
         issues.append(Issue("network.gpus_per_pcie_switch", count, message))
     if nic is None and several:
         message = (
-            f"was not given, and {gpu.name} has no network; give it, or"
-            " disaggregation.kv_transfer.bandwidth"
+            f"was not given, and {gpu.name} has no network; give it, or disaggregation.kv_transfer.bandwidth"
         )
         issues.append(Issue("network.nic_bandwidth", None, message))
     leaf = None

@@ -84,6 +84,9 @@ def _set(
                     return unknown_field(owner, here, value, root)
                 if issubclass(owner, Choice):
                     _drop_others(container, owner, here, named)
+        if part == "clusters" and not last and not container.get(part):
+            message = "leads into clusters, of which this scenario has none"
+            return Issue(dotted(parts), value, message, nearest="cluster")
         if last:
             container[key] = value
             return None

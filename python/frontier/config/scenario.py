@@ -118,7 +118,9 @@ class Scenario(BaseModel):
         self, data: Mapping[str, Any], sections: dict[str, Any], *, broken: set[str], issues: list[Issue]
     ) -> None:
         if "cluster" in data:
-            message = "was given beside clusters, whose entries have replicas and routers; remove one of the two"
+            message = (
+                "was given beside clusters, whose entries have replicas and routers; remove one of the two"
+            )
             issues.append(Issue("cluster", show_value(data["cluster"]), message))
         examined = examine_clusters(
             data["clusters"], data, sections, frozenset(broken), lambda *facts: type(self)._view(*facts)
@@ -325,9 +327,7 @@ def made(make: Callable[[], Scenario], wrong: list[Issue], source: str | None = 
     return scenario
 
 
-def _refusal(
-    issues: list[Issue], found: list[Issue], lacking: MemoryPlan | SglangPlan | None
-) -> ConfigError:
+def _refusal(issues: list[Issue], found: list[Issue], lacking: MemoryPlan | SglangPlan | None) -> ConfigError:
     """Return the error of a scenario with these issues of its sections, and what their examination found."""
     if lacking is not None and not issues:
         return DoesNotFitError(found, memory=lacking)

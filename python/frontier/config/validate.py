@@ -31,7 +31,9 @@ def validate_section(
         return owner.model_validate(raw)
     except ValidationError as error:
         found = issues_of(error, owner, raw, at)
-        names = {str(details["loc"][0]) if details["loc"] else "" for details in error.errors(include_url=False)}
+        names = {
+            str(details["loc"][0]) if details["loc"] else "" for details in error.errors(include_url=False)
+        }
     issues += found
     broken |= {issue.path for issue in found} | {f"{path}.{field}" for field in names}
     # A misspelt field leaves its namesake unknown as well.

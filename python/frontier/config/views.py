@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from frontier.config import disaggregation as rules
-from frontier.config.clusters import MAX_CLUSTERS, RoleCluster, is_given, over_engine, over_hardware
+from frontier.config.clusters import MAX_CLUSTERS, PARTIAL, RoleCluster, is_given, over_engine, over_hardware
 from frontier.config.disaggregation import Disaggregation, KvTransfer
 from frontier.config.engine import Engine
 from frontier.config.network import Network, network_facts
 from frontier.config.resolve import Examined, Parts, Resolved, examine
-from frontier.config.sections import Cluster, Hardware
 from frontier.config.validate import validate_section
 from frontier.errors import Issue, show_value
 
@@ -75,7 +74,7 @@ class ClusterView:
             return replace(issue, path=f"clusters.{self.index}.{rest}" if rest else f"clusters.{self.index}")
         if head not in ("engine", "hardware"):
             return issue
-        if rest and not is_given(getattr(self.own, head), {"engine": Engine, "hardware": Hardware}[head], rest):
+        if rest and not is_given(getattr(self.own, head), PARTIAL[head], rest):
             return issue
         return replace(issue, path=f"clusters.{self.index}.{path}")
 
@@ -136,18 +135,24 @@ def examine_clusters(
     issues += _overridden(sections.get("engine"), entries)
     issues += rules.program_issues(entries, disaggregation)
     examined = [
-        _examine_entry(index, entry, data, sections, broken | _as_cluster(wrong, index), make)
+        _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
         for index, entry in enumerate(entries)
         if entry is not None
     ]
     own_issues = not issues and not broken and all(part.is_lacking or not part.issues for part in examined)
-    lacking = next((part.lacking for part in examined if part.lacking is not None), None) if own_issues else None
+    lacking = (
+        next((part.lacking for part in examined if part.lacking is not None), None) if own_issues else None
+    )
     issues += _merged_issues(examined)
     views = tuple(part.view for part in examined)
     issues += _step_time_issues(views)
     if all(view.role in ("prefill", "decode") for view in views):
         transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
-        found = [] if transfer_broken else _hand_over_issues(views, disaggregation, sections.get("network"), broken)
+        found = (
+            []
+            if transfer_broken
+            else _hand_over_issues(views, disaggregation, sections.get("network"), broken)
+        )
         lacking = None if found else lacking
         issues += found
     elif sections.get("network") is not None and views:
@@ -160,7 +165,8 @@ def examine_clusters(
 def _step_time_issues(views: Sequence[ClusterView]) -> list[Issue]:
     """Return step times of another kind than the first cluster's: a result says how its times were made."""
     kinds = [
-        "operators" if view.engine.step_time.knows_operators else view.engine.step_time.chosen for view in views
+        "operators" if view.engine.step_time.knows_operators else view.engine.step_time.chosen
+        for view in views
     ]
     return [
         Issue(
@@ -217,6 +223,7 @@ def _examine_entry(
     entry: RoleCluster,
     data: Mapping[str, Any],
     sections: Mapping[str, Any],
+    *,
     broken: frozenset[str],
     make: Callable[[dict[str, Any], Resolved], Scenario],
 ) -> _Entry:
@@ -224,14 +231,14 @@ def _examine_entry(
     own = {name: value for name, value in sections.items() if name not in ("engine", "hardware")}
     bad = {path for path in broken if path.partition(".")[0] in (*_SHARED, "cluster")}
     parts = {
-        "engine": (Engine, over_engine(data.get("engine"), entry.engine)),
-        "hardware": (Hardware, over_hardware(data.get("hardware"), entry.hardware)),
+        "engine": over_engine(data.get("engine"), entry.engine),
+        "hardware": over_hardware(data.get("hardware"), entry.hardware),
     }
-    for name, (owner, raw) in parts.items():
+    for name, raw in parts.items():
         if raw is None:
             bad.add(name)  # hardware that is nowhere given, which is said of the top
             continue
-        section = validate_section((name,), owner, raw, broken=bad, issues=issues)
+        section = validate_section((name,), PARTIAL[name], raw, broken=bad, issues=issues)
         if section is not None:
             own[name] = section
     own["cluster"] = entry.plain_cluster
