@@ -233,7 +233,7 @@ def test_schedulers_count_the_tokens_that_context_parallel_ranks_hold_together()
     def block_size(**engine: Any) -> int:
         chosen = {"scheduler": "sarathi", "tensor_parallel_size": 4, **engine}
         values = {**BASE, "model": "qwen3-30b-a3b", "engine": {**BASE["engine"], **chosen}}
-        size = lower(frontier.Scenario.model_validate(values)).plan["scheduler"]["block_size"]
+        size = lower(frontier.Scenario.model_validate(values)).plan["clusters"][0]["scheduler"]["block_size"]
         assert isinstance(size, int)
         return size
 

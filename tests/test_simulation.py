@@ -171,7 +171,7 @@ def test_the_readme_runs():
 def test_build_info_names_the_version():
     info = frontier.build_info()
     assert info["version"] == frontier.__version__
-    assert info["plan_schema_version"] == 1
+    assert info["plan_schema_version"] == 2
 
 
 @pytest.mark.parametrize(

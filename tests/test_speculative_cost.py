@@ -35,7 +35,7 @@ def scenario(speculative: dict[str, Any] | None, *, concurrency: int = 1, **engi
 
 
 def step_of(lowered: Lowered, drafted: bool, batch: int = 8, context: int = 1000) -> dict[str, Any]:
-    step_time = lowered.plan["step_time"]
+    step_time = lowered.plan["clusters"][0]["step_time"]
     if not drafted:
         step_time = {**step_time, "draft": None}
     return _frontier.step_breakdown(
@@ -60,7 +60,7 @@ def test_a_step_is_longer_by_the_passes_of_its_draft(step_time: str) -> None:
 
 def test_the_target_verifies_in_full_graphs_of_one_token_and_its_drafts() -> None:
     plan = lower(scenario(EAGLE)).plan
-    graphs = plan["step_time"]["launches"]["graphs"]
+    graphs = plan["clusters"][0]["step_time"]["launches"]["graphs"]
     assert graphs["decode_query_tokens"] == 1 + K
     assert graphs["full_decode"]
     assert all(size % (1 + K) == 0 for size in graphs["full_decode"])
@@ -120,7 +120,7 @@ def test_what_the_host_searches_delays_the_step() -> None:
     assert given["draft_ns"] == 2_000_000
     suffix = {**NGRAM, "method": "suffix", "cpu_per_step": "1ms"}
     assert step_of(lower(scenario(suffix)), True)["draft_ns"] == 1_000_000
-    assert lower(scenario({**suffix, "cpu_per_step": 0})).plan["step_time"]["draft"] is None
+    assert lower(scenario({**suffix, "cpu_per_step": 0})).plan["clusters"][0]["step_time"]["draft"] is None
 
 
 def test_a_linear_clock_says_that_drafting_takes_no_time() -> None:
@@ -166,10 +166,10 @@ def test_a_host_that_launches_slowly_delays_its_drafts_too() -> None:
     with_drafts, without = step_of(plan, True), step_of(plan, False)
     # One layer: a piece before its attention and one after, attention and KV write; LM head and argmax.
     pieces, between, tail = {}, 2, 2
-    launches = plan.plan["step_time"]["launches"]["draft"]
+    launches = plan.plan["clusters"][0]["step_time"]["launches"]["draft"]
     for name in ("first_pass", "decode_pass"):
         counted = launches[name]
-        operators = plan.plan["step_time"]["draft"][name]
+        operators = plan.plan["clusters"][0]["step_time"]["draft"][name]
         pieces[name] = sum(each["count"] for each in operators) - between - tail
         assert counted == {
             "pieces_kernels": pieces[name],
@@ -184,5 +184,5 @@ def test_a_host_that_launches_slowly_delays_its_drafts_too() -> None:
     assert with_drafts["launch_ns"] - without["launch_ns"] == pytest.approx(drafting_ns, abs=1)
     assert with_drafts["total_ns"] - without["total_ns"] == pytest.approx(drafting_ns, abs=2)
     assert with_drafts["draft_ns"] == pytest.approx(drafting_ns, abs=1)
-    nothing = lower(scenario(NGRAM)).plan["step_time"]["launches"]["draft"]["first_pass"]
+    nothing = lower(scenario(NGRAM)).plan["clusters"][0]["step_time"]["launches"]["draft"]["first_pass"]
     assert not any(nothing.values())

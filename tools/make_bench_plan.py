@@ -53,8 +53,8 @@ def main() -> None:
     )
     plan["step_times"] = {
         "linear_clock": {"kind": "linear", **linear, "per_seq_ns": 10_000, "per_kv_token_ns": 20},
-        "roofline": roofline.plan["step_time"],
-        "learned": plan.pop("step_time"),
+        "roofline": roofline.plan["clusters"][0]["step_time"],
+        "learned": plan["clusters"][0].pop("step_time"),
     }
     path = shipped_pack("h100")
     assert path is not None

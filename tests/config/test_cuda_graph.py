@@ -254,4 +254,4 @@ def test_asynchronous_scheduling_follows_the_version(
 def test_some_drafts_never_run_asynchronously() -> None:
     assert [allows_async(16, name) for name in (None, "draft_model", "suffix")] == [True, True, False]
     assert not allows_async(15, "draft_model")
-    assert lower(scenario()).plan["scheduler"]["async_scheduling"] is True
+    assert lower(scenario()).plan["clusters"][0]["scheduler"]["async_scheduling"] is True

@@ -18,7 +18,7 @@ MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_alg
 
 
 def operators(scenario: Scenario) -> dict[str, dict[str, Any]]:
-    (stage,) = lower(scenario).plan["step_time"]["stages"]
+    (stage,) = lower(scenario).plan["clusters"][0]["step_time"]["stages"]
     return {operator["name"]: operator for operator in stage}
 
 
@@ -50,7 +50,7 @@ def test_what_no_pack_has_is_priced_by_its_bound_and_said_to_be_unmeasured(base:
         pytest.skip("frontier comes without packs")
     awq = base.with_({"model": AWQ})
     lowered = lower(awq)
-    (stage,) = lowered.plan["step_time"]["stages"]
+    (stage,) = lowered.plan["clusters"][0]["step_time"]["stages"]
     products = [operator for operator in stage if operator["op"] == "gemm"]
     assert {op["name"] for op in products if op["predictor"] is None} >= {"qkv_proj", "o_proj", "down_proj"}
     assert lowered.attached is not None
@@ -65,7 +65,7 @@ def test_quantisation_is_not_priced_beside_products_that_were_measured_with_it(b
         pytest.skip("frontier comes without packs")
     quantised = base.with_({"engine.quantization": "fp8_per_block", "engine.kv_cache_dtype": "fp8"})
     lowered = lower(quantised)
-    names = {op["name"] for stage in lowered.plan["step_time"]["stages"] for op in stage}
+    names = {op["name"] for stage in lowered.plan["clusters"][0]["step_time"]["stages"] for op in stage}
     assert "quant_fp8" not in names
     assert "query_quant" in names
     assert lowered.attached is not None

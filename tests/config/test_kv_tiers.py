@@ -20,7 +20,7 @@ Problems = Callable[..., dict[str, Issue]]
 def lowered(base: Scenario, **changes: Any) -> dict[str, Any]:
     """Return the plan's `kv_tiers` of the base with these settings of the engine."""
     plan = lower(base.with_({f"engine.{name}": value for name, value in changes.items()})).plan
-    tiers: dict[str, Any] = plan["kv_tiers"]
+    tiers: dict[str, Any] = plan["clusters"][0]["kv_tiers"]
     return tiers
 
 
@@ -29,7 +29,7 @@ def tiers(*given: dict[str, Any], **moves: Any) -> dict[str, Any]:
 
 
 def test_without_tiers_the_plan_has_none(base: Scenario) -> None:
-    assert lower(base).plan["kv_tiers"] is None
+    assert lower(base).plan["clusters"][0]["kv_tiers"] is None
 
 
 def test_an_offloading_size_is_a_host_tier_as_vllm_uses_it(base: Scenario) -> None:

@@ -38,22 +38,29 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
         "schema_version",
         "seed",
         "replication",
-        "cluster",
+        "clusters",
+        "workload",
+        "output",
+        "limits",
+    }
+    (cluster,) = plan["clusters"]
+    assert set(cluster) == {
+        "name",
+        "replicas",
+        "router",
         "data_parallel",
         "scheduler",
         "kv_tiers",
         "step_time",
         "frontend",
-        "workload",
-        "output",
-        "limits",
     }
     assert plan["schema_version"] == SCHEMA_VERSION == _frontier.PLAN_SCHEMA_VERSION
-    assert plan["cluster"] == {"replicas": 3, "router": {"policy": "round_robin"}}
-    assert plan["scheduler"]["max_num_batched_tokens"] == 8192
-    assert plan["scheduler"]["max_num_seqs"] == 1024
-    assert plan["scheduler"]["max_model_len"] == 131072
-    step_time = plan["step_time"]
+    assert (cluster["name"], cluster["replicas"]) == ("serve", 3)
+    assert cluster["router"] == {"policy": "round_robin"}
+    assert cluster["scheduler"]["max_num_batched_tokens"] == 8192
+    assert cluster["scheduler"]["max_num_seqs"] == 1024
+    assert cluster["scheduler"]["max_model_len"] == 131072
+    step_time = cluster["step_time"]
     assert set(step_time) == plan_fields("OperatorsSpec") | {"kind"}
     assert step_time["kind"] == "operators"
     assert step_time["layout"] == {
@@ -86,7 +93,7 @@ def test_the_plan_has_the_shape_of_the_schema(base: Scenario) -> None:
 
 
 def test_one_gpu_crosses_no_link(base: Scenario) -> None:
-    step_time = lower(base).plan["step_time"]
+    step_time = lower(base).plan["clusters"][0]["step_time"]
     assert step_time["links"] == {"node": None, "network": None}
     assert step_time["layout"]["tensor_parallel_size"] == 1
 
@@ -182,10 +189,9 @@ def test_lengths(base: Scenario, written: Any, planned: dict[str, Any]) -> None:
 def test_every_router_is_known_to_the_simulator(base: Scenario, policy: str) -> None:
     changes = {"cluster.router.policy": policy, "cluster.replicas": 2, "workload.synthetic.sessions": 2}
     lowered = lower(tiny(base.with_(changes)))
-    assert lowered.plan["cluster"]["router"]["policy"] == policy
-    assert lowered.plan["cluster"]["router"].get("max_imbalance") == (
-        32 if policy == "prefix_aware" else None
-    )
+    router = lowered.plan["clusters"][0]["router"]
+    assert router["policy"] == policy
+    assert router.get("max_imbalance") == (32 if policy == "prefix_aware" else None)
     _frontier.simulate(lowered.plan_json, None, lowered.predictors)
 
 
@@ -198,7 +204,7 @@ def test_a_linear_step_time(base: Scenario) -> None:
         "per_kv_token": "5ns",
     }
     lowered = lower(tiny(base.with_({"engine.step_time": {"linear": constants}})))
-    assert lowered.plan["step_time"] == {
+    assert lowered.plan["clusters"][0]["step_time"] == {
         "kind": "linear",
         "per_step_ns": 10_000_000,
         "per_prefill_token_ns": 20_000,
@@ -206,7 +212,10 @@ def test_a_linear_step_time(base: Scenario) -> None:
         "per_seq_ns": 400,
         "per_kv_token_ns": 5,
     }
-    assert lowered.plan["scheduler"]["num_blocks"] == lower(base).plan["scheduler"]["num_blocks"]
+    assert (
+        lowered.plan["clusters"][0]["scheduler"]["num_blocks"]
+        == lower(base).plan["clusters"][0]["scheduler"]["num_blocks"]
+    )
     _frontier.simulate(lowered.plan_json, None, lowered.predictors)
 
 

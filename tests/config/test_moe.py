@@ -119,7 +119,7 @@ def test_windows_say_how_long_they_last(base: Scenario, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 windows"):
         lower(scenario)
     moved = scenario.with_({"engine.moe.drift.step_interval": 50})
-    assert lower(moved).plan["step_time"]["moe"]["drift"] == {"step_interval": 50, "shift": 0}
+    assert lower(moved).plan["clusters"][0]["step_time"]["moe"]["drift"] == {"step_interval": 50, "shift": 0}
     with pytest.raises(ConfigError, match="windows of the counts say"):
         lower(moved.with_({"engine.moe.drift.shift": 2}))
 

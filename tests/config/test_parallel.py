@@ -30,7 +30,7 @@ def lock_step_of(base: Scenario, version: str, model: str) -> Any:
 
 
 def test_a_replica_without_data_parallelism_has_no_ranks(base: Scenario) -> None:
-    assert lower(base).plan["data_parallel"] is None
+    assert lower(base).plan["clusters"][0]["data_parallel"] is None
 
 
 RULES: dict[str, tuple[int, str, bool, int, bool, bool]] = {
@@ -68,7 +68,7 @@ def test_ranks_without_experts_are_independent_from_0_14_on(base: Scenario) -> N
     assert lock_step_of(base, "0.13", "llama-3.1-8b")["lock_step"] is not None
     assert lock_step_of(base, "0.14", "llama-3.1-8b")["lock_step"] is None
     lowered = lower(base.with_({"engine.data_parallel_size": 4, "engine.tensor_parallel_size": 2}))
-    assert lowered.plan["step_time"]["layout"]["data_parallel_size"] == 1
+    assert lowered.plan["clusters"][0]["step_time"]["layout"]["data_parallel_size"] == 1
     assert lowered.resolved.gpus_per_replica == 8
     alone = lower(base.with_({"engine.tensor_parallel_size": 2}))
     assert lowered.resolved.num_blocks == alone.resolved.num_blocks
@@ -87,23 +87,31 @@ def test_ranks_without_experts_are_independent_from_0_14_on(base: Scenario) -> N
 def test_load_balancers_see_all_ranks_those_of_a_node_or_one(
     base: Scenario, changes: dict[str, Any], ranks: int, servers: int
 ) -> None:
-    plan = lower(base.with_({**MOE, "engine.data_parallel_size": 8, **changes})).plan["data_parallel"]
+    plan = lower(base.with_({**MOE, "engine.data_parallel_size": 8, **changes})).plan["clusters"][0][
+        "data_parallel"
+    ]
     assert (plan["ranks_per_balancer"], plan["balancer"]["api_servers"]) == (ranks, servers)
 
 
 def test_tensor_parallelism_of_two_nodes_crosses_the_network(base: Scenario) -> None:
     wide = {"model": "llama-3.1-70b", "engine.tensor_parallel_size": 16}
     lowered = lower(base.with_(wide))
-    links = lowered.plan["step_time"]["links"]
+    links = lowered.plan["clusters"][0]["step_time"]["links"]
     assert links["network"]["bandwidth_bytes_per_s"] == 50e9
-    sums = [op for op in lowered.plan["step_time"]["stages"][0] if op["name"].startswith("all_reduce")]
+    sums = [
+        op
+        for op in lowered.plan["clusters"][0]["step_time"]["stages"][0]
+        if op["name"].startswith("all_reduce")
+    ]
     assert sums
     assert all((op["ranks"], op["nodes"]) == (16, 2) for op in sums)
     # Half the ranks on one node do without.
-    eight = lower(base.with_({**wide, "engine.tensor_parallel_size": 8})).plan["step_time"]
+    eight = lower(base.with_({**wide, "engine.tensor_parallel_size": 8})).plan["clusters"][0]["step_time"]
     assert eight["links"]["network"] is None
     # So do 16 GPUs on nodes of 4, but four nodes deep.
-    four = lower(base.with_({**wide, "hardware.gpus_per_node": 4})).plan["step_time"]["stages"][0]
+    four = lower(base.with_({**wide, "hardware.gpus_per_node": 4})).plan["clusters"][0]["step_time"][
+        "stages"
+    ][0]
     assert {op["nodes"] for op in four if op["name"].startswith("all_reduce")} == {4}
 
 
@@ -111,7 +119,9 @@ def test_placement_decides_which_groups_leave_the_node(base: Scenario) -> None:
     spread = {**MOE, "engine.data_parallel_size": 8, "engine.pipeline_parallel_size": 2}
 
     def nodes(placement: str | None) -> tuple[set[int], set[int]]:
-        stages = lower(base.with_({**spread, "hardware.placement": placement})).plan["step_time"]["stages"]
+        stages = lower(base.with_({**spread, "hardware.placement": placement})).plan["clusters"][0][
+            "step_time"
+        ]["stages"]
         gathers = {op["nodes"] for op in stages[0] if op["name"] == "all_gather.dispatch"}
         sends = {op["nodes"] for op in stages[0] if op["name"].startswith("send_recv")}
         return gathers, sends
@@ -140,12 +150,15 @@ def test_decode_context_parallelism_spreads_blocks_over_ranks(base: Scenario) ->
         lower(base.with_({**tp8, "engine.decode_context_parallel_size": size})) for size in (1, 2)
     )
     assert dealt.resolved.num_blocks == copies.resolved.num_blocks
-    assert dealt.plan["scheduler"]["block_size"] == 2 * copies.plan["scheduler"]["block_size"]
+    assert (
+        dealt.plan["clusters"][0]["scheduler"]["block_size"]
+        == 2 * copies.plan["clusters"][0]["scheduler"]["block_size"]
+    )
     assert dealt.resolved.memory.kv_cache_tokens == 2 * copies.resolved.memory.kv_cache_tokens
     assert dealt.resolved.memory.max_concurrency == 2 * copies.resolved.memory.max_concurrency
 
     def operators(lowered: Any) -> dict[str, Any]:
-        return {op["name"]: op for op in lowered.plan["step_time"]["stages"][0]}
+        return {op["name"]: op for op in lowered.plan["clusters"][0]["step_time"]["stages"][0]}
 
     one, two = operators(copies), operators(dealt)
     assert two["attention"]["kv_bytes_per_token"] == one["attention"]["kv_bytes_per_token"] / 2
@@ -159,7 +172,7 @@ def test_decode_context_parallelism_spreads_blocks_over_ranks(base: Scenario) ->
 
 def test_prefill_context_parallelism_shares_prompts(base: Scenario) -> None:
     lowered = lower(base.with_({"engine.prefill_context_parallel_size": 4}))
-    operators = {op["name"]: op for op in lowered.plan["step_time"]["stages"][0]}
+    operators = {op["name"]: op for op in lowered.plan["clusters"][0]["step_time"]["stages"][0]}
     # 8 KV heads of 128, keys and values in 16 bits, of 4 ranks.
     assert operators["all_gather.pcp_kv"]["bytes_per_row"] == 4 * 8 * 128 * 2 * 2
     assert operators["all_gather.pcp_hidden_states"]["bytes_per_row"] == 4 * 4096 * 2
@@ -252,7 +265,7 @@ def test_experts_make_ranks_wait_for_each_other(base: Scenario, overlapped: bool
     ranks = {**MOE, **SMALL, "engine.data_parallel_size": 4, "engine.async_scheduling": overlapped}
     result = frontier.simulate(base.with_({**ranks, "engine.enable_expert_parallel": True}))
     assert result.totals["num_dummy_steps"] > 0
-    assert result.totals["data_parallel_size"] == 4
+    assert result.columns.clusters[0].data_parallel_size == 4
     requests = result.requests
     assert set(requests["dp_rank"]) <= set(range(4))
     assert set(requests["replica"]) == {0}

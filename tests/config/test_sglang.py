@@ -24,7 +24,7 @@ def test_what_is_left_out_follows_the_server_of_the_version(base: Scenario) -> N
     lowered = lower(scenario)
     memory = lowered.resolved.memory
     assert isinstance(memory, SglangPlan)
-    plan = lowered.plan["scheduler"]
+    plan = lowered.plan["clusters"][0]["scheduler"]
     assert plan == {
         "kind": "sglang",
         "max_total_tokens": memory.max_total_num_tokens,
@@ -42,7 +42,7 @@ def test_what_is_left_out_follows_the_server_of_the_version(base: Scenario) -> N
         "priority_scheduling_preemption_threshold": 10,
         "schedule_low_priority_values_first": False,
     }
-    assert lowered.plan["step_time"]["cpu"]["overlapped"] is True
+    assert lowered.plan["clusters"][0]["step_time"]["cpu"]["overlapped"] is True
 
 
 def test_the_pool_follows_the_memory_formula(base: Scenario) -> None:

@@ -86,7 +86,7 @@ def test_methods_that_cannot_be_scheduled_ahead_are_scheduled_synchronously(
     base: Scenario, problems: Problems
 ) -> None:
     def scheduled(engine: dict[str, Any]) -> bool:
-        scheduler: dict[str, Any] = lower(base.with_({"engine": engine})).plan["scheduler"]
+        scheduler: dict[str, Any] = lower(base.with_({"engine": engine})).plan["clusters"][0]["scheduler"]
         return bool(scheduler["async_scheduling"])
 
     assert scheduled({"speculative": EAGLE})
@@ -142,7 +142,10 @@ def test_an_acceptance_trace_is_read_from_beside_the_scenario(base: Scenario, tm
     document = base.to_dict()
     document["engine"] = {"speculative": {**EAGLE, "acceptance": {"trace": "counts.json"}}}
     plan = lower(Scenario.from_dict(document, base_dir=tmp_path)).plan
-    assert plan["scheduler"]["speculative"]["acceptance"] == {"kind": "trace", "rows": [[2, 0], [1]]}
+    assert plan["clusters"][0]["scheduler"]["speculative"]["acceptance"] == {
+        "kind": "trace",
+        "rows": [[2, 0], [1]],
+    }
     document["engine"]["speculative"]["acceptance"]["trace"] = "bad.json"
     with pytest.raises(ConfigError, match="must be at most num_speculative_tokens"):
         lower(Scenario.from_dict(document, base_dir=tmp_path))

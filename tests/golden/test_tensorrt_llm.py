@@ -28,11 +28,8 @@ def ours(
 ) -> list[Any]:
     columns = zip(*requests, strict=True)
     arrival, prompt, output = (list(column) for column in columns)
-    plan = {
-        "schema_version": _frontier.PLAN_SCHEMA_VERSION,
-        "seed": 0,
-        "replication": 0,
-        "cluster": {"replicas": 1, "router": {"policy": "round_robin"}},
+    rates = ("per_prefill_token_ns", "per_decode_token_ns", "per_seq_ns", "per_kv_token_ns")
+    engine = {
         "scheduler": {
             "kind": "baseline",
             "pipeline_parallel_size": 1,
@@ -42,8 +39,13 @@ def ours(
             "policy": "fcfs",
             "rules": {"kind": "tensorrt_llm", "enable_block_reuse": False, **rules},
         },
-        "step_time": {"kind": "linear", "per_step_ns": STEP_NS}
-        | dict.fromkeys(("per_prefill_token_ns", "per_decode_token_ns", "per_seq_ns", "per_kv_token_ns"), 0),
+        "step_time": {"kind": "linear", "per_step_ns": STEP_NS} | dict.fromkeys(rates, 0),
+    }
+    plan = {
+        "schema_version": _frontier.PLAN_SCHEMA_VERSION,
+        "seed": 0,
+        "replication": 0,
+        "clusters": [{"name": "serve", "replicas": 1, "router": {"policy": "round_robin"}, **engine}],
         "workload": {"kind": "trace", "arrivals": None, "num_requests": None},
         "output": {"steps": False, "timeline_interval_ns": 10**12, "decision_log": {"block_ids": False}},
         "limits": {"max_steps": None, "refuse_oversized": True, "livelock_steps": 1000},

@@ -163,12 +163,18 @@ def whole_plan(config: dict[str, Any], scheduler: dict[str, Any], *, block_ids: 
     if missing := [key for key in CLOCK_KEYS if key not in clock]:
         raise ReplayError(f"`clock` lacks {', '.join(missing)}")
     return {
-        "schema_version": 1,
+        "schema_version": _frontier.PLAN_SCHEMA_VERSION,
         "seed": 0,
         "replication": 0,
-        "cluster": {"replicas": 1, "router": {"policy": "round_robin"}},
-        "scheduler": scheduler,
-        "step_time": {"kind": "linear"} | {name: clock[key] for key, name in CLOCK_KEYS.items()},
+        "clusters": [
+            {
+                "name": "serve",
+                "replicas": 1,
+                "router": {"policy": "round_robin"},
+                "scheduler": scheduler,
+                "step_time": {"kind": "linear"} | {name: clock[key] for key, name in CLOCK_KEYS.items()},
+            }
+        ],
         "workload": {"kind": "trace", "arrivals": None, "num_requests": None},
         "output": {
             "steps": False,

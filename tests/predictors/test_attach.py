@@ -48,7 +48,11 @@ def pack(tmp_path: Path) -> Path:
 
 
 def operators(lowered: Lowered) -> dict[str, dict[str, Any]]:
-    return {operator["name"]: operator for stage in lowered.plan["step_time"]["stages"] for operator in stage}
+    return {
+        operator["name"]: operator
+        for stage in lowered.plan["clusters"][0]["step_time"]["stages"]
+        for operator in stage
+    }
 
 
 def identity_of(lowered: Lowered, reference: dict[str, Any]) -> str:

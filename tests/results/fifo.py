@@ -113,19 +113,31 @@ def fifo(
             "num_events": 2 * len(flat),
             "num_steps": len(flat),
             "num_empty_steps": 0,
-            "num_blocks": NUM_BLOCKS,
+            "num_dummy_steps": 0,
+            "draft_ns": 0,
             "replicas": replicas,
             "prefix_lookup_tokens": 0,
             "prefix_hit_tokens": 0,
-            "step_time": step_time,
             "drafted_per_position": (),
             "accepted_per_position": (),
         },
-        "trust": [],
+        "clusters": [cluster("serve", replicas, step_time)],
+        "transfers": {name: np.array([], dtype) for name, dtype in _TRANSFER_COLUMNS.items()},
         "decision_log": None,
     }
 
 
+def cluster(name: str, replicas: int, step_time: str = "roofline", **changes: Any) -> dict[str, Any]:
+    """Return the raw row of a cluster."""
+    row = {"name": name, "replicas": replicas, "data_parallel_size": 1, "num_blocks": NUM_BLOCKS}
+    return row | {"step_time": step_time, "trust": [], "kv_tiers": []} | changes
+
+
+_TRANSFER_COLUMNS: dict[str, type] = {
+    **dict.fromkeys(("request", "source", "destination"), np.uint32),
+    **dict.fromkeys(("ready_ns", "start_ns", "end_ns"), np.int64),
+    "bytes": np.uint64,
+}
 _REQUEST_COLUMNS: dict[str, type] = {
     **dict.fromkeys(("arrival_ns", "scheduled_ns", "first_token_ns", "finished_ns"), np.int64),
     **dict.fromkeys(("replica", "prompt_tokens", "output_tokens", "generated_tokens"), np.uint32),

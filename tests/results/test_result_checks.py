@@ -49,6 +49,10 @@ def total(name: str, value: object) -> Callable[[Raw], None]:
     return lambda raw: raw["totals"].update({name: value})
 
 
+def of_cluster(name: str, value: object) -> Callable[[Raw], None]:
+    return lambda raw: raw["clusters"][0].update({name: value})
+
+
 def both(*changes: Callable[[Raw], None]) -> Callable[[Raw], None]:
     def change(raw: Raw) -> None:
         for each in changes:
@@ -174,7 +178,10 @@ def test_a_request_may_end_early_at_max_model_len() -> None:
         (lambda raw: raw["steps"].update(replica_offsets=np.uint64(7)), "replica_offsets was"),
         (lambda raw: raw["steps"].update(start_ns=raw["steps"]["end_ns"]), "steps lacks 'prefill_tokens'"),
         (total("end_ns", "soon"), "totals.end_ns was 'soon', must be int"),
-        (total("step_time", "linear"), "the facts say that step times are 'roofline', the run says 'linear'"),
+        (
+            of_cluster("step_time", "linear"),
+            "the facts say that step times are 'roofline', the run says 'linear'",
+        ),
     ],
 )
 def test_columns_of_another_shape_are_refused(change: Callable[[Raw], object], message: str) -> None:
@@ -213,15 +220,15 @@ def tiers(device: tuple[int, int], host: tuple[int, int]) -> list[dict[str, Any]
 )
 def test_tiers_of_kv_that_contradict_each_other_are_named(found: list[dict[str, Any]], message: str) -> None:
     raw = a_run()
-    raw["kv_tiers"] = found
+    raw["clusters"][0]["kv_tiers"] = found
     with pytest.raises(InvariantError, match=message):
         Result(raw, facts())
-    raw["kv_tiers"] = tiers((5, 0), (5, 0))
+    raw["clusters"][0]["kv_tiers"] = tiers((5, 0), (5, 0))
     assert [tier.hit_rate for tier in Result(raw, facts()).kv_tiers] == [0.0, 0.0]
 
 
 def test_hits_of_tiers_make_the_prefix_hits() -> None:
     raw = fifo([Ask(0, 5)], replicas=1, stop_ns=None, interval_ns=S // 2)
-    raw["kv_tiers"] = tiers((5, 1), (4, 3))
+    raw["clusters"][0]["kv_tiers"] = tiers((5, 1), (4, 3))
     with pytest.raises(InvariantError, match="hits are 64 tokens more"):
         Result(raw, facts())

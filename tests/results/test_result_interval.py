@@ -21,7 +21,7 @@ def queue(prefill_ns: int = 100 * MS, digest: str = "00", **changes: Any) -> Res
     raw["totals"]["digest"] = digest
     seconds = {"measured_s": 0.75, "interpolated_s": 0.0, "extrapolated_s": 0.0, "unmeasured_s": 0.25}
     nothing = dict.fromkeys(("feature", "value", "low", "high", "distance"))
-    raw["trust"] = [{"operator": "o_proj", **seconds, **nothing}]
+    raw["clusters"][0]["trust"] = [{"operator": "o_proj", **seconds, **nothing}]
     return Result(raw, facts(step_time="learned", predictors=USED, **changes))
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from frontier.results import TokenRuns, statistics, tokens
 from frontier.results.columns import Columns
-from frontier.results.trust import Trust
 
 
 def tokens_by_loop(columns: Columns) -> list[list[int]]:
@@ -61,8 +60,9 @@ def token_tables(draw: st.DrawFn) -> Columns:
             "tokens_per_step": np.array(per_step_of, np.uint32)[order],
         },
         timeline={},
+        transfers={},
         totals={},
-        trust=Trust(()),
+        clusters=(),
         decision_log=None,
     )
 

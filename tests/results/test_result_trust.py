@@ -29,7 +29,7 @@ ROWS = [
 
 def learned(rows: list[dict[str, Any]], **changes: Any) -> Result:
     raw = fifo([Ask(0, 5)] * 200, step_time="learned")
-    raw["trust"] = rows
+    raw["clusters"][0]["trust"] = rows
     return Result(raw, facts(step_time="learned", **changes))
 
 
@@ -74,7 +74,7 @@ def test_nothing_timed_has_no_shares() -> None:
 @pytest.mark.parametrize("step_time", ["learned", "roofline"])
 def test_learned_results_warn_beyond_a_tenth(outside_s: float, warns: bool, step_time: str) -> None:
     raw = fifo([Ask(0, 5)] * 200, step_time=step_time)
-    raw["trust"] = [row("o_proj", 1.0 - outside_s, 0.0, outside_s, 0.0, **FAR)]
+    raw["clusters"][0]["trust"] = [row("o_proj", 1.0 - outside_s, 0.0, outside_s, 0.0, **FAR)]
     warnings = Result(raw, facts(step_time=step_time)).summary().warnings
     found = [warning for warning in warnings if "of GPU time is extrapolated" in warning]
     assert bool(found) == (warns and step_time == "learned")
@@ -128,7 +128,7 @@ def test_trust_and_predictors_survive_saving(tmp_path: Path) -> None:
 )
 def test_bad_rows_are_refused(rows: Any, message: str) -> None:
     raw = fifo([Ask(0, 5)])
-    raw["trust"] = rows
+    raw["clusters"][0]["trust"] = rows
     with pytest.raises(InvariantError, match=message):
         Result(raw, facts())
 
@@ -136,7 +136,7 @@ def test_bad_rows_are_refused(rows: Any, message: str) -> None:
 def test_a_damaged_document_is_named(tmp_path: Path) -> None:
     place = learned(ROWS).save(tmp_path / "run")
     document = json.loads((place / "result.json").read_text("utf-8"))
-    del document["trust"]
+    del document["clusters"]
     (place / "result.json").write_text(json.dumps(document))
-    with pytest.raises(FrontierError, match=r"result\.json is damaged: KeyError: 'trust'"):
+    with pytest.raises(FrontierError, match=r"result\.json is damaged: KeyError: 'clusters'"):
         Result.load(place)

@@ -7,6 +7,7 @@ figures from columns that contradict each other are worth nothing.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from frontier.results.columns import (
     Ints,
     client_stamps_ns,
 )
+from frontier.results.kv_tiers import KvTier
 from frontier.results.tokens import TokenRuns
 
 
@@ -147,6 +149,8 @@ def check_timeline(columns: Columns) -> None:
     """Check that counters never fall, stay within bounds, and end at the totals of the request columns."""
     timeline, requests = columns.timeline, columns.requests
     replica = timeline["replica"]
+    if bool((replica >= columns.totals["replicas"]).any()):
+        raise InvariantError(f"timeline has replica {replica.max()} of {columns.totals['replicas']}")
     order = np.argsort(replica, kind="stable")
     same = replica[order][1:] == replica[order][:-1]
     for name in ("time_ns", *TIMELINE_COUNTERS):
@@ -173,13 +177,15 @@ def _check_blocks(columns: Columns, order: NDArray[np.intp], same: NDArray[np.bo
     `order` sorts the samples by replica, `same` says where the next one in that order is of the same replica.
     """
     timeline = columns.timeline
-    time, used, peak, integral = (
-        timeline[name][order] for name in ("time_ns", "used_blocks", "peak_used_blocks", "used_block_ns")
+    time, used, peak, integral, engine = (
+        timeline[name][order]
+        for name in ("time_ns", "used_blocks", "peak_used_blocks", "used_block_ns", "replica")
     )
-    usable = max(columns.totals["num_blocks"] - 1, 0)
+    usable = columns.usable_blocks_of_engine[engine]
     for name, values in (("used_blocks", used), ("peak_used_blocks", peak)):
-        if bool((values > usable).any()):
-            raise InvariantError(f"timeline.{name} exceeds the {usable} usable blocks")
+        beyond = np.flatnonzero(values > usable)
+        if len(beyond):
+            raise InvariantError(f"timeline.{name} exceeds the {usable[beyond[0]]} usable blocks")
     before = np.append(False, same)[: len(order)]
     held = np.where(before, np.roll(used, 1), 0)
     if bool((peak < np.maximum(used, held)).any()):
@@ -195,7 +201,21 @@ def _check_blocks(columns: Columns, order: NDArray[np.intp], same: NDArray[np.bo
 
 def check_kv_tiers(columns: Columns) -> None:
     """Check that each tier was asked for what the faster ones lacked, and that hits make the prefix hits."""
+    for cluster in columns.clusters:
+        _check_kv_tiers(cluster.kv_tiers)
     tiers = columns.kv_tiers
+    if all(cluster.kv_tiers for cluster in columns.clusters) and not bool(
+        (columns.requests["status"] == UNFINISHED).any()
+    ):
+        # Of a prompt that was loaded as a whole, one token is computed again.
+        surplus = sum(tier.hit_tokens for tier in tiers) - columns.totals["prefix_hit_tokens"]
+        if not 0 <= surplus <= len(columns.requests["status"]):
+            raise InvariantError(
+                f"kv_tiers: hits are {surplus} tokens more than totals.prefix_hit_tokens says"
+            )
+
+
+def _check_kv_tiers(tiers: Sequence[KvTier]) -> None:
     for tier in tiers:
         if tier.hit_blocks > tier.lookup_blocks:
             raise InvariantError(
@@ -207,13 +227,6 @@ def check_kv_tiers(columns: Columns) -> None:
             raise InvariantError(
                 f"kv_tiers: {slower.tier} was asked for {slower.lookup_blocks} blocks, "
                 f"{faster.tier} lacked {lacked}"
-            )
-    if tiers and not bool((columns.requests["status"] == UNFINISHED).any()):
-        # Of a prompt that was loaded as a whole, one token is computed again.
-        surplus = sum(tier.hit_tokens for tier in tiers) - columns.totals["prefix_hit_tokens"]
-        if not 0 <= surplus <= len(columns.requests["status"]):
-            raise InvariantError(
-                f"kv_tiers: hits are {surplus} tokens more than totals.prefix_hit_tokens says"
             )
 
 

@@ -6,7 +6,7 @@ event never happened.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontier.errors import InvariantError
-from frontier.results.kv_tiers import KvTier, kv_tiers_from_raw
+from frontier.results.clusters import ClusterColumns, clusters_from_raw, merged_kv_tiers, merged_trust
+from frontier.results.facts import joined_step_time
+from frontier.results.kv_tiers import KvTier
 from frontier.results.trust import Trust
 
 Column = NDArray[Any]
@@ -45,6 +47,8 @@ ATTRIBUTION_CAUSES = (
     "cpu",
     "delivery",
     "kv_load",
+    "kv_transfer_wait",
+    "kv_transfer",
 )
 """Where the time of a request goes; `docs/metrics.md` defines each."""
 
@@ -90,6 +94,16 @@ TOKEN_RUN_COLUMNS: dict[str, np.dtype[Any]] = {
     "last_step": _U32,
     "tokens_per_step": _U32,
 }
+TRANSFER_COLUMNS: dict[str, np.dtype[Any]] = {
+    "request": _U32,
+    "source": _U32,
+    "destination": _U32,
+    "ready_ns": _I64,
+    "start_ns": _I64,
+    "end_ns": _I64,
+    "bytes": _U64,
+}
+"""Hand-overs of KV: `source` and `destination` are engines."""
 TIMELINE_GAUGES = ("num_running", "num_waiting", "used_blocks", "peak_used_blocks")
 TIMELINE_COUNTERS = (
     "prompt_tokens",
@@ -112,27 +126,20 @@ TOTALS = {
     "num_empty_steps": int,
     "num_dummy_steps": int,
     "draft_ns": int,
-    "num_blocks": int,
     "replicas": int,
-    "data_parallel_size": int,
     "prefix_lookup_tokens": int,
     "prefix_hit_tokens": int,
-    "step_time": str,
     "drafted_per_position": tuple,
     "accepted_per_position": tuple,
 }
-
-
-ABSENT_TOTALS = {"num_dummy_steps": 0, "draft_ns": 0, "data_parallel_size": 1}
-"""Totals that results of earlier versions lack, and what they were then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """All tables of a run.
 
-    Where replicas have data parallel ranks, `replica` numbers these: rank r of replica n is n * size + r, and
-    `totals` has all of them as `replicas`.
+    `replica` numbers engines through all clusters: where replicas have data parallel ranks, rank r of
+    replica n of a cluster is its engine n * size + r, and `totals` has all of them as `replicas`.
 
     `steps` holds `end_ns` always and the rest of `WIDE_STEP_COLUMNS` when steps were recorded;
     `replica_offsets` (replicas + 1) says which of its rows belong to which replica.
@@ -143,15 +150,47 @@ class Columns:
     replica_offsets: Ints
     token_runs: Table
     timeline: Table
+    transfers: Table
     totals: Mapping[str, Any]
-    trust: Trust
+    clusters: tuple[ClusterColumns, ...]
     decision_log: str | None
-    kv_tiers: tuple[KvTier, ...] = ()
 
     @property
-    def data_parallel_size(self) -> int:
-        """Return the data parallel ranks of a replica."""
-        return int(self.totals["data_parallel_size"])
+    def cluster_of_engine(self) -> Ints:
+        """Return the number of the cluster of each engine."""
+        return self._per_engine(lambda number, _: number)
+
+    @property
+    def usable_blocks_of_engine(self) -> Ints:
+        """Return how many KV blocks requests can hold on each engine."""
+        return self._per_engine(lambda _, cluster: cluster.usable_blocks)
+
+    @property
+    def place_of_engine(self) -> tuple[Ints, Ints]:
+        """Return the replica of each engine, counted within its cluster, and its data parallel rank there."""
+        within = np.arange(self.totals["replicas"]) - self._per_engine(lambda _, each: each.engines.start)
+        ranks = self._per_engine(lambda _, cluster: cluster.data_parallel_size)
+        return within // ranks, within % ranks
+
+    def _per_engine(self, value: Callable[[int, ClusterColumns], int]) -> Ints:
+        """Return an array with one entry per engine, made of a number of its cluster."""
+        values = [value(number, cluster) for number, cluster in enumerate(self.clusters)]
+        return np.repeat(np.array(values, np.int64), [len(cluster.engines) for cluster in self.clusters])
+
+    @property
+    def step_time(self) -> str:
+        """Return how step times were made; distinct ways of several clusters are joined by "+"."""
+        return joined_step_time(cluster.step_time for cluster in self.clusters)
+
+    @property
+    def trust(self) -> Trust:
+        """Return what the step times of all clusters rest on."""
+        return merged_trust(self.clusters)
+
+    @property
+    def kv_tiers(self) -> tuple[KvTier, ...]:
+        """Return what the tiers of KV of all clusters did."""
+        return merged_kv_tiers(self.clusters)
 
     @property
     def steps_recorded(self) -> bool:
@@ -177,10 +216,10 @@ class Columns:
             replica_offsets=_offsets(offsets, totals["replicas"], len(step_table["end_ns"])),
             token_runs=_typed("token_runs", _get(raw, "token_runs", "the raw result"), TOKEN_RUN_COLUMNS),
             timeline=_timeline(_get(raw, "timeline", "the raw result")),
+            transfers=_typed("transfers", _get(raw, "transfers", "the raw result"), TRANSFER_COLUMNS),
             totals=totals,
-            trust=Trust.from_raw(_get(raw, "trust", "the raw result")),
+            clusters=clusters_from_raw(_get(raw, "clusters", "the raw result"), totals["replicas"]),
             decision_log=raw.get("decision_log"),
-            kv_tiers=kv_tiers_from_raw(raw.get("kv_tiers", ())),
         )
 
 
@@ -253,9 +292,7 @@ def _timeline(raw: Mapping[str, Any]) -> Table:
 def _totals(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     totals = {}
     for name, kind in TOTALS.items():
-        value = (
-            ABSENT_TOTALS[name] if name in ABSENT_TOTALS and name not in raw else _get(raw, name, "totals")
-        )
+        value = _get(raw, name, "totals")
         try:
             totals[name] = kind(value)
         except (TypeError, ValueError):

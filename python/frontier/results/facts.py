@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,6 +11,11 @@ from frontier.errors import ConfigError, Issue, nearest_name, show_value
 
 STEP_TIMES = ("roofline", "linear", "learned", "tables")
 """Ways of making step times; every printed or exported form of a result names the one it rests on."""
+
+
+def joined_step_time(ways: Iterable[str]) -> str:
+    """Return the label of step times that are made in these ways: the distinct ones, joined by "+"."""
+    return "+".join(dict.fromkeys(ways))
 
 
 @dataclass(frozen=True, slots=True)

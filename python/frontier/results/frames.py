@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -38,7 +36,7 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
         pl.Series("request", np.arange(len(finished), dtype=np.uint32)),
         _words("status", requests["status"], STATUSES),
         _words("reject_reason", requests["reject_reason"], REJECT_REASONS, null_code=0),
-        *_places(requests["replica"], columns.data_parallel_size, requests["replica"] != NONE_U32),
+        *_places(columns, requests["replica"]),
         _or_null("session", requests["session"], requests["session"] != NONE_U32),
         *(
             pl.Series(name, requests[name])
@@ -81,7 +79,7 @@ def steps_frame(columns: Columns) -> pl.DataFrame:
     start_ns, end_ns = columns.steps["start_ns"], columns.steps["end_ns"]
     return pl.DataFrame(
         [
-            *_places(replica, columns.data_parallel_size, np.ones(len(replica), np.bool_)),
+            *_places(columns, replica),
             pl.Series("step", step.astype(np.uint32)),
             pl.Series("start_s", start_ns / NS_PER_S),
             pl.Series("end_s", end_ns / NS_PER_S),
@@ -101,13 +99,11 @@ def steps_frame(columns: Columns) -> pl.DataFrame:
 def timeline_frame(columns: Columns) -> pl.DataFrame:
     """Return one row per sample and replica: time, gauges, share of KV blocks, counters since the start."""
     timeline = columns.timeline
-    blocks = max(columns.totals["num_blocks"] - 1, 1)
+    blocks = np.maximum(columns.usable_blocks_of_engine, 1)[timeline["replica"]]
     return pl.DataFrame(
         [
             pl.Series("time_s", timeline["time_ns"] / NS_PER_S),
-            *_places(
-                timeline["replica"], columns.data_parallel_size, np.ones(len(timeline["replica"]), np.bool_)
-            ),
+            *_places(columns, timeline["replica"]),
             *(pl.Series(name, timeline[name]) for name in TIMELINE_GAUGES),
             pl.Series("kv_use", timeline["used_blocks"] / blocks),
             *(pl.Series(name, timeline[name]) for name in ("prompt_tokens", "output_tokens", "finished")),
@@ -122,12 +118,21 @@ def timeline_frame(columns: Columns) -> pl.DataFrame:
     )
 
 
-def _places(engine: NDArray[Any], ranks: int, known: NDArray[np.bool_]) -> list[pl.Series]:
-    """Return the replica of each engine and its data parallel rank there."""
-    return [
-        _or_null("replica", (engine // ranks).astype(np.uint32), known),
-        _or_null("dp_rank", (engine % ranks).astype(np.uint32), known),
+def _places(columns: Columns, engine: NDArray[np.uint32], prefix: str = "") -> list[pl.Series]:
+    """Return where engines are: cluster (only where there are several), replica there, data parallel rank."""
+    known = engine != NONE_U32
+    at = np.where(known, engine, 0)
+    replica, rank = columns.place_of_engine
+    series = [
+        _or_null(f"{prefix}replica", replica.astype(np.uint32)[at], known),
+        _or_null(f"{prefix}dp_rank", rank.astype(np.uint32)[at], known),
     ]
+    if len(columns.clusters) == 1:
+        return series
+    enum = pl.Enum([cluster.name for cluster in columns.clusters])
+    number = _or_null("number", columns.cluster_of_engine.astype(np.uint32)[at], known)
+    names = pl.Series(f"{prefix}cluster", enum.categories, dtype=enum)
+    return [names.gather(number), *series]
 
 
 def _or_null(name: str, values: NDArray[np.generic], known: NDArray[np.bool_]) -> pl.Series:

@@ -251,9 +251,12 @@ def _engine(
     if grown is None:
         return values
     span_ns = float(window.end_ns - window.start_ns)
-    blocks = max(totals["num_blocks"] - 1, 0)
-    values["peak_kv_use"] = share(peak_used_blocks(columns, window), blocks)
-    values["mean_kv_use"] = share(grown["used_block_ns"], span_ns * blocks * totals["replicas"])
+    blocks = columns.usable_blocks_of_engine
+    peaks = [
+        share(*each) for each in zip(peak_used_blocks(columns, window).tolist(), blocks.tolist(), strict=True)
+    ]
+    values["peak_kv_use"] = max((peak for peak in peaks if peak is not None), default=None)
+    values["mean_kv_use"] = share(grown["used_block_ns"], span_ns * int(blocks.sum()))
     values["gpu_busy_share"] = share(grown["busy_ns"], span_ns * totals["replicas"])
     if facts.step_time not in ("linear", "tables"):  # a formula and tables know no operations
         gpu_seconds = facts.gpus_total * window.duration_s

@@ -56,10 +56,10 @@ class Result:
         """
         self.columns = Columns.from_raw(raw)
         self.facts = facts
-        if facts.step_time != self.columns.totals["step_time"]:
+        if facts.step_time != self.columns.step_time:
             raise InvariantError(
                 f"the facts say that step times are '{facts.step_time}', the run says "
-                f"'{self.columns.totals['step_time']}'"
+                f"'{self.columns.step_time}'"
             )
         if check:
             self.check()
@@ -74,7 +74,7 @@ class Result:
 
     @property
     def totals(self) -> Mapping[str, Any]:
-        """Totals of the run: `digest`, `end_ns`, `num_events`, `num_steps`, `num_blocks`, `replicas`, ..."""
+        """Totals of the run: `digest`, `end_ns`, `num_events`, `num_steps`, `replicas`, ..."""
         return self.columns.totals
 
     @property
@@ -334,9 +334,13 @@ class Result:
 
     @property
     def _replicas(self) -> str:
-        ranks = self.columns.data_parallel_size
-        replicas = self.totals["replicas"] // ranks
-        return f"replicas: {replicas:,}" + (f" of {ranks} data parallel ranks" if ranks > 1 else "")
+        clusters = self.columns.clusters
+        parts = []
+        for cluster in clusters:
+            ranks = cluster.data_parallel_size
+            part = f"{cluster.replicas:,}" + (f" of {ranks} data parallel ranks" if ranks > 1 else "")
+            parts.append(part if len(clusters) == 1 else f"{cluster.name} {part}")
+        return f"replicas: {', '.join(parts)}"
 
     def _repr_html_(self) -> str:
         from frontier.results.html import result_html  # noqa: PLC0415 - only needed in notebooks

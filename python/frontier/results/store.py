@@ -23,10 +23,10 @@ from frontier.results.columns import Columns, Table
 from frontier.results.facts import RunFacts
 
 FORMAT = "frontier-result"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DOCUMENT = "result.json"
 DECISION_LOG = "decision_log.jsonl"
-TABLES = ("requests", "steps", "token_runs", "timeline")
+TABLES = ("requests", "steps", "token_runs", "timeline", "transfers")
 
 
 def package_version() -> str:
@@ -114,8 +114,7 @@ def _write(folder: Path, columns: Columns, facts: RunFacts) -> None:
         "frontier_version": package_version(),
         "step_time": facts.step_time,
         "totals": dict(columns.totals),
-        "trust": columns.trust.to_raw(),
-        "kv_tiers": [tier.to_raw() for tier in columns.kv_tiers],
+        "clusters": [cluster.to_raw() for cluster in columns.clusters],
         "replica_offsets": columns.replica_offsets.tolist(),
         "facts": facts.to_dict(),
         "files": files,
@@ -135,8 +134,7 @@ def load(path: Path) -> tuple[dict[str, Any], RunFacts]:
     try:
         raw: dict[str, Any] = {
             "totals": document["totals"],
-            "trust": document["trust"],
-            "kv_tiers": document["kv_tiers"],
+            "clusters": document["clusters"],
             "decision_log": None,
             **{name: _read_table(path, f"{name}.parquet", document["files"]) for name in TABLES},
         }

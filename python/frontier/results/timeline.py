@@ -27,19 +27,19 @@ def counters_between(columns: Columns, window: Window) -> dict[str, float]:
     return grown
 
 
-def peak_used_blocks(columns: Columns, window: Window) -> int:
-    """Return the most blocks that one replica used at once, by the samples whose stretch overlaps the window.
+def peak_used_blocks(columns: Columns, window: Window) -> Ints:
+    """Return the most blocks that each engine used at once, by the samples whose stretch overlaps the window.
 
     The stretch of a sample reaches back to the sample before it or, where the replica was idle then, to the
     next arrival at the replica. So the figure is exact for a whole run, and reaches at most one interval
     of the time line beyond the edges of another window.
     """
     peak = columns.timeline["peak_used_blocks"]
-    largest = 0
+    largest = np.zeros(columns.totals["replicas"], np.int64)
     for replica, rows in _rows_by_replica(columns):
         begin = _stretch_begins(columns, replica, rows)
         overlaps = (begin < window.stop_ns) & (columns.timeline["time_ns"][rows] > window.start_ns)
-        largest = max(largest, int(peak[rows][overlaps].max(initial=0)))
+        largest[replica] = peak[rows][overlaps].max(initial=0)
     return largest
 
 

@@ -18,7 +18,7 @@ pub use kv_tiers::KvTierTotals;
 pub use rank_balancer::{RankBalancer, RankReport};
 pub use router::Router;
 
-use crate::engine::{EngineContext, EngineCore, Wake};
+use crate::engine::{ComputedChunk, EngineContext, EngineCore, KvNews, Wake};
 use crate::engine_group::LockStepGroup;
 use crate::error::SimError;
 use crate::event::Event;
@@ -31,7 +31,7 @@ use crate::metrics::Recorder;
 use crate::plan::{ClusterSpec, LimitSpec, SchedulerSpec};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
-use crate::scheduler::{BatchScheduler, Submission, check_policy};
+use crate::scheduler::{BatchScheduler, Handover, RemoteRead, Submission, check_policy};
 use crate::scores::{ArrivalPolicy, ArrivingRequest, Scores};
 use crate::time::{SimDuration, SimTime};
 use crate::workload::{OUTPUT_STREAM_BASE, RequestSpec, Segment};
@@ -94,6 +94,8 @@ pub struct Cluster {
     schedule_pending: Vec<bool>,
     /// The pool that replicas share, kept here while none of them runs.
     shared_kv_pool: Option<TierPool>,
+    /// Engines read KV from others, or compute it for them.
+    hands_over: bool,
 }
 
 impl Cluster {
@@ -161,6 +163,7 @@ impl Cluster {
             frontend: spec.frontend.clone().map(|frontend| Frontend::new(frontend, spec.replicas)),
             data_parallel_size: size,
             schedule_pending: vec![false; num_engines as usize],
+            hands_over: false,
             shared_kv_pool: spec.kv_tiers.as_ref().and_then(kv_tiers::shared_pool),
             scheduler,
             timer,
@@ -237,7 +240,7 @@ impl Cluster {
         frontend.accept(spec.id, spec.prompt_tokens, servers, now)
     }
 
-    /// Hands a request to its engine; `segments` holds its prompt.
+    /// Hands a request to its engine; `segments` holds its prompt, `handover` what is special about its KV.
     ///
     /// # Errors
     /// [`SimError::Policy`].
@@ -246,6 +249,7 @@ impl Cluster {
         now: SimTime,
         spec: &RequestSpec,
         engine: ReplicaId,
+        handover: Handover,
         segments: &[Segment],
         around: &mut Surroundings,
     ) -> Result<(), SimError> {
@@ -265,19 +269,12 @@ impl Cluster {
             max_tokens,
             segments,
             output_stream: OUTPUT_STREAM_BASE + u64::from(spec.id.0),
+            handover,
         };
         self.swap_shared_kv_pool(engine);
         self.engines[engine.index()].submit(now, &submission);
         self.swap_shared_kv_pool(engine);
-        let unit = self.ranks.as_ref().map_or(engine, |ranks| ranks.unit_of(engine));
-        let hears = match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
-            Some((group, _)) => {
-                group.wake();
-                !group.is_waiting()
-            }
-            None => self.engines[engine.index()].hears_arrivals(),
-        };
-        if hears { self.request_schedule(now, unit, around) } else { Ok(()) }
+        self.awaken(now, engine, around)
     }
 
     /// Frees the router's slot of a request that its client is done with.
@@ -429,6 +426,73 @@ impl Cluster {
             engine.scheduler().check_integrity()?;
         }
         self.shared_kv_pool.as_ref().map_or(Ok(()), |pool| pool.check_integrity(0))
+    }
+
+    /// Lets the engines take part in hand-overs: they receive KV, or report the chunks that others wait for.
+    pub fn take_part(&mut self, receives: bool, reports_chunks: bool) {
+        self.engines.iter_mut().for_each(|engine| engine.take_part(receives, reports_chunks));
+        self.hands_over = receives || reports_chunks;
+    }
+
+    /// Lets `engine` hear of a transfer.
+    ///
+    /// # Errors
+    /// As [`Surroundings::push`].
+    pub fn hear(
+        &mut self,
+        now: SimTime,
+        engine: ReplicaId,
+        news: KvNews,
+        around: &mut Surroundings,
+    ) -> Result<(), SimError> {
+        let engine = self.local(engine);
+        self.engines[engine.index()].hear(news);
+        self.awaken(now, engine, around)
+    }
+
+    /// Returns what the engines of `unit` began to read, and which chunks they compute for others, since the last call.
+    #[expect(clippy::type_complexity, reason = "two lists")]
+    pub fn take_handovers(
+        &mut self,
+        unit: ReplicaId,
+    ) -> (Vec<(ReplicaId, RemoteRead, SimTime)>, Vec<ComputedChunk>) {
+        let (mut reads, mut chunks) = (Vec::new(), Vec::new());
+        if self.hands_over {
+            let unit = self.local(unit);
+            let alone = unit.index()..unit.index() + 1;
+            let engines = self.ranks.as_ref().map_or(alone, |ranks| ranks.engines_of(unit));
+            for at in engines {
+                let number = self.global(ReplicaId::from_index(at));
+                let engine = &mut self.engines[at];
+                reads.extend(engine.take_reads().into_iter().map(|(read, at)| (number, read, at)));
+                chunks.append(&mut engine.take_chunks());
+            }
+        }
+        (reads, chunks)
+    }
+
+    /// Returns how many tokens of a request's prompt `engine` has cached.
+    pub fn cached_prefix(&mut self, engine: ReplicaId, spec: &RequestSpec, segments: &[Segment]) -> u32 {
+        let engine = self.local(engine);
+        self.router.cached_prefix(spec, segments, &self.engines[engine.index()])
+    }
+
+    /// Lets an engine that heard of something form batches, unless it waits for one.
+    fn awaken(
+        &mut self,
+        now: SimTime,
+        engine: ReplicaId,
+        around: &mut Surroundings,
+    ) -> Result<(), SimError> {
+        let unit = self.ranks.as_ref().map_or(engine, |ranks| ranks.unit_of(engine));
+        let hears = match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
+            Some((group, _)) => {
+                group.wake();
+                !group.is_waiting()
+            }
+            None => self.engines[engine.index()].hears_arrivals(),
+        };
+        if hears { self.request_schedule(now, unit, around) } else { Ok(()) }
     }
 
     fn in_lock_step(&self) -> bool {

@@ -10,10 +10,13 @@ use std::collections::VecDeque;
 mod completion;
 mod core_loop;
 mod forming;
+mod handovers;
 mod kv_steps;
 mod pipeline;
 mod stage_loop;
 
+pub use handovers::{ComputedChunk, KvNews};
+use handovers::Handovers;
 use pipeline::Pipeline;
 
 use crate::fidelity::{BatchShape, StepTimer};
@@ -113,6 +116,7 @@ pub struct EngineCore {
     /// What moving KV does to the batch drafted last.
     kv_step: Option<KvStep>,
     outcome: StepOutcome,
+    handovers: Handovers,
     spare: Vec<InFlight>,
 }
 
@@ -145,6 +149,7 @@ impl EngineCore {
             shape,
             kv_step: None,
             outcome: StepOutcome::default(),
+            handovers: Handovers::default(),
             spare: Vec::new(),
         }
     }

@@ -219,9 +219,9 @@ impl LockStepGroup {
                 Some(engine.draft(now, context.work, context.recorder)?)
             };
             match &draft {
-                Some((batch, row)) if batch.executes() => {
+                Some((batch, _)) if batch.executes() => {
                     executes = true;
-                    mixed |= row.prefill_tokens > 0;
+                    mixed |= engine.is_mixed();
                     self.shapes[rank].clone_from(engine.shape());
                 }
                 _ => {

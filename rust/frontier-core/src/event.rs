@@ -9,6 +9,12 @@ pub enum Event {
     StepEnd(ReplicaId),
     /// A transfer of KV that a replica's requests wait for is done.
     KvTransfer(ReplicaId),
+    /// A part of a request's KV starts on its way to the next replica.
+    TransferStart(RequestId),
+    /// A part of a request's KV has reached the next replica.
+    TransferEnd(RequestId),
+    /// A request that one replica is done with goes on to the next.
+    HandOver(RequestId),
     /// A request reaches the cluster.
     Arrival(RequestId),
     /// A request reaches the API servers of its replica.
@@ -29,14 +35,16 @@ const _: () = assert!(size_of::<Event>() <= 8, "Invariant: events stay small");
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
-    /// Completions first: they free blocks and slots, and a router must see replicas without finished work.
-    Completion = 0,
+    /// Transfers between replicas first: an engine that completes a batch at t sees what reached it by t.
+    Transfer = 0,
+    /// Then completions: they free blocks and slots, and a router must see replicas without finished work.
+    Completion = 1,
     /// Then arrivals, so that a request arriving at t is visible to every batch formed at t.
-    Arrival = 1,
+    Arrival = 2,
     /// Then batches are formed, from everything that the instant brought.
-    Schedule = 2,
+    Schedule = 3,
     /// Measurements come last: they see the state that the instant leaves behind.
-    Sample = 3,
+    Sample = 4,
 }
 
 impl Event {
@@ -44,8 +52,9 @@ impl Event {
     #[inline]
     pub const fn phase(self) -> Phase {
         match self {
+            Self::TransferStart(_) | Self::TransferEnd(_) => Phase::Transfer,
             Self::StepEnd(_) | Self::KvTransfer(_) | Self::Delivered(_) => Phase::Completion,
-            Self::Arrival(_) | Self::Accept(_) | Self::Submit(_) => Phase::Arrival,
+            Self::HandOver(_) | Self::Arrival(_) | Self::Accept(_) | Self::Submit(_) => Phase::Arrival,
             Self::Schedule(_) => Phase::Schedule,
             Self::Sample => Phase::Sample,
         }

@@ -12,6 +12,7 @@ pub mod baseline;
 pub mod data_parallel;
 pub mod frontend;
 pub mod kv_tiers;
+pub mod path;
 pub mod policy;
 pub mod scheduler;
 pub mod sglang;
@@ -23,6 +24,9 @@ pub mod workload;
 pub use data_parallel::{BalancerSpec, DataParallelSpec, LockStepSpec, RankScore};
 pub use frontend::FrontendSpec;
 pub use kv_tiers::KvTiersSpec;
+pub use path::{
+    BalanceSpec, DirectSpec, Granularity, HandoverMode, HandoverSpec, LegSpec, PathSpec, TransportSpec, Work,
+};
 pub use policy::Policy;
 pub use scheduler::{SchedulerConfig, SchedulerSpec};
 pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
@@ -46,6 +50,8 @@ pub struct Plan {
     pub replication: u64,
     /// The clusters that serve; engines are numbered through all of them, in this order.
     pub clusters: Vec<ClusterSpec>,
+    /// The way of a request through them; `None`: the first cluster serves all.
+    pub path: Option<PathSpec>,
     /// Where requests come from.
     pub workload: WorkloadSpec,
     /// What to record.
@@ -191,6 +197,9 @@ impl Plan {
         }
         for (number, cluster) in self.clusters.iter().enumerate() {
             cluster.check().map_err(|error| error.below(&format!("clusters[{number}]")))?;
+        }
+        if let Some(path) = &self.path {
+            path.check(self.clusters.len(), false).map_err(|error| error.below("path"))?;
         }
         Ok(())
     }

@@ -16,10 +16,10 @@ mod vllm_v1;
 pub use any::Scheduler;
 pub use baseline::Baseline;
 pub use kv_loads::{KvLoads, KvStep, KvWait};
-pub use live::{LiveRequest, Status, Submission};
+pub use live::{Handover, LiveRequest, Status, Submission};
 pub use policy::{Expression, ExpressionError, check_policy};
 pub use sglang::{EngineFailure, InFlightBatch, SglangScheduler};
-pub use vllm_v1::VllmScheduler;
+pub use vllm_v1::{RemoteRead, VllmScheduler};
 
 use crate::error::SimError;
 use crate::ids::{RequestId, Slot};
@@ -170,6 +170,8 @@ pub struct Emission {
     pub num_drafts: u32,
     /// Drafts that were accepted; the request may have ended before the last of them.
     pub num_accepted: u32,
+    /// The token is nobody's: another engine goes on with the request and makes it again.
+    pub hands_over: bool,
 }
 
 /// One batch: what to compute, and who had to make room for it.

@@ -1,6 +1,11 @@
 //! A run: owns all state, and handles every event in one exhaustive `match`.
 
+mod path;
+mod pools;
+
 use std::sync::Arc;
+
+use path::Controller;
 
 use crate::cluster::{Cluster, KvTierTotals, Surroundings};
 use crate::engine::{EngineCore, Wake};
@@ -123,6 +128,8 @@ pub struct Simulation {
     clusters: Vec<Cluster>,
     /// The cluster of each engine.
     cluster_of: Vec<u32>,
+    /// The way through several clusters, where there is one.
+    controller: Option<Controller>,
     around: Surroundings,
     sample_interval_ns: u64,
     sample_pending: bool,
@@ -163,6 +170,7 @@ impl Simulation {
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
+            controller: plan.path.as_ref().map(Controller::new),
             clusters,
             around: Surroundings {
                 queue: EventQueue::new(),
@@ -182,6 +190,11 @@ impl Simulation {
             failure: None,
             segments: Vec::new(),
         };
+        if let Some(controller) = &simulation.controller {
+            for (cluster, receives, reports_chunks) in controller.parts() {
+                simulation.clusters[cluster].take_part(receives, reports_chunks);
+            }
+        }
         simulation.issue_next_arrival()?;
         Ok(simulation)
     }
@@ -290,6 +303,9 @@ impl Simulation {
                 let cluster = self.cluster_of[engine.index()] as usize;
                 self.clusters[cluster].on_kv_transfer(now, engine, &mut self.around)
             }
+            Event::TransferStart(request) => self.on_transfer_start(now, request),
+            Event::TransferEnd(request) => self.on_transfer_end(now, request),
+            Event::HandOver(request) => self.on_hand_over(now, request),
             Event::Arrival(request) => self.on_arrival(now, request),
             Event::Accept(request) => self.on_accept(now, request),
             Event::Submit(request) => {
@@ -329,7 +345,7 @@ impl Simulation {
         self.expected -= 1;
         let spec = self.around.recorder.requests[id.index()].spec;
         self.arm_sampling(now)?;
-        match self.clusters[0].refusal(&spec) {
+        match self.refusal(&spec) {
             RejectReason::None => self.admit(now, &spec)?,
             reason => {
                 self.around.recorder.reject(id, reason, now);
@@ -337,19 +353,6 @@ impl Simulation {
             }
         }
         self.issue_next_arrival()
-    }
-
-    fn admit(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
-        self.segments.clear();
-        self.workload.prompt_segments(spec.id, &mut self.segments);
-        let cluster = &mut self.clusters[0];
-        let engine = cluster.choose(now, spec, &self.segments);
-        self.around.recorder.route(spec.id, engine, now);
-        self.outstanding += 1;
-        match cluster.network_to_servers() {
-            Some(network) => self.around.push(now.after(network)?, Event::Accept(spec.id)),
-            None => self.submit(now, spec, engine),
-        }
     }
 
     fn on_accept(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
@@ -361,12 +364,6 @@ impl Simulation {
     /// Returns the cluster of an engine, or of a unit of engines.
     fn cluster(&mut self, engine: ReplicaId) -> &mut Cluster {
         &mut self.clusters[self.cluster_of[engine.index()] as usize]
-    }
-
-    /// Hands a request to its engine; `segments` holds its prompt.
-    fn submit(&mut self, now: SimTime, spec: &RequestSpec, engine: ReplicaId) -> Result<(), SimError> {
-        let cluster = &mut self.clusters[self.cluster_of[engine.index()] as usize];
-        cluster.submit(now, spec, engine, &self.segments, &mut self.around)
     }
 
     fn on_step_end(&mut self, now: SimTime, unit: ReplicaId) -> Result<(), SimError> {
@@ -391,6 +388,7 @@ impl Simulation {
         let wake = self.clusters[number].on_schedule(now, unit, idle, &mut self.around)?;
         self.stopped |= self.clusters[number].has_reached_its_steps(unit);
         self.settle_ended(now, number)?;
+        self.settle_handovers(now, unit)?;
         match wake {
             Wake::At(time) => self.around.push(time, Event::StepEnd(unit)),
             Wake::OnArrival => Ok(()),
@@ -413,6 +411,9 @@ impl Simulation {
     fn release(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         let (_, engine) = self.around.recorder.routed(id);
         self.cluster(engine).release(engine, id);
+        if self.go_on(now, id, engine)? {
+            return Ok(());
+        }
         self.outstanding -= 1;
         self.issue_follower(now)
     }

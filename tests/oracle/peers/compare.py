@@ -90,9 +90,15 @@ def simulate(config: dict[str, Any], requests: list[dict[str, str]]) -> list[dic
         "schema_version": _frontier.PLAN_SCHEMA_VERSION,
         "seed": 0,
         "replication": 0,
-        "cluster": {"replicas": 1, "router": {"policy": "round_robin"}},
-        "scheduler": scheduler_plan(config["scheduler"]),
-        "step_time": config["step_time"],
+        "clusters": [
+            {
+                "name": "serve",
+                "replicas": 1,
+                "router": {"policy": "round_robin"},
+                "scheduler": scheduler_plan(config["scheduler"]),
+                "step_time": config["step_time"],
+            }
+        ],
         "workload": {"kind": "trace", "arrivals": None, "num_requests": None},
         "output": {"steps": False, "timeline_interval_ns": 10**15, "decision_log": {"block_ids": False}},
         "limits": {"max_steps": None, "refuse_oversized": True, "livelock_steps": 100_000},

@@ -74,6 +74,18 @@ impl Router {
         replica
     }
 
+    /// Returns how many tokens of a prompt, which consists of `segments`, `engine` has cached.
+    pub fn cached_prefix(&mut self, request: &RequestSpec, segments: &[Segment], engine: &EngineCore) -> u32 {
+        self.hash_prompt(request, segments);
+        engine.cached_prefix(segments, self.hasher.hashes())
+    }
+
+    fn hash_prompt(&mut self, request: &RequestSpec, segments: &[Segment]) {
+        self.hasher.clear();
+        // The last token is never served from the cache, so a full hit stops before it.
+        self.hasher.extend(self.block_size, segments, 0, request.prompt_tokens - 1);
+    }
+
     fn turn(&mut self) -> ReplicaId {
         let replica = ReplicaId(self.next);
         self.next = (self.next + 1) % self.outstanding.len() as u32;
@@ -121,9 +133,7 @@ impl Router {
         engines: &[EngineCore],
         max_imbalance: u32,
     ) -> ReplicaId {
-        self.hasher.clear();
-        // The last token is never served from the cache, so a full hit stops before it.
-        self.hasher.extend(self.block_size, segments, 0, request.prompt_tokens - 1);
+        self.hash_prompt(request, segments);
         let hashes = self.hasher.hashes();
         let least = self.outstanding.iter().copied().min().unwrap_or(0);
         let cached = |at: usize| {

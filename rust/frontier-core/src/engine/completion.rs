@@ -25,7 +25,7 @@ impl EngineCore {
         self.counters.finished += self.outcome.finished.len() as u64;
         if let Some(step) = batch.step {
             let overlaps = self.pipeline.num_stages() > 1;
-            for emission in &self.outcome.emitted {
+            for emission in self.outcome.emitted.iter().filter(|emission| !emission.hands_over) {
                 context.recorder.tokens(emission.id, step, emission.num_tokens, now, batch.meter);
                 if emission.num_drafts > 0 {
                     context.recorder.verify(emission.id, emission.num_drafts, emission.num_accepted);
@@ -40,10 +40,16 @@ impl EngineCore {
             outputs.extend(self.outcome.emitted.iter().map(output));
         }
         for &id in &self.outcome.finished {
-            context.recorder.finish(id, now, batch.meter);
+            if self.outcome.emitted.iter().any(|emission| emission.hands_over && emission.id == id) {
+                context.recorder.hand_over(id, now, batch.meter);
+            } else {
+                context.recorder.finish(id, now, batch.meter);
+            }
             context.ended.push(id);
         }
-        if let (Some(record), Some(log)) = (batch.record.take(), &mut context.recorder.decision_log) {
+        let record = batch.record.take();
+        let heard = self.process_news(now, record.is_some(), &mut context.recorder.decision_log);
+        if let (Some(record), Some(log)) = (record, &mut context.recorder.decision_log) {
             log.end(record, &self.scheduler, &self.outcome);
         }
         for index in 0..self.outcome.retired.len() {
@@ -53,7 +59,7 @@ impl EngineCore {
             self.watch_progress(now)?;
         }
         self.spare.push(batch);
-        Ok(!self.outcome.emitted.is_empty())
+        Ok(heard || !self.outcome.emitted.is_empty())
     }
 
     /// Reports steps that go round in circles, as the real engine would with the same settings.

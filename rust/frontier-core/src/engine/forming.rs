@@ -44,7 +44,7 @@ impl EngineCore {
             let mut time = context.timer.step(&self.shape)?;
             let held_up = self.kv_step.take().map_or(SimDuration::ZERO, |kv| self.kv_delay(&kv, now, &time));
             time.total.0 += held_up.0;
-            let mixed = row.prefill_tokens > 0;
+            let mixed = self.is_mixed();
             Launch { held_up, ..self.pass(now, &time, context.timer.stages_s(), 1.0, mixed)? }
         } else {
             let passage = self.pipeline.pass_empty(now);
@@ -92,6 +92,12 @@ impl EngineCore {
         &self.shape
     }
 
+    /// Tells whether the batch that was drafted last computes chunks of prompts. A single token of one costs what a
+    /// decode costs, and does not count.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.shape.prefill().num_seqs > 0
+    }
+
     /// Sends a step through the engine's pipeline. `share`: the engine's part of its work; `mixed`: prompts are
     /// computed in it.
     ///
@@ -126,6 +132,7 @@ impl EngineCore {
         }
         batch.end = end;
         batch.meter = self.meter;
+        self.note_handovers(&batch.output, start, end);
         if batch.changed() {
             self.record_activities(&batch.output, formed, start, before, recorder);
             // A turn of SGLang that only preempted leaves no record.

@@ -150,8 +150,21 @@ impl Ledger {
         }
     }
 
-    /// Books the time until a request reaches its engine.
+    /// Forgets the totals of the replica that the request leaves.
+    pub fn change_replica(&mut self) {
+        self.meter = HostMeter::default();
+    }
+
+    /// Tells whether the request waits since `at` for the replica that goes on with it.
+    pub fn is_handed_over_since(&self, at: SimTime) -> bool {
+        self.activity == Activity::KvTransferWait && self.since == at
+    }
+
+    /// Books the time until a request reaches its engine. Between two replicas it waits for a transfer all along.
     pub fn reach_engine(&mut self, at: SimTime) {
+        if self.activity == Activity::KvTransferWait {
+            return;
+        }
         self.spent[Cause::Ingress as usize] += at.since(self.since).0;
         self.since = at;
     }

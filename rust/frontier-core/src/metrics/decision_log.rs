@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::decision_log_sglang;
 use crate::ids::{ReplicaId, RequestId, Slot};
+use crate::engine::KvNews;
 use crate::plan::DecisionLogSpec;
 use crate::scheduler::{
     Admission, Baseline, BatchScheduler, LiveRequest, Scheduler, SchedulerOutput, StepOutcome, VllmScheduler,
@@ -37,11 +38,13 @@ trait Logged: BatchScheduler {
     fn request(&self, slot: Slot) -> &LiveRequest;
     fn running(&self) -> &[Slot];
     fn waiting(&self) -> impl Iterator<Item = Slot>;
+    /// The queue of requests that hold KV, where there is one that is not empty.
+    fn kv_waiting(&self) -> Option<Vec<Slot>>;
 }
 
 /// Implements [`Logged`] by methods of the same names.
 macro_rules! logged {
-    ($($scheduler:ty),+) => {$(
+    ($($scheduler:ty, $kv_waiting:expr);+) => {$(
         impl Logged for $scheduler {
             fn request(&self, slot: Slot) -> &LiveRequest {
                 Self::request(self, slot)
@@ -52,11 +55,22 @@ macro_rules! logged {
             fn waiting(&self) -> impl Iterator<Item = Slot> {
                 Self::waiting(self)
             }
+            fn kv_waiting(&self) -> Option<Vec<Slot>> {
+                let kv_waiting: fn(&Self) -> Vec<Slot> = $kv_waiting;
+                Some(kv_waiting(self)).filter(|slots| !slots.is_empty())
+            }
         }
     )+};
 }
 
-logged!(VllmScheduler, Baseline);
+logged!(
+    VllmScheduler, |scheduler| if scheduler.shows_kv_waiting() {
+        scheduler.kv_waiting().collect()
+    } else {
+        Vec::new()
+    };
+    Baseline, |_| Vec::new()
+);
 
 /// Grows the log of a run. A record is begun when a batch is formed and ended when its output is processed.
 #[derive(Clone, Debug)]
@@ -65,12 +79,14 @@ pub struct DecisionLog {
     /// Blocks of each request that earlier records showed.
     shown_blocks: Vec<usize>,
     text: String,
+    /// Ends of transfers that the next record shows.
+    news: Vec<KvNews>,
 }
 
 impl DecisionLog {
     /// Returns an empty log.
     pub fn new(spec: &DecisionLogSpec) -> Self {
-        Self { block_ids: spec.block_ids, shown_blocks: Vec::new(), text: String::new() }
+        Self { block_ids: spec.block_ids, shown_blocks: Vec::new(), text: String::new(), news: Vec::new() }
     }
 
     /// Returns the log and leaves it empty.
@@ -132,6 +148,12 @@ impl DecisionLog {
         list(&mut record, scheduler.waiting(), |out, slot| {
             number(out, id(slot));
         });
+        if let Some(kept_apart) = scheduler.kv_waiting() {
+            record.push_str(",\"kv_wait\":");
+            list(&mut record, kept_apart.into_iter(), |out, slot| {
+                number(out, id(slot));
+            });
+        }
         let _ = write!(
             record,
             ",\"free\":{},\"pf\":{},\"dc\":{},\"kv\":{}",
@@ -167,9 +189,52 @@ impl DecisionLog {
                 number(out, id.0);
             });
         }
+        let news = std::mem::take(&mut self.news);
+        for (name, received) in [("recv", true), ("sent", false)] {
+            if news.iter().any(|news| matches!(news, KvNews::Received(_)) == received) {
+                let _ = write!(record, ",\"{name}\":");
+                list_news(&mut record, &news, received);
+            }
+        }
         let _ = write!(record, ",\"free_end\":{}}}", scheduler.gauges().num_free);
         self.text.push_str(&record);
         self.text.push('\n');
+    }
+
+    /// Shows the ends of transfers in the record that follows or, where none does, in one of their own.
+    pub fn news(
+        &mut self,
+        now: SimTime,
+        replica: ReplicaId,
+        has_record: bool,
+        news: Vec<KvNews>,
+        scheduler: &Scheduler,
+    ) {
+        if has_record {
+            self.news = news;
+            return;
+        }
+        let _ = write!(self.text, "{{\"eng\":\"e{}\",\"ts\":{},\"kv_only\":true,\"recv\":", replica.0, now.0);
+        list_news(&mut self.text, &news, true);
+        self.text.push_str(",\"sent\":");
+        list_news(&mut self.text, &news, false);
+        let _ = writeln!(self.text, ",\"free_end\":{}}}", scheduler.gauges().num_free);
+    }
+
+    /// Shows a transfer that a step of `replica`, formed `now`, begins.
+    pub fn transfer(
+        &mut self,
+        now: SimTime,
+        replica: ReplicaId,
+        request: RequestId,
+        num_blocks: u32,
+        (start, end): (SimTime, SimTime),
+    ) {
+        let _ = writeln!(
+            self.text,
+            "{{\"eng\":\"e{}\",\"ts\":{},\"xfer\":{},\"blocks\":{num_blocks},\"t0\":{},\"t1\":{}}}",
+            replica.0, now.0, request.0, start.0, end.0
+        );
     }
 
     fn write_new_blocks(&mut self, record: &mut String, scheduler: &impl Logged, batch: &SchedulerOutput) {
@@ -203,6 +268,15 @@ impl DecisionLog {
         }
         &mut self.shown_blocks[id.index()]
     }
+}
+
+/// Lists the requests of which there is news of one kind.
+fn list_news(out: &mut String, news: &[KvNews], received: bool) {
+    let ids = news.iter().filter_map(|news| match *news {
+        KvNews::Received(id) => received.then_some(id.0),
+        KvNews::Sent(id) => (!received).then_some(id.0),
+    });
+    list(out, ids, number);
 }
 
 pub(super) fn number(out: &mut String, value: u32) {

@@ -244,7 +244,7 @@ impl Recorder {
     }
 
     /// Records that the client has at `at` what step output of `now` brought a request. Returns whether that was its
-    /// last token.
+    /// last token, from anyone or from the replica that hands it over.
     pub fn deliver(&mut self, id: RequestId, now: SimTime, at: SimTime) -> bool {
         let record = self.request(id);
         let ns = at.since(now).0;
@@ -258,7 +258,7 @@ impl Recorder {
             record.ledger.deliver(ns);
             record.witness(10, at, 0);
         }
-        last
+        last || record.ledger.is_handed_over_since(now)
     }
 
     /// Records a refusal.
@@ -335,6 +335,14 @@ impl Recorder {
     #[inline]
     pub fn decode_goes_on(&mut self, id: RequestId, at: SimTime, meter: HostMeter) {
         self.request(id).ledger.decode_goes_on(at, meter);
+    }
+
+    /// Records that a replica is done with a request whose KV another one waits for.
+    pub fn hand_over(&mut self, id: RequestId, now: SimTime, meter: HostMeter) {
+        let record = self.request(id);
+        record.ledger.enter(Activity::KvTransferWait, now, meter);
+        record.ledger.change_replica();
+        record.witness(12, now, 0);
     }
 
     /// Records that a request is complete.

@@ -37,6 +37,14 @@ pub struct Rules {
     pub pads_admissions: bool,
     /// From 0.28. Drafters that need input slots of their own pay them from the input budget.
     pub draft_slots: bool,
+    /// From 0.30. A request whose prompt is read from another engine leaves the blocks alone that those before it in
+    /// the making will need.
+    pub reserves_for_loads: bool,
+    /// From 0.30. With several batches in flight, an engine that reads KV from others reuses freed blocks only once
+    /// those batches are done.
+    pub defers_frees: bool,
+    /// From 0.31. Requests that hold KV wait in a queue of their own.
+    pub kv_queue: bool,
     /// From 0.30. Admissions with a cached prefix are padded even if nothing else runs.
     pub pads_alone: bool,
     /// From 0.31. The long-prefill threshold spares a lone request, and can be adaptive.
@@ -67,6 +75,9 @@ impl Rules {
             watermark: minor >= 24,
             pads_admissions: minor >= 25,
             draft_slots: minor >= 28,
+            reserves_for_loads: minor >= 30,
+            defers_frees: minor >= 30,
+            kv_queue: minor >= 31,
             pads_alone: minor >= 30,
             threshold_spares_lone: minor >= 31,
             max_num_active_seqs: minor >= 31,

@@ -21,6 +21,18 @@ pub enum Status {
     Finished,
 }
 
+/// What is special about a request's KV.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handover {
+    /// Nothing: it is made here and freed here.
+    #[default]
+    Neither,
+    /// That of the prompt comes from another engine.
+    Receives,
+    /// It stays after the end, until another engine has read it.
+    Keeps,
+}
+
 /// What an engine is told about a new request.
 #[derive(Clone, Copy, Debug)]
 pub struct Submission<'a> {
@@ -44,6 +56,8 @@ pub struct Submission<'a> {
     pub segments: &'a [Segment],
     /// Stream of the output tokens.
     pub output_stream: u64,
+    /// Where its KV comes from or goes to.
+    pub handover: Handover,
 }
 
 /// What only speculative decoding and asynchronous pipelines look at, kept from the counters of every step.
@@ -84,6 +98,9 @@ pub struct LiveRequest {
     pub(crate) num_preemptions: u32,
     /// The last step that carried it left some of its tokens to compute.
     pub(crate) in_chunk: bool,
+    /// Its prompt is being computed, or read from another engine, since it got its first blocks.
+    pub(crate) prefill_in_flight: bool,
+    pub(crate) handover: Handover,
     pub(crate) rare: Rare,
     /// Most tokens ever computed: what lies below was lost to a preemption if it is computed again.
     pub(crate) high_water: u32,
@@ -125,6 +142,8 @@ impl LiveRequest {
             num_in_flight: 0,
             num_preemptions: 0,
             in_chunk: false,
+            prefill_in_flight: false,
+            handover: Handover::Neither,
             rare: Rare::default(),
             high_water: 0,
             num_cached_blocks: 0,
@@ -187,6 +206,7 @@ impl LiveRequest {
             former,
             segments,
             output_stream: submission.output_stream,
+            handover: submission.handover,
             ..Self::vacant()
         };
     }
@@ -195,6 +215,12 @@ impl LiveRequest {
     #[inline]
     pub fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// Tells what is special about the request's KV.
+    #[inline]
+    pub fn handover(&self) -> Handover {
+        self.handover
     }
 
     /// Returns the prompt length in tokens.

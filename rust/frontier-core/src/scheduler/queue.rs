@@ -78,6 +78,13 @@ impl WaitingQueue {
         }
     }
 
+    /// Brings requests that wait beside the queue into its order; first come, first served leaves them as they are.
+    pub(super) fn sort(&self, slots: &mut [Slot], requests: &[LiveRequest]) {
+        if !self.ranking.is_fcfs() {
+            slots.sort_by(|one, other| order(&requests[one.index()], &requests[other.index()]));
+        }
+    }
+
     /// Books that a request in the queue is over.
     pub(super) fn ends_waiting(&mut self, request: &LiveRequest) {
         self.ranking.ends_waiting(request);

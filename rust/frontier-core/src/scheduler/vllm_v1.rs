@@ -9,12 +9,15 @@
 mod admission;
 mod budget;
 mod caching;
+mod handover;
 mod kv_groups;
 mod output;
 mod parking;
 mod running;
 
 use budget::Budget;
+pub use handover::RemoteRead;
+use handover::Handovers;
 pub(super) use kv_groups::GroupTable;
 use kv_groups::KvGroups;
 
@@ -75,6 +78,8 @@ pub struct VllmScheduler {
     groups: Option<KvGroups>,
     /// Tiers of KV below the device, if any.
     kv_loads: Option<Box<KvLoads>>,
+    /// Requests that come from other engines, or stay for them.
+    handovers: Handovers,
 }
 
 impl VllmScheduler {
@@ -112,6 +117,7 @@ impl VllmScheduler {
             hits: Vec::new(),
             groups: KvGroups::of(&config),
             kv_loads: None,
+            handovers: Handovers::default(),
             config,
         }
     }
@@ -145,7 +151,7 @@ impl VllmScheduler {
     /// Returns the number of waiting requests.
     #[inline]
     fn num_waiting(&self) -> usize {
-        self.num_parked() + self.waiting.len()
+        self.num_parked() + self.handovers.num_waiting() + self.waiting.len()
     }
 }
 
@@ -157,7 +163,7 @@ impl BatchScheduler for VllmScheduler {
     /// Tells whether there is a reason to call `schedule()`.
     #[inline]
     fn has_requests(&self) -> bool {
-        !self.running.is_empty() || !self.waiting.is_empty() || self.newly_finished || self.num_parked() > 0
+        !self.running.is_empty() || !self.waiting.is_empty() || self.newly_finished || self.num_parked() > 0 || self.handovers.any()
     }
 
     /// Tells whether some request got further than ever before since the last call of this method.
@@ -267,7 +273,7 @@ impl BatchScheduler for VllmScheduler {
     }
 
     fn visit_waiting(&self, visit: &mut dyn FnMut(RequestId)) {
-        self.waiting().for_each(|slot| visit(self.requests[slot.index()].id));
+        self.kv_waiting().chain(self.waiting()).for_each(|slot| visit(self.requests[slot.index()].id));
     }
 
     /// Checks that blocks and queues are conserved. O(blocks + requests).
@@ -276,8 +282,8 @@ impl BatchScheduler for VllmScheduler {
     /// [`SimError::Invariant`] naming the first law that does not hold.
     fn check_integrity(&self) -> Result<(), SimError> {
         let in_groups = |request: &LiveRequest| request.tables.iter().map(GroupTable::num_held).sum::<u64>();
-        let held = self.requests.iter().map(|request| request.blocks.len() as u64 + in_groups(request)).sum();
-        self.pool.check_integrity(held)?;
+        let held: u64 = self.requests.iter().map(|request| request.blocks.len() as u64 + in_groups(request)).sum();
+        self.pool.check_integrity(held + self.handovers.num_deferred())?;
         if let Some(loads) = &self.kv_loads {
             loads.check_integrity()?;
         }
@@ -288,7 +294,7 @@ impl BatchScheduler for VllmScheduler {
                 what: format!("slot {} is in RUNNING but does not run", slot.0),
             });
         }
-        if let Some(slot) = self.waiting().find(|slot| wrong(slot, &[Status::Waiting, Status::Preempted])) {
+        if let Some(slot) = self.kv_waiting().chain(self.waiting()).find(|slot| wrong(slot, &[Status::Waiting, Status::Preempted])) {
             return Err(SimError::Invariant {
                 what: format!("slot {} is in WAITING but does not wait", slot.0),
             });

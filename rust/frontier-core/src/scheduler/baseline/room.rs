@@ -251,6 +251,7 @@ impl Room {
                     num_tokens: 1,
                     num_drafts: 0,
                     num_accepted: 0,
+                    hands_over: false,
                 });
             }
             let complete =

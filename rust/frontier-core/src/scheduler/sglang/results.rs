@@ -37,7 +37,13 @@ impl SglangScheduler {
                 }
             }
             request.append_output();
-            outcome.emitted.push(Emission { id: request.id, num_tokens: 1, num_drafts: 0, num_accepted: 0 });
+            outcome.emitted.push(Emission {
+                id: request.id,
+                num_tokens: 1,
+                num_drafts: 0,
+                num_accepted: 0,
+                hands_over: false,
+            });
             if !request.finished && request.num_output >= request.max_new_tokens {
                 request.finished = true;
                 outcome.finished.push(request.id);

@@ -1,11 +1,12 @@
 //! Phase 2 of a step: waiting requests, until the first that does not fit.
 
 use super::budget::Budget;
+use super::handover::Received;
 use super::parking::Unpark;
 use super::{VllmScheduler, request_is_new};
 use crate::ids::Slot;
 use crate::scheduler::kv_loads::Seek;
-use crate::scheduler::live::Status;
+use crate::scheduler::live::{Handover, Status};
 use crate::scheduler::{Admission, SchedulerOutput};
 use crate::time::SimTime;
 
@@ -32,7 +33,17 @@ impl VllmScheduler {
         let beside_running = !out.scheduled.is_empty();
         let mut passed_over: Vec<Slot> = Vec::new();
         let mut still_loading = 0;
+        // Those put aside in this very step are not looked at.
+        let (mut at, mut to_look_at) = (0, self.handovers.num_waiting());
         while budget.room() > 0 && self.running.len() < self.max_running {
+            if at < to_look_at {
+                match self.admit_received(at, prompt_continues, beside_running, budget, out) {
+                    Received::Admitted => to_look_at -= 1,
+                    Received::PassedOver => at += 1,
+                    Received::DoesNotFit => break,
+                }
+                continue;
+            }
             if self.parked_goes_first(still_loading) {
                 match self.admit_loaded(still_loading, prompt_continues, beside_running, budget, out) {
                     Unpark::Admitted => {}
@@ -53,6 +64,13 @@ impl VllmScheduler {
             }
             debug_assert_eq!(request.num_computed, 0, "Invariant: a waiting request has nothing computed");
             let mut computed = self.find_hits(slot);
+            if self.requests[slot.index()].handover == Handover::Receives {
+                if !self.put_aside(slot) {
+                    break;
+                }
+                self.waiting.pop_front();
+                continue;
+            }
             match self.seek_below(slot) {
                 Seek::Nothing => {}
                 Seek::InStep(blocks) => computed += blocks * self.config.block_size,
@@ -86,6 +104,7 @@ impl VllmScheduler {
             self.start(slot, computed, (num_tokens, num_drafts), budget, out);
             self.waiting.admitted(slot, now, &mut self.requests);
         }
+        self.handovers.sort(&self.waiting, &self.requests);
         for slot in passed_over.into_iter().rev() {
             self.waiting.put_back_unserved(slot, &self.requests);
         }
@@ -104,6 +123,7 @@ impl VllmScheduler {
         let admission = if request_is_new(request) { Admission::New } else { Admission::Resumed };
         request.status = Status::Running;
         request.num_computed = computed;
+        request.prefill_in_flight |= computed + num_tokens < request.num_tokens;
         self.running.push(slot);
         budget.take(num_tokens);
         let mut scheduled = request.scheduled(slot, admission, num_tokens);

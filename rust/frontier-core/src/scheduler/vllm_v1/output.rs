@@ -1,10 +1,10 @@
 //! What a batch changes: counters when it is formed, tokens when its output arrives.
 
 use super::VllmScheduler;
-use super::caching::{cache_full_blocks, release_blocks};
+use super::caching::cache_full_blocks;
 use crate::ids::Slot;
 use crate::plan::SchedulerConfig;
-use crate::scheduler::live::{LiveRequest, Status};
+use crate::scheduler::live::{Handover, LiveRequest, Status};
 use crate::scheduler::{Admission, Emission, Scheduled, SchedulerOutput, StepOutcome};
 use crate::speculation::Speculation;
 use crate::time::SimTime;
@@ -13,6 +13,9 @@ impl VllmScheduler {
     /// Counters advance at schedule time, so that the next call may follow before the batch is done.
     #[inline]
     pub(super) fn commit(&mut self, now: SimTime, out: &mut SchedulerOutput) {
+        if !out.scheduled.is_empty() {
+            self.handovers.step_formed();
+        }
         for entry in &mut out.scheduled {
             let request = &mut self.requests[entry.slot.index()];
             request.num_computed += entry.num_tokens;
@@ -30,6 +33,7 @@ impl VllmScheduler {
             }
             entry.samples = request.num_computed >= request.num_tokens + request.num_placeholders;
             request.in_chunk = !entry.samples;
+            request.prefill_in_flight &= request.in_chunk;
             if entry.samples && self.config.async_scheduling {
                 request.num_placeholders += 1 + entry.num_drafts;
                 if self.num_speculative_tokens > 0 {
@@ -50,6 +54,9 @@ impl VllmScheduler {
         let SchedulerConfig { block_size, max_model_len, async_scheduling, .. } = self.config;
         let caching = self.pool.caching();
         let (mut left_running, mut left_waiting) = (false, false);
+        if !batch.scheduled.is_empty() {
+            self.handovers.step_done(&mut self.pool);
+        }
         for entry in &batch.scheduled {
             let request = &mut self.requests[entry.slot.index()];
             request.num_in_flight -= entry.num_tokens;
@@ -58,7 +65,7 @@ impl VllmScheduler {
                 request.num_stale -= entry.num_tokens;
             }
             if request.status == Status::Finished {
-                if request.num_in_flight == 0 {
+                if request.num_in_flight == 0 && request.handover != Handover::Keeps {
                     outcome.retired.push(entry.slot);
                 }
                 continue;
@@ -80,7 +87,8 @@ impl VllmScheduler {
                     request.rehash(block_size);
                 }
                 let (id, num_drafts) = (request.id, entry.num_drafts);
-                outcome.emitted.push(Emission { id, num_tokens, num_drafts, num_accepted });
+                let hands_over = request.handover == Handover::Keeps;
+                outcome.emitted.push(Emission { id, num_tokens, num_drafts, num_accepted, hands_over });
                 if async_scheduling {
                     if !stale {
                         request.num_placeholders -= num_tokens;
@@ -100,10 +108,15 @@ impl VllmScheduler {
                         }
                     }
                     request.status = Status::Finished;
-                    release_blocks(&mut self.pool, request);
+                    request.prefill_in_flight = false;
                     self.newly_finished = true;
                     outcome.finished.push(request.id);
-                    if request.num_in_flight == 0 {
+                    if hands_over {
+                        self.handovers.keep(entry.slot);
+                    } else {
+                        self.handovers.release(&mut self.pool, request);
+                    }
+                    if request.num_in_flight == 0 && !hands_over {
                         outcome.retired.push(entry.slot);
                     }
                     continue;
@@ -177,7 +190,9 @@ mod tests {
 
     use crate::ids::{RequestId, Slot};
     use crate::plan::SchedulerConfig;
-    use crate::scheduler::{BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+    use crate::scheduler::{
+        BatchScheduler, Handover, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+    };
     use crate::time::SimTime;
     use crate::workload::{OUTPUT_STREAM_BASE, Segment};
 
@@ -212,6 +227,7 @@ mod tests {
             max_tokens: OUTPUT,
             segments: &[Segment { stream: 1, start: 0, len: PROMPT }],
             output_stream: OUTPUT_STREAM_BASE,
+            handover: Handover::Neither,
         });
         let (mut batch, mut outcome, mut steps) = (SchedulerOutput::default(), StepOutcome::default(), 0);
         while outcome.finished.is_empty() {

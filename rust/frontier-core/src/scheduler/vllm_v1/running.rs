@@ -72,6 +72,9 @@ impl VllmScheduler {
     ) -> bool {
         while !self.allocate_running(slot, num_tokens) {
             let victim_position = self.waiting.choose_victim(&self.running, &self.requests);
+            if self.handovers.pins(&self.requests[self.running[victim_position].index()]) {
+                return false;
+            }
             let victim = self.running.remove(victim_position);
             if self.waiting.victims_may_be_scheduled() {
                 // Already part of this very batch: its budget is free again.
@@ -104,6 +107,9 @@ impl VllmScheduler {
                 return;
             }
             let Some(position) = self.waiting.displaced(&self.running, &self.requests) else { return };
+            if self.handovers.pins(&self.requests[self.running[position].index()]) {
+                return;
+            }
             let victim = self.running.remove(position);
             self.preempt(victim);
             out.preempted.push(Member { slot: victim, id: self.requests[victim.index()].id });
@@ -124,6 +130,7 @@ impl VllmScheduler {
         request.num_cached_blocks = 0;
         request.status = Status::Preempted;
         request.num_computed = 0;
+        request.prefill_in_flight = false;
         request.rare.num_drafts = 0;
         request.num_stale = request.num_in_flight;
         request.num_placeholders = 0;

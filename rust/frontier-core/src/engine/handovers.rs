@@ -1,0 +1,121 @@
+//! KV between engines, as one of them sees it: what it begins to read, what it has computed for another, and news of
+//! transfers, which it hears when it processes the output of a batch (`KVConnectorOutput` in `vllm/v1/outputs.py`).
+
+use super::EngineCore;
+use crate::ids::RequestId;
+use crate::metrics::DecisionLog;
+use crate::scheduler::{Handover, RemoteRead, SchedulerOutput};
+use crate::time::SimTime;
+
+/// What became of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvNews {
+    /// The KV of a request is here.
+    Received(RequestId),
+    /// The KV of a request has left.
+    Sent(RequestId),
+}
+
+/// A part of a prompt whose KV another engine waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComputedChunk {
+    /// Whose it is.
+    pub request: RequestId,
+    /// Tokens of the prompt that are there when the step ends.
+    pub computed: u32,
+    /// When the step begins.
+    pub start: SimTime,
+    /// When it ends.
+    pub end: SimTime,
+}
+
+/// An engine's part in hand-overs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handovers {
+    receives: bool,
+    reports_chunks: bool,
+    news: Vec<KvNews>,
+    reads: Vec<(RemoteRead, SimTime)>,
+    chunks: Vec<ComputedChunk>,
+}
+
+impl EngineCore {
+    /// Takes part in hand-overs: `receives` KV from other engines, or reports the chunks that others wait for.
+    pub fn take_part(&mut self, receives: bool, reports_chunks: bool) {
+        self.handovers.receives = receives;
+        self.handovers.reports_chunks = reports_chunks;
+        if let Some(scheduler) = self.scheduler.vllm_mut().filter(|_| receives) {
+            scheduler.receive_kv();
+        }
+    }
+
+    /// Hears of a transfer, with the output of the batch that it processes next.
+    pub fn hear(&mut self, news: KvNews) {
+        self.stalled = false;
+        self.handovers.news.push(news);
+    }
+
+    /// Hands over the reads that began since the last call, with the starts of their steps.
+    pub fn take_reads(&mut self) -> Vec<(RemoteRead, SimTime)> {
+        std::mem::take(&mut self.handovers.reads)
+    }
+
+    /// Hands over the chunks that steps formed since the last call compute.
+    pub fn take_chunks(&mut self) -> Vec<ComputedChunk> {
+        std::mem::take(&mut self.handovers.chunks)
+    }
+
+    /// Notes what a batch means for other engines.
+    #[inline]
+    pub(super) fn note_handovers(&mut self, output: &SchedulerOutput, start: SimTime, end: SimTime) {
+        if self.handovers.receives
+            && let Some(scheduler) = self.scheduler.vllm_mut()
+        {
+            let reads = scheduler.take_remote_reads();
+            self.handovers.reads.extend(reads.into_iter().map(|read| (read, start)));
+        }
+        if self.handovers.reports_chunks
+            && let Some(scheduler) = self.scheduler.vllm()
+        {
+            let kept = output
+                .scheduled
+                .iter()
+                .filter(|entry| scheduler.request(entry.slot).handover() == Handover::Keeps);
+            self.handovers.chunks.extend(kept.map(|entry| ComputedChunk {
+                request: entry.id,
+                computed: entry.computed_before + entry.num_tokens,
+                start,
+                end,
+            }));
+        }
+    }
+
+    /// Tells the scheduler of the transfers that ended. Returns whether there were any; `has_record`: the batch whose
+    /// output is being processed leaves a record.
+    #[inline]
+    pub(super) fn process_news(
+        &mut self,
+        now: SimTime,
+        has_record: bool,
+        log: &mut Option<DecisionLog>,
+    ) -> bool {
+        if self.handovers.news.is_empty() {
+            return false;
+        }
+        let news = std::mem::take(&mut self.handovers.news);
+        if let Some(scheduler) = self.scheduler.vllm_mut() {
+            for &news in &news {
+                match news {
+                    KvNews::Received(id) => {
+                        scheduler.kv_received(id);
+                    }
+                    KvNews::Sent(id) => self.outcome.retired.extend(scheduler.kv_sent(id)),
+                }
+            }
+        }
+        if let Some(log) = log {
+            log.news(now, self.replica, has_record, news, &self.scheduler);
+        }
+        true
+    }
+}

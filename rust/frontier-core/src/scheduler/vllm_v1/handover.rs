@@ -1,0 +1,251 @@
+//! KV that comes from another engine, or stays for one: the scheduler's side of vLLM's NIXL connector
+//! (`distributed/kv_transfer/kv_connector/v1/nixl`, `v1/core/sched/scheduler.py`, 0.22 to 0.32).
+//!
+//! A request whose prompt another engine has computed gets blocks for all of it at once, less what is cached here, and
+//! is put aside in a queue of its own, which goes before all that wait. Once its KV is there it goes on with the last
+//! token of its prompt, which has to be computed again for the first logits. On the other side a request that is handed
+//! over keeps its blocks after its end until they have been read.
+
+use std::collections::VecDeque;
+
+use super::budget::Budget;
+use super::caching::{cache_full_blocks, release_blocks};
+use super::admission::Chunk;
+use super::VllmScheduler;
+use crate::ids::{BlockId, RequestId, Slot};
+use crate::kvcache::BlockPool;
+use crate::scheduler::queue::WaitingQueue;
+use crate::scheduler::live::LiveRequest;
+use crate::scheduler::{Handover, SchedulerOutput};
+
+/// KV that an engine begins to read from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteRead {
+    /// Whose it is.
+    pub request: RequestId,
+    /// Blocks to fill.
+    pub num_blocks: u32,
+}
+
+/// What became of a request that is looked at in the queue of those put aside.
+pub(super) enum Received {
+    /// It runs.
+    Admitted,
+    /// It keeps its place; the next one may be looked at.
+    PassedOver,
+    /// Nothing more is admitted in this step.
+    DoesNotFit,
+}
+
+/// Requests between engines.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handovers {
+    /// Put aside, in their order: what they wait for is on its way, or was there when there was no room to run.
+    waiting: Vec<Slot>,
+    /// Those of them whose KV is there, but which were not looked at since.
+    received: Vec<Slot>,
+    /// Reads that began in the step that was formed last.
+    reads: Vec<RemoteRead>,
+    /// Ended here and kept for another engine.
+    kept: Vec<Slot>,
+    /// Freed blocks come back only when all steps that were in flight at the time are done.
+    defers_frees: bool,
+    steps_formed: u64,
+    steps_done: u64,
+    deferred: VecDeque<(u64, Vec<BlockId>)>,
+}
+
+impl Handovers {
+    /// Tells whether requests are kept, or put aside, here.
+    #[inline]
+    pub(super) fn any(&self) -> bool {
+        !self.waiting.is_empty() || !self.kept.is_empty()
+    }
+
+    /// Returns how many requests are put aside.
+    #[inline]
+    pub(super) fn num_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Brings the requests put aside into the order of the queue, where that is not first come, first served.
+    pub(super) fn sort(&mut self, queue: &WaitingQueue, requests: &[LiveRequest]) {
+        queue.sort(&mut self.waiting, requests);
+    }
+
+    /// Keeps a request that ended here.
+    pub(super) fn keep(&mut self, slot: Slot) {
+        self.kept.push(slot);
+    }
+
+    /// Returns how many blocks come back later.
+    pub(super) fn num_deferred(&self) -> u64 {
+        self.deferred.iter().map(|(_, blocks)| blocks.len() as u64).sum()
+    }
+
+    /// Tells whether the blocks of a request have to outlive steps in flight.
+    #[inline]
+    pub(super) fn pins(&self, request: &LiveRequest) -> bool {
+        self.defers_frees && request.num_in_flight > 0
+    }
+
+    /// Notes a step that computes something.
+    #[inline]
+    pub(super) fn step_formed(&mut self) {
+        self.steps_formed += u64::from(self.defers_frees);
+    }
+
+    /// Notes that the oldest step in flight is done, and frees what waited for it.
+    #[inline]
+    pub(super) fn step_done(&mut self, pool: &mut BlockPool) {
+        self.steps_done += u64::from(self.defers_frees);
+        while self.deferred.front().is_some_and(|(step, _)| *step <= self.steps_done) {
+            let blocks = self.deferred.pop_front().map(|(_, blocks)| blocks).unwrap_or_default();
+            pool.release(&blocks);
+        }
+    }
+
+    /// Frees the blocks of a request that ended, now or when the steps in flight are done.
+    #[inline]
+    pub(super) fn release(&mut self, pool: &mut BlockPool, request: &mut LiveRequest) {
+        if self.pins(request) {
+            self.deferred.push_back((self.steps_formed, std::mem::take(&mut request.blocks)));
+        } else {
+            release_blocks(pool, request);
+        }
+    }
+}
+
+impl VllmScheduler {
+    /// Takes KV from other engines from now on (vLLM's `kv_role: kv_consumer`).
+    pub fn receive_kv(&mut self) {
+        self.handovers.defers_frees = self.rules.defers_frees && self.config.queue_depth() > 1;
+    }
+
+    /// Returns the requests that were put aside for KV from another engine, in queue order.
+    pub fn kv_waiting(&self) -> impl Iterator<Item = Slot> {
+        self.handovers.waiting.iter().copied()
+    }
+
+    /// Tells whether the release has a queue of its own for requests that hold KV.
+    pub fn shows_kv_waiting(&self) -> bool {
+        self.rules.kv_queue
+    }
+
+    /// Hands over the reads that the step which was formed last begins.
+    pub fn take_remote_reads(&mut self) -> Vec<RemoteRead> {
+        std::mem::take(&mut self.handovers.reads)
+    }
+
+    /// The KV of a request has come. Returns whether the request waited for it.
+    pub fn kv_received(&mut self, id: RequestId) -> bool {
+        let slot = self.handovers.waiting.iter().find(|slot| self.requests[slot.index()].id == id);
+        self.handovers.received.extend(slot);
+        slot.is_some()
+    }
+
+    /// The KV of a request that ended here has been read: its blocks are free. Returns its slot, if nothing refers to
+    /// it any more.
+    pub fn kv_sent(&mut self, id: RequestId) -> Option<Slot> {
+        let at = self.handovers.kept.iter().position(|slot| self.requests[slot.index()].id == id)?;
+        let slot = self.handovers.kept.remove(at);
+        let request = &mut self.requests[slot.index()];
+        release_blocks(&mut self.pool, request);
+        request.handover = Handover::Neither;
+        (request.num_in_flight == 0).then_some(slot)
+    }
+
+    /// Looks at the request at place `at` of those put aside.
+    pub(super) fn admit_received(
+        &mut self,
+        at: usize,
+        prompt_continues: bool,
+        beside_running: bool,
+        budget: &mut Budget,
+        out: &mut SchedulerOutput,
+    ) -> Received {
+        let slot = self.handovers.waiting[at];
+        let request = &mut self.requests[slot.index()];
+        let block_size = self.config.block_size;
+        if request.handover == Handover::Receives {
+            let Some(come) = self.handovers.received.iter().position(|&other| other == slot) else {
+                return Received::PassedOver;
+            };
+            self.handovers.received.swap_remove(come);
+            request.handover = Handover::Neither;
+            cache_full_blocks(&mut self.pool, request, request.num_computed, block_size);
+            if request.num_computed == request.num_tokens {
+                // The last token is computed again, which gives the first logits.
+                request.num_computed -= 1;
+            }
+        }
+        let computed = request.num_computed;
+        let pads = self.pads_chunk(computed, prompt_continues, beside_running);
+        let (num_tokens, num_drafts) = match self.first_chunk(slot, computed, pads, budget) {
+            Chunk::Tokens { num_tokens, num_drafts } => (num_tokens, num_drafts),
+            Chunk::Stop => return Received::DoesNotFit,
+            Chunk::PassOver => return Received::PassedOver,
+        };
+        let request = &mut self.requests[slot.index()];
+        let total = computed + num_tokens;
+        let slots = total.saturating_add(self.lookahead_tokens).min(self.config.max_model_len.max(total));
+        let fresh = self.config.blocks_for(slots).saturating_sub(request.blocks.len() as u32);
+        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
+        if u64::from(fresh) + u64::from(watermark) > u64::from(self.pool.num_free()) {
+            return Received::DoesNotFit;
+        }
+        self.pool.allocate(fresh, &mut request.blocks);
+        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), block_size);
+        self.handovers.waiting.remove(at);
+        self.start(slot, computed, (num_tokens, num_drafts), budget, out);
+        Received::Admitted
+    }
+
+    /// Takes blocks for the whole prompt of the first waiting request, which has the hits in `self.hits`, and puts it
+    /// aside until its KV is there. Returns false if it does not fit.
+    pub(super) fn put_aside(&mut self, slot: Slot) -> bool {
+        let promised = if self.rules.reserves_for_loads { self.promised_blocks() } else { 0 };
+        let request = &mut self.requests[slot.index()];
+        let config = &self.config;
+        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
+        let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u64;
+        let held = self.hits.len() as u32;
+        let fresh = config.blocks_for(request.num_tokens.min(config.max_model_len)).saturating_sub(held);
+        let needed = u64::from(fresh) + revived + u64::from(watermark);
+        if needed + promised > u64::from(self.pool.num_free()) {
+            return false;
+        }
+        for &block in &self.hits {
+            self.pool.touch(block);
+        }
+        request.blocks.extend_from_slice(&self.hits);
+        request.num_cached_blocks = held;
+        request.num_hit_blocks = held;
+        self.pool.allocate(fresh, &mut request.blocks);
+        request.num_computed = request.prompt_tokens;
+        request.prefill_in_flight = true;
+        self.handovers.reads.push(RemoteRead { request: request.id, num_blocks: fresh });
+        self.handovers.waiting.push(slot);
+        true
+    }
+
+    /// Returns the blocks that requests whose prompts are being computed or read will still take, and what the next
+    /// one needs for its drafts.
+    fn promised_blocks(&self) -> u64 {
+        let config = &self.config;
+        let drafts = match self.num_speculative_tokens {
+            0 => 0,
+            k => 1 + k + self.lookahead_tokens,
+        };
+        let all = self.running.iter().chain(&self.handovers.waiting);
+        let promised = all
+            .map(|slot| &self.requests[slot.index()])
+            .filter(|request| request.prefill_in_flight)
+            .map(|request| {
+                let tokens = request.num_tokens.min(config.max_model_len) + drafts;
+                u64::from(config.blocks_for(tokens).saturating_sub(request.blocks.len() as u32))
+            })
+            .sum::<u64>();
+        promised + u64::from(config.blocks_for(drafts))
+    }
+}

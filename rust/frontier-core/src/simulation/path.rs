@@ -1,0 +1,533 @@
+//! The global controller: takes requests from leg to leg of their path, and their KV from replica to replica.
+//!
+//! A request that is handed over is in one of the stages of [`Stage`]; everything else about it is known by the engines
+//! and by its records. The order of things is that of the mode ([`HandoverMode`]): who has to have blocks before whom,
+//! and who holds them until when. So a full decode side holds transfers up, blocks on the prefill side stay taken, and
+//! prefills stall: nothing has to be told to wait.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use super::Simulation;
+use super::pools::Pool;
+use crate::engine::{ComputedChunk, KvNews};
+use crate::error::SimError;
+use crate::event::Event;
+use crate::ids::{ReplicaId, RequestId};
+use crate::metrics::{Activity, HostMeter, RejectReason, TransferRecord};
+use crate::plan::{
+    DirectSpec, Granularity, HandoverMode, HandoverSpec, PathSpec, SchedulerSpec, TransportSpec,
+};
+use crate::scheduler::{Handover, RemoteRead};
+use crate::time::{SimDuration, SimTime};
+use crate::workload::RequestSpec;
+
+/// How far a hand-over has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The destination has not given blocks yet, and the source has not begun (push).
+    Reserving,
+    /// The source computes.
+    Computing,
+    /// The source writes to the pool (store).
+    Writing,
+    /// The proxy has it, or the destination has no blocks for it yet.
+    Waiting,
+    /// The source is done, and its KV is on its way.
+    Moving,
+}
+
+/// KV that leaves at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    num_blocks: u32,
+    bytes: u64,
+}
+
+/// A request on its way from one replica to another.
+#[derive(Clone, Debug)]
+struct Journey {
+    stage: Stage,
+    source: ReplicaId,
+    /// When the source was done.
+    ready: Option<SimTime>,
+    /// Its row in the table of transfers, from when the destination is known.
+    row: usize,
+    /// Blocks that the destination fills.
+    num_blocks: u32,
+    /// Blocks whose KV was sent, or is about to be.
+    sent_blocks: u32,
+    /// Pieces that have not started, in order.
+    to_start: VecDeque<Piece>,
+    /// Pieces that have not ended, those included.
+    under_way: u32,
+}
+
+/// Stands for no row.
+const NO_ROW: usize = usize::MAX;
+
+/// The controller of a run whose requests pass several clusters, or one of several.
+#[derive(Debug)]
+pub(super) struct Controller {
+    pools: Vec<Pool>,
+    handover: Option<HandoverSpec>,
+    direct: Option<DirectSpec>,
+    journeys: FxHashMap<RequestId, Journey>,
+    /// When the one link that all transfers pass is free.
+    link_free: SimTime,
+    /// Prompt tokens on the first leg, waiting or being computed.
+    queued_tokens: u64,
+}
+
+impl Controller {
+    pub(super) fn new(path: &PathSpec) -> Self {
+        Self {
+            pools: path.legs.iter().map(Pool::new).collect(),
+            handover: path.legs.last().and_then(|leg| leg.receives.clone()),
+            direct: path.direct,
+            journeys: FxHashMap::default(),
+            link_free: SimTime::ZERO,
+            queued_tokens: 0,
+        }
+    }
+
+    /// Returns the engines' parts: for each cluster whether it receives KV, and whether it reports chunks.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (usize, bool, bool)> {
+        let chunks = self.handover.as_ref().is_some_and(|spec| spec.granularity != Granularity::Request);
+        let last = self.pools.len() - 1;
+        self.pools.iter().enumerate().flat_map(move |(leg, pool)| {
+            pool.clusters().iter().map(move |&cluster| (cluster, leg > 0, chunks && leg < last))
+        })
+    }
+
+    /// Tells what is special about the KV of a request that reaches an engine.
+    fn part_of(&self, id: RequestId) -> Handover {
+        match self.journeys.get(&id).map(|journey| journey.stage) {
+            None => Handover::Neither,
+            Some(Stage::Computing) => Handover::Keeps,
+            Some(_) => Handover::Receives,
+        }
+    }
+
+    fn spec(&self) -> &HandoverSpec {
+        self.handover.as_ref().expect("Invariant: a path with journeys hands over")
+    }
+
+    fn journey(&mut self, id: RequestId) -> Result<&mut Journey, SimError> {
+        self.journeys
+            .get_mut(&id)
+            .ok_or_else(|| SimError::Invariant { what: format!("request {} is handed over by nobody", id.0) })
+    }
+}
+
+impl Simulation {
+    /// Tells why a request can never be served, if so.
+    pub(super) fn refusal(&self, spec: &RequestSpec) -> RejectReason {
+        let Some(controller) = &self.controller else { return self.clusters[0].refusal(spec) };
+        let last = controller.pools.len() - 1;
+        for (leg, pool) in controller.pools.iter().enumerate() {
+            let work = if leg < last { RequestSpec { output_tokens: 1, ..*spec } } else { *spec };
+            for &cluster in pool.clusters() {
+                let refused = self.clusters[cluster].refusal(&work);
+                if refused != RejectReason::None {
+                    return refused;
+                }
+            }
+        }
+        RejectReason::None
+    }
+
+    /// Sends a request that arrived on its way.
+    pub(super) fn admit(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
+        self.segments.clear();
+        self.workload.prompt_segments(spec.id, &mut self.segments);
+        self.outstanding += 1;
+        let Some(controller) = &mut self.controller else {
+            let engine = self.clusters[0].choose(now, spec, &self.segments);
+            return self.send(now, spec, engine);
+        };
+        let last = controller.pools.len() - 1;
+        if last == 0 {
+            let cluster = controller.pools[0].choose();
+            let engine = self.clusters[cluster].choose(now, spec, &self.segments);
+            return self.send(now, spec, engine);
+        }
+        if let Some(engine) = self.shortcut(now, spec) {
+            return self.send(now, spec, engine);
+        }
+        let Some(controller) = &mut self.controller else { unreachable!("it was there a line before") };
+        controller.queued_tokens += u64::from(spec.prompt_tokens);
+        let cluster = controller.pools[0].choose();
+        let source = self.clusters[cluster].choose(now, spec, &self.segments);
+        let push = controller.spec().mode == HandoverMode::Push;
+        let stage = if push { Stage::Reserving } else { Stage::Computing };
+        let journey = Journey {
+            stage,
+            source,
+            ready: None,
+            row: NO_ROW,
+            num_blocks: 0,
+            sent_blocks: 0,
+            to_start: VecDeque::new(),
+            under_way: 0,
+        };
+        controller.journeys.insert(spec.id, journey);
+        if !push {
+            return self.send(now, spec, source);
+        }
+        self.around.recorder.route(spec.id, source, now);
+        self.around.recorder.enter(spec.id, Activity::KvTransferWait, now, HostMeter::default());
+        self.send_on(now, spec)
+    }
+
+    /// Returns the engine of the last leg that serves a request whole, if it is to skip the legs before.
+    fn shortcut(&mut self, now: SimTime, spec: &RequestSpec) -> Option<ReplicaId> {
+        let controller = self.controller.as_mut()?;
+        let direct = controller.direct?;
+        let pool = &mut controller.pools[direct.leg as usize];
+        let deflects = direct.deflect_above_tokens.is_some_and(|most| controller.queued_tokens > most);
+        if !deflects && direct.max_uncached_tokens.is_none() {
+            return None;
+        }
+        let number = pool.choose();
+        let cluster = &mut self.clusters[number];
+        let engine = cluster.choose(now, spec, &self.segments);
+        let uncached = spec.prompt_tokens - cluster.cached_prefix(engine, spec, &self.segments);
+        if deflects || direct.max_uncached_tokens.is_some_and(|most| uncached <= most) {
+            return Some(engine);
+        }
+        pool.release(number);
+        cluster.release(engine, spec.id);
+        None
+    }
+
+    /// Sends a request to `engine`, through its API servers where there are any. `segments` holds its prompt.
+    fn send(&mut self, now: SimTime, spec: &RequestSpec, engine: ReplicaId) -> Result<(), SimError> {
+        self.around.recorder.route(spec.id, engine, now);
+        match self.cluster(engine).network_to_servers() {
+            Some(network) => self.around.push(now.after(network)?, Event::Accept(spec.id)),
+            None => self.submit(now, spec, engine),
+        }
+    }
+
+    /// Hands a request to its engine; `segments` holds its prompt.
+    pub(super) fn submit(
+        &mut self,
+        now: SimTime,
+        spec: &RequestSpec,
+        engine: ReplicaId,
+    ) -> Result<(), SimError> {
+        let part = self.controller.as_ref().map_or(Handover::Neither, |controller| controller.part_of(spec.id));
+        let spec = if part == Handover::Keeps { &RequestSpec { output_tokens: 1, ..*spec } } else { spec };
+        let cluster = &mut self.clusters[self.cluster_of[engine.index()] as usize];
+        cluster.submit(now, spec, engine, part, &self.segments, &mut self.around)
+    }
+
+    /// Chooses the replica that a request goes on to, and sends it there. `segments` holds its prompt.
+    fn send_on(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let pool = controller.pools.len() - 1;
+        let cluster = controller.pools[pool].choose();
+        let destination = self.clusters[cluster].choose(now, spec, &self.segments);
+        let row = self.around.recorder.transfers.len();
+        let journey = controller.journey(spec.id)?;
+        journey.row = row;
+        let (source, ready) = (journey.source, journey.ready);
+        self.around.recorder.transfers.push(TransferRecord {
+            request: spec.id,
+            source,
+            destination,
+            ready,
+            start: None,
+            end: None,
+            bytes: 0,
+        });
+        if journey.stage == Stage::Waiting {
+            return self.send(now, spec, destination);
+        }
+        // Blocks are asked for while the request still belongs to its source.
+        let cluster = &mut self.clusters[cluster];
+        match cluster.network_to_servers() {
+            Some(_) => {
+                let ready = cluster.accept(now, spec, destination)?;
+                self.around.push(ready, Event::HandOver(spec.id))
+            }
+            None => self.submit(now, spec, destination),
+        }
+    }
+
+    /// Goes on with a request that its proxy, or the API servers of its destination, had.
+    pub(super) fn on_hand_over(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let spec = self.around.recorder.requests[id.index()].spec;
+        self.segments.clear();
+        self.workload.prompt_segments(id, &mut self.segments);
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let row = controller.journey(id)?.row;
+        if row == NO_ROW {
+            return self.send_on(now, &spec);
+        }
+        let destination = self.around.recorder.transfers[row].destination;
+        self.submit(now, &spec, destination)
+    }
+
+    /// An engine is done with a request. Returns whether another one goes on with it.
+    pub(super) fn go_on(&mut self, now: SimTime, id: RequestId, engine: ReplicaId) -> Result<bool, SimError> {
+        let number = self.cluster_of[engine.index()] as usize;
+        let Some(controller) = &mut self.controller else { return Ok(false) };
+        controller.pools.iter_mut().for_each(|pool| pool.release(number));
+        let Some(journey) = controller.journeys.get_mut(&id) else { return Ok(false) };
+        let spec = self.around.recorder.requests[id.index()].spec;
+        journey.ready = Some(now);
+        controller.queued_tokens -= u64::from(spec.prompt_tokens);
+        let handover = controller.spec();
+        match handover.mode {
+            HandoverMode::Pull => {
+                let after = SimDuration(handover.proxy_latency_ns);
+                controller.journey(id)?.stage = Stage::Waiting;
+                self.pass_proxy(now, &spec, after)?;
+            }
+            HandoverMode::Store => {
+                let blocks = self.block_size_of(engine).map_or(0, |size| spec.prompt_tokens.div_ceil(size));
+                let Some(controller) = &mut self.controller else { return Ok(false) };
+                controller.journey(id)?.stage = Stage::Writing;
+                let piece = controller.piece(blocks, true);
+                self.start_piece(now, id, piece)?;
+            }
+            HandoverMode::Push => {
+                let granularity = handover.granularity;
+                let journey = controller.journey(id)?;
+                journey.stage = Stage::Moving;
+                let (row, num_blocks, all_there) = (journey.row, journey.num_blocks, journey.under_way == 0);
+                let transfer = &mut self.around.recorder.transfers[row];
+                transfer.ready = Some(now);
+                let (destination, started) = (transfer.destination, transfer.start.is_some());
+                self.around.recorder.route(id, destination, now);
+                if granularity == Granularity::Request {
+                    let piece = controller.piece(num_blocks, true);
+                    self.start_piece(now, id, piece)?;
+                } else if all_there {
+                    self.arrive(now, id)?;
+                } else if started {
+                    self.around.recorder.enter(id, Activity::KvTransfer, now, HostMeter::default());
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn pass_proxy(&mut self, now: SimTime, spec: &RequestSpec, after: SimDuration) -> Result<(), SimError> {
+        if after.0 > 0 {
+            return self.around.push(now.after(after)?, Event::HandOver(spec.id));
+        }
+        self.segments.clear();
+        self.workload.prompt_segments(spec.id, &mut self.segments);
+        self.send_on(now, spec)
+    }
+
+    fn block_size_of(&self, engine: ReplicaId) -> Option<u32> {
+        match self.clusters[self.cluster_of[engine.index()] as usize].scheduler() {
+            SchedulerSpec::VllmV1(config) => Some(config.block_size),
+            SchedulerSpec::Sglang(_) | SchedulerSpec::Baseline(_) => None,
+        }
+    }
+
+    /// Acts on what steps that a unit formed `now` begin to read, and what they compute for others.
+    pub(super) fn settle_handovers(&mut self, now: SimTime, unit: ReplicaId) -> Result<(), SimError> {
+        if self.controller.is_none() {
+            return Ok(());
+        }
+        let (reads, chunks) = self.cluster(unit).take_handovers(unit);
+        for (engine, read, start) in reads {
+            self.on_read(now, engine, read, start)?;
+        }
+        for chunk in chunks {
+            self.on_chunk(chunk)?;
+        }
+        Ok(())
+    }
+
+    /// The destination has blocks for a request.
+    fn on_read(
+        &mut self,
+        now: SimTime,
+        engine: ReplicaId,
+        read: RemoteRead,
+        start: SimTime,
+    ) -> Result<(), SimError> {
+        let RemoteRead { request: id, num_blocks } = read;
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let piece = controller.piece(num_blocks, true);
+        let journey = controller.journey(id)?;
+        journey.num_blocks = num_blocks;
+        if journey.stage == Stage::Reserving {
+            journey.stage = Stage::Computing;
+            let source = journey.source;
+            let spec = self.around.recorder.requests[id.index()].spec;
+            self.around.recorder.enter(id, Activity::Queue, now, HostMeter::default());
+            self.segments.clear();
+            self.workload.prompt_segments(id, &mut self.segments);
+            return match self.cluster(source).network_to_servers() {
+                Some(network) => self.around.push(now.after(network)?, Event::Accept(id)),
+                None => self.submit(now, &spec, source),
+            };
+        }
+        journey.stage = Stage::Moving;
+        let (from, to) = self.start_piece_at(now, start.max(now), id, piece)?;
+        if let (Some(log), Some(to)) = (&mut self.around.recorder.decision_log, to) {
+            log.transfer(now, engine, id, num_blocks, (from, to));
+        }
+        Ok(())
+    }
+
+    /// A step computes a part of a prompt that another engine waits for.
+    fn on_chunk(&mut self, chunk: ComputedChunk) -> Result<(), SimError> {
+        let ComputedChunk { request: id, computed, start, end } = chunk;
+        let prompt = self.around.recorder.requests[id.index()].spec.prompt_tokens;
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let (layers, granularity) = (controller.spec().num_layers, controller.spec().granularity);
+        let source = controller.journey(id)?.source;
+        let Some(size) = self.block_size_of(source) else { return Ok(()) };
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let journey = controller.journey(id)?;
+        // The first blocks may be in the destination's cache; the last one leaves when it is complete.
+        let cached = prompt.div_ceil(size) - journey.num_blocks;
+        let is_last = computed >= prompt;
+        let blocks = if is_last { prompt.div_ceil(size) } else { computed / size };
+        let reached = blocks.saturating_sub(cached);
+        let fresh = reached.saturating_sub(journey.sent_blocks);
+        if fresh == 0 && !is_last {
+            return Ok(());
+        }
+        journey.sent_blocks = journey.sent_blocks.max(reached);
+        let whole = controller.piece(fresh, is_last);
+        let after_layers = whole.bytes / u64::from(layers);
+        let pieces = match granularity {
+            // The KV of a layer leaves while the next ones are computed: all but the last layer's, from when the
+            // first one is done.
+            Granularity::Layer if layers > 1 => vec![
+                (start.after(SimDuration(end.since(start).0 / u64::from(layers)))?, Piece {
+                    bytes: whole.bytes - after_layers,
+                    ..whole
+                }),
+                (end, Piece { bytes: after_layers, num_blocks: 0 }),
+            ],
+            _ => vec![(end, whole)],
+        };
+        for (at, piece) in pieces {
+            let journey = controller.journey(id)?;
+            journey.to_start.push_back(piece);
+            journey.under_way += 1;
+            self.around.push(at, Event::TransferStart(id))?;
+        }
+        Ok(())
+    }
+
+    /// The next piece of a request's KV leaves.
+    pub(super) fn on_transfer_start(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let journey = controller.journey(id)?;
+        let Some(piece) = journey.to_start.pop_front() else {
+            return Err(SimError::Invariant { what: format!("request {} has nothing to send", id.0) });
+        };
+        journey.under_way -= 1;
+        self.start_piece(now, id, piece)
+    }
+
+    fn start_piece(&mut self, now: SimTime, id: RequestId, piece: Piece) -> Result<(), SimError> {
+        self.start_piece_at(now, now, id, piece).map(drop)
+    }
+
+    /// Starts a piece at `at`, not before `now`. Returns when it really starts, and when it ends where that is known.
+    fn start_piece_at(
+        &mut self,
+        now: SimTime,
+        at: SimTime,
+        id: RequestId,
+        piece: Piece,
+    ) -> Result<(SimTime, Option<SimTime>), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok((at, None)) };
+        let spec = controller.spec();
+        let latency = SimDuration(spec.latency_ns);
+        let (start, end) = match spec.transport {
+            TransportSpec::Serial { ns_per_block } => {
+                let start = at.max(controller.link_free);
+                let flight = ns_per_block.saturating_mul(u64::from(piece.num_blocks));
+                let end = start.after(latency)?.after(SimDuration(flight))?;
+                controller.link_free = end;
+                (start, end)
+            }
+            TransportSpec::Dedicated { bytes_per_s } => {
+                let flight = SimDuration::from_seconds(piece.bytes as f64 / bytes_per_s)?;
+                (at, at.after(latency)?.after(flight)?)
+            }
+            TransportSpec::Network {} => {
+                return Err(SimError::Invariant { what: "a network was not refused".into() });
+            }
+        };
+        debug_assert!(start >= now, "Invariant: nothing starts in the past");
+        let journey = controller.journey(id)?;
+        journey.under_way += 1;
+        let (row, done) = (journey.row, journey.stage != Stage::Computing);
+        if row != NO_ROW {
+            let transfer = &mut self.around.recorder.transfers[row];
+            transfer.start = Some(transfer.start.map_or(start, |first| first.min(start)));
+            transfer.bytes += piece.bytes;
+        }
+        if done {
+            self.around.recorder.enter(id, Activity::KvTransfer, start, HostMeter::default());
+        }
+        self.around.push(end, Event::TransferEnd(id))?;
+        Ok((start, Some(end)))
+    }
+
+    /// A piece of a request's KV is there.
+    pub(super) fn on_transfer_end(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let after = SimDuration(controller.spec().proxy_latency_ns);
+        let journey = controller.journey(id)?;
+        journey.under_way -= 1;
+        match journey.stage {
+            Stage::Moving if journey.under_way == 0 => self.arrive(now, id),
+            Stage::Writing => {
+                journey.stage = Stage::Waiting;
+                let source = journey.source;
+                let spec = self.around.recorder.requests[id.index()].spec;
+                self.around.recorder.enter(id, Activity::KvTransferWait, now, HostMeter::default());
+                self.tell(now, source, KvNews::Sent(id))?;
+                self.pass_proxy(now, &spec, after)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All KV of a request is where it is to be.
+    fn arrive(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let stored = controller.spec().mode == HandoverMode::Store;
+        let Some(journey) = controller.journeys.remove(&id) else { return Ok(()) };
+        let transfer = &mut self.around.recorder.transfers[journey.row];
+        transfer.end = Some(now);
+        transfer.start.get_or_insert(now);
+        let destination = transfer.destination;
+        self.around.recorder.enter(id, Activity::Queue, now, HostMeter::default());
+        if !stored {
+            self.tell(now, journey.source, KvNews::Sent(id))?;
+        }
+        self.tell(now, destination, KvNews::Received(id))
+    }
+
+    fn tell(&mut self, now: SimTime, engine: ReplicaId, news: KvNews) -> Result<(), SimError> {
+        let cluster = &mut self.clusters[self.cluster_of[engine.index()] as usize];
+        cluster.hear(now, engine, news, &mut self.around)
+    }
+}
+
+impl Controller {
+    /// Returns a piece of `num_blocks` blocks; the last of a request has what lies beside its blocks.
+    fn piece(&self, num_blocks: u32, is_last: bool) -> Piece {
+        let spec = self.spec();
+        let beside = if is_last { spec.fixed_bytes } else { 0 };
+        Piece { num_blocks, bytes: u64::from(num_blocks) * spec.bytes_per_block + beside }
+    }
+}

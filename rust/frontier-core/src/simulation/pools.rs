@@ -1,0 +1,96 @@
+//! Clusters of one role as one pool: which of them takes a request.
+
+use crate::plan::{BalanceSpec, LegSpec};
+
+/// The clusters that may take a leg.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    clusters: Vec<usize>,
+    weights: Vec<f64>,
+    balance: BalanceSpec,
+    /// What each cluster is owed (smooth weighted round robin).
+    credit: Vec<f64>,
+    /// Requests under way in each.
+    outstanding: Vec<u32>,
+}
+
+impl Pool {
+    pub(super) fn new(leg: &LegSpec) -> Self {
+        Self {
+            clusters: leg.clusters.iter().map(|&cluster| cluster as usize).collect(),
+            weights: leg.weights.clone(),
+            balance: leg.balance,
+            credit: vec![0.0; leg.clusters.len()],
+            outstanding: vec![0; leg.clusters.len()],
+        }
+    }
+
+    /// Returns the clusters of the pool.
+    pub(super) fn clusters(&self) -> &[usize] {
+        &self.clusters
+    }
+
+    /// Chooses a cluster, and counts a request as under way there.
+    pub(super) fn choose(&mut self) -> usize {
+        let at = match self.balance {
+            BalanceSpec::Weighted => self.next_in_turn(),
+            BalanceSpec::LeastLoaded => {
+                let load = |at: usize| f64::from(self.outstanding[at]) / self.weights[at];
+                (1..self.clusters.len()).fold(0, |best, at| if load(at) < load(best) { at } else { best })
+            }
+        };
+        self.outstanding[at] += 1;
+        self.clusters[at]
+    }
+
+    /// Notes that a request is no longer under way in `cluster`, if that is one of the pool.
+    pub(super) fn release(&mut self, cluster: usize) {
+        if let Some(at) = self.clusters.iter().position(|&other| other == cluster) {
+            self.outstanding[at] -= 1;
+        }
+    }
+
+    /// Every cluster is owed its weight, and the one that is owed most pays for all.
+    fn next_in_turn(&mut self) -> usize {
+        for (credit, weight) in self.credit.iter_mut().zip(&self.weights) {
+            *credit += weight;
+        }
+        let credit = &self.credit;
+        let at = (1..credit.len()).fold(0, |best, at| if credit[at] > credit[best] { at } else { best });
+        self.credit[at] -= self.weights.iter().sum::<f64>();
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Work;
+
+    fn pool(weights: &[f64], balance: BalanceSpec) -> Pool {
+        Pool::new(&LegSpec {
+            clusters: (0..weights.len() as u32).collect(),
+            weights: weights.to_vec(),
+            balance,
+            work: Work::All,
+            receives: None,
+        })
+    }
+
+    #[test]
+    fn turns_follow_weights_and_are_spread_evenly() {
+        let mut pool = pool(&[5.0, 1.0, 1.0], BalanceSpec::Weighted);
+        let order: Vec<_> = (0..7).map(|_| pool.choose()).collect();
+        assert_eq!(order, [0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn the_least_loaded_for_its_weight_is_next() {
+        let mut pool = pool(&[2.0, 1.0], BalanceSpec::LeastLoaded);
+        let order: Vec<_> = (0..6).map(|_| pool.choose()).collect();
+        assert_eq!(order, [0, 1, 0, 0, 1, 0]);
+        pool.release(1);
+        pool.release(1);
+        assert_eq!(pool.choose(), 1);
+    }
+}
