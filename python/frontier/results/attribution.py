@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
-from frontier.results.columns import ATTRIBUTION_CAUSES, Columns, Ints, client_stamps_ns
+from frontier.results.columns import Columns, Ints, client_stamps_ns
 from frontier.results.metrics import LATENCIES
 from frontier.results.statistics import NS_PER_S, exact_sum
 
@@ -121,7 +121,7 @@ def attribute(
         chosen, latency = chosen[near], latency[near]
     causes = {
         cause: exact_sum(columns.requests[f"{RAW_KINDS[typed]}_{cause}_ns"][chosen])
-        for cause in ATTRIBUTION_CAUSES
+        for cause in columns.causes
     }
     return Attribution(typed, q, len(chosen), causes, exact_sum(latency), step_time)
 

@@ -29,33 +29,37 @@ from frontier.results.columns import (
 )
 from frontier.results.kv_tiers import KvTier
 from frontier.results.tokens import TokenRuns
+from frontier.results.transfer_checks import check_transfers
+from frontier.results.violations import no_request
+
+_NO_LIMIT = int(np.iinfo(np.int64).max)
 
 
 def check_statuses(columns: Columns) -> None:
     """Check that every request is finished, rejected (with a reason) or unfinished, with stamps in order."""
     requests = columns.requests
     status, reason = requests["status"], requests["reject_reason"]
-    _no_request(status >= len(STATUSES), "has an unknown status", status=status)
-    _no_request(reason >= len(REJECT_REASONS), "has an unknown reject reason", reject_reason=reason)
-    _no_request(
+    no_request(status >= len(STATUSES), "has an unknown status", status=status)
+    no_request(reason >= len(REJECT_REASONS), "has an unknown reject reason", reject_reason=reason)
+    no_request(
         (status == REJECTED) != (reason != 0), "is rejected without a reason, or the reverse", status=status
     )
     stamps = {
         name: requests[name] for name in ("arrival_ns", "scheduled_ns", "first_token_ns", "finished_ns")
     }
     arrival, scheduled, first, finished = stamps.values()
-    _no_request(arrival < 0, "never arrived", **stamps)
+    no_request(arrival < 0, "never arrived", **stamps)
     for early, late in ((arrival, scheduled), (scheduled, first), (first, finished)):
-        _no_request(
+        no_request(
             (late != NEVER) & ((early == NEVER) | (late < early)), "has time stamps out of order", **stamps
         )
-    _no_request((status == FINISHED) != (finished != NEVER), "has a status that its stamps deny", **stamps)
-    _no_request((status == REJECTED) & (scheduled != NEVER), "was rejected and scheduled", **stamps)
-    _no_request(finished > columns.totals["end_ns"], "finished after the end of the run", **stamps)
+    no_request((status == FINISHED) != (finished != NEVER), "has a status that its stamps deny", **stamps)
+    no_request((status == REJECTED) & (scheduled != NEVER), "was rejected and scheduled", **stamps)
+    no_request(finished > columns.totals["end_ns"], "finished after the end of the run", **stamps)
     unrouted = requests["replica"] == NONE_U32
-    _no_request(unrouted & (scheduled != NEVER), "was scheduled on no replica", **stamps)
+    no_request(unrouted & (scheduled != NEVER), "was scheduled on no replica", **stamps)
     beyond = ~unrouted & (requests["replica"] >= columns.totals["replicas"])
-    _no_request(beyond, "ran on a replica that does not exist", replica=requests["replica"])
+    no_request(beyond, "ran on a replica that does not exist", replica=requests["replica"])
 
 
 def check_attribution(columns: Columns) -> None:
@@ -66,27 +70,39 @@ def check_attribution(columns: Columns) -> None:
         total = np.zeros(len(finished), np.int64)
         for cause in ATTRIBUTION_CAUSES:
             part = requests[f"{kind}_{cause}_ns"]
-            _no_request(finished & (part < 0), f"spent a negative time in {kind} {cause}", time_ns=part)
+            no_request(finished & (part < 0), f"spent a negative time in {kind} {cause}", time_ns=part)
             total += part
         latency = until - requests["arrival_ns"]
         message = f"has {kind} causes that do not add up to its {kind}"
-        _no_request(finished & (total != latency), message, causes_ns=total, latency_ns=latency)
+        no_request(finished & (total != latency), message, causes_ns=total, latency_ns=latency)
 
 
-def check_tokens(columns: Columns, max_model_len: int | None) -> None:
-    """Check that finished requests generated what they asked for, or reached `max_model_len`."""
+def check_tokens(columns: Columns, max_model_lens: Sequence[int | None]) -> None:
+    """Check that finished requests generated what they asked for, or reached the limit of their engine.
+
+    `max_model_lens` are the limits of the clusters, or one for all.
+    """
     requests = columns.requests
     asked = requests["output_tokens"].astype(np.int64)
     generated = requests["generated_tokens"].astype(np.int64)
     facts = {"output_tokens": asked, "generated_tokens": generated}
-    _no_request(generated > asked, "generated more tokens than it asked for", **facts)
+    no_request(generated > asked, "generated more tokens than it asked for", **facts)
     cut_short = (requests["status"] == FINISHED) & (generated < asked)
-    if max_model_len is not None:
-        cut_short &= requests["prompt_tokens"].astype(np.int64) + generated < max_model_len
-    _no_request(cut_short, "finished before it generated what it asked for", **facts)
-    _no_request(
+    lengths = requests["prompt_tokens"].astype(np.int64) + generated
+    cut_short &= lengths < _limits(columns, max_model_lens)
+    no_request(cut_short, "finished before it generated what it asked for", **facts)
+    no_request(
         (requests["status"] == REJECTED) & (generated > 0), "was rejected and generated tokens", **facts
     )
+
+
+def _limits(columns: Columns, max_model_lens: Sequence[int | None]) -> Ints:
+    """Return the longest prompt + output of each request's engine; no limit is the largest integer."""
+    of_cluster: Ints = np.array([_NO_LIMIT if each is None else each for each in max_model_lens], np.int64)
+    if len(of_cluster) == 1:
+        of_cluster = of_cluster.repeat(len(columns.clusters))
+    limits: Ints = np.append(of_cluster[columns.cluster_of_engine], _NO_LIMIT)
+    return limits.take(np.minimum(columns.requests["replica"], columns.totals["replicas"]))
 
 
 def check_token_runs(columns: Columns) -> None:
@@ -98,7 +114,7 @@ def check_token_runs(columns: Columns) -> None:
         raise InvariantError("token_runs names a request that was never routed")
     steps = np.diff(columns.replica_offsets)[requests["replica"][raw["request"]]]
     bad = (raw["first_step"] > raw["last_step"]) | (raw["last_step"] >= steps) | (raw["tokens_per_step"] < 1)
-    _no_request(
+    no_request(
         bad,
         "emitted tokens in steps that do not exist",
         raw["request"],
@@ -108,12 +124,12 @@ def check_token_runs(columns: Columns) -> None:
     runs = TokenRuns.from_columns(columns)
     same = runs.request[1:] == runs.request[:-1]
     overlap = same & (runs.first[1:] <= runs.last[:-1])
-    _no_request(overlap, "has token runs out of order", runs.request[1:])
+    no_request(overlap, "has token runs out of order", runs.request[1:])
     late = runs.end_ns[runs.last] > columns.totals["end_ns"]
-    _no_request(late, "emitted a token after the end of the run", runs.request)
+    no_request(late, "emitted a token after the end of the run", runs.request)
     generated = requests["generated_tokens"].astype(np.int64)
     tokens = runs.tokens_per_request
-    _no_request(
+    no_request(
         tokens != generated, "has token runs that miss its token count", runs=tokens, generated=generated
     )
     if len(runs.request):
@@ -127,7 +143,7 @@ def check_token_runs(columns: Columns) -> None:
 def _check_stamp(columns: Columns, name: str, request: Ints, step_end_ns: Ints) -> None:
     stamp = columns.requests[name][request]
     message = f"has a {name} other than the end of the step that emitted the token"
-    _no_request(stamp != step_end_ns, message, request, **{name: stamp, "step_end_ns": step_end_ns})
+    no_request(stamp != step_end_ns, message, request, **{name: stamp, "step_end_ns": step_end_ns})
 
 
 def check_steps(columns: Columns) -> None:
@@ -165,9 +181,14 @@ def check_timeline(columns: Columns) -> None:
         "finished": requests["status"] == FINISHED,
         "preemptions": requests["preemptions"],
     }
+    # A step that makes the one token of a prompt that is handed over may count it, which no request does.
+    dropped = {
+        "output_tokens": len(columns.transfers["request"]),
+        "finished": len(columns.transfers["request"]),
+    }
     for name, column in totals.items():
         counted, expected = int(timeline[name][order][last].sum()), int(column.sum(dtype=np.int64))
-        if counted != expected:
+        if not expected <= counted <= expected + dropped.get(name, 0):
             raise InvariantError(f"timeline.{name} ends at {counted}, the requests add up to {expected}")
 
 
@@ -209,7 +230,7 @@ def check_kv_tiers(columns: Columns) -> None:
     ):
         # Of a prompt that was loaded as a whole, one token is computed again.
         surplus = sum(tier.hit_tokens for tier in tiers) - columns.totals["prefix_hit_tokens"]
-        if not 0 <= surplus <= len(columns.requests["status"]):
+        if not 0 <= surplus <= len(columns.requests["status"]) + len(columns.transfers["request"]):
             raise InvariantError(
                 f"kv_tiers: hits are {surplus} tokens more than totals.prefix_hit_tokens says"
             )
@@ -234,11 +255,13 @@ def check_prefix_hits(columns: Columns) -> None:
     """Check that prefix hits of the requests add up to the total and stay within the prompts."""
     requests, totals = columns.requests, columns.totals
     cached = requests["cached_tokens"]
-    _no_request(
+    no_request(
         cached > requests["prompt_tokens"], "hit more of its prefix than its prompt has", cached_tokens=cached
     )
     hits = int(cached.sum(dtype=np.int64))
-    if hits != totals["prefix_hit_tokens"]:
+    # Requests know what they found where they came first; where they were handed over, they may find more.
+    more = totals["prefix_hit_tokens"] - hits
+    if more < 0 or (more and not len(columns.transfers["request"])):
         raise InvariantError(
             f"totals.prefix_hit_tokens is {totals['prefix_hit_tokens']}, requests add up to {hits}"
         )
@@ -250,48 +273,33 @@ def check_drafts(columns: Columns) -> None:
     """Check that drafts of the requests add up to the totals by position, and that no more are accepted."""
     requests, totals = columns.requests, columns.totals
     steps, drafted, accepted = (requests[n] for n in ("num_drafts", "draft_tokens", "accepted_tokens"))
-    _no_request(accepted > drafted, "accepted more drafts than it had", draft_tokens=drafted)
-    _no_request(
+    no_request(accepted > drafted, "accepted more drafts than it had", draft_tokens=drafted)
+    no_request(
         steps > drafted, "has steps with drafts without drafts", num_drafts=steps, draft_tokens=drafted
     )
     most = requests["generated_tokens"].astype(np.int64)
     # Each step with drafts gives a token beside the accepted ones; the last may be cut short by the end.
     finished = (requests["status"] == FINISHED) & (steps > 0)
-    _no_request(finished & (steps > most), "has more steps with drafts than tokens", num_drafts=steps)
+    no_request(finished & (steps > most), "has more steps with drafts than tokens", num_drafts=steps)
     for name, column in (("drafted_per_position", drafted), ("accepted_per_position", accepted)):
         counted, expected = sum(totals[name]), int(column.sum(dtype=np.int64))
         if counted != expected:
             raise InvariantError(f"totals.{name} sums up to {counted}, the requests to {expected}")
 
 
-def check_all(columns: Columns, max_model_len: int | None) -> None:
-    """Run every check.
+def check_all(columns: Columns, max_model_lens: Sequence[int | None]) -> None:
+    """Run every check; `max_model_lens` are the limits of the clusters, or one for all.
 
     Raises:
         InvariantError: naming the first request and the law it breaks.
     """
     check_statuses(columns)
     check_attribution(columns)
-    check_tokens(columns, max_model_len)
+    check_tokens(columns, max_model_lens)
     check_steps(columns)
     check_token_runs(columns)
     check_timeline(columns)
     check_prefix_hits(columns)
     check_drafts(columns)
     check_kv_tiers(columns)
-
-
-def _no_request(
-    bad: NDArray[np.bool_],
-    message: str,
-    request: NDArray[np.generic] | None = None,
-    **facts: NDArray[np.generic],
-) -> None:
-    if not bad.any():
-        return
-    where = np.flatnonzero(bad)
-    index = int(where[0])
-    shown = ", ".join(f"{name} {column[index]}" for name, column in facts.items())
-    number = index if request is None else int(request[index])
-    more = f"; {len(where)} in all" if len(where) > 1 else ""
-    raise InvariantError(f"request {number} {message}" + (f" ({shown})" if shown else "") + more)
+    check_transfers(columns)

@@ -52,6 +52,9 @@ ATTRIBUTION_CAUSES = (
 )
 """Where the time of a request goes; `docs/metrics.md` defines each."""
 
+TRANSFER_CAUSES = ("kv_transfer_wait", "kv_transfer")
+"""Those of them that only a run of several clusters knows."""
+
 _I64, _I32, _U64, _U32, _U8, _F64 = (np.dtype(name) for name in ("i8", "i4", "u8", "u4", "u1", "f8"))
 
 REQUEST_COLUMNS: dict[str, np.dtype[Any]] = {
@@ -191,6 +194,12 @@ class Columns:
     def kv_tiers(self) -> tuple[KvTier, ...]:
         """Return what the tiers of KV of all clusters did."""
         return merged_kv_tiers(self.clusters)
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """Return the causes that latency may have: those of hand-overs only with several clusters."""
+        several = len(self.clusters) > 1
+        return tuple(cause for cause in ATTRIBUTION_CAUSES if several or cause not in TRANSFER_CAUSES)
 
     @property
     def steps_recorded(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
+from frontier.results.cluster_facts import ClusterFacts
 
 STEP_TIMES = ("roofline", "linear", "learned", "tables")
 """Ways of making step times; every printed or exported form of a result names the one it rests on."""
@@ -59,7 +60,8 @@ class RunFacts:
 
     Attributes:
         gpus_total: GPUs of all replicas together.
-        step_time: how step times were made, one of `STEP_TIMES`.
+        step_time: how step times were made, one of `STEP_TIMES`; where clusters differ, several, joined by
+            "+" (`joined_step_time`).
         gpu_price_per_hour_usd: list price of one GPU for an hour, None if unknown (then no cost is given).
         peak_flops_per_s: dense peak of one GPU at the run's compute dtype, None if unknown (then no MFU).
         memory_bandwidth_bytes_per_s: HBM bandwidth of one GPU, None if unknown (then no MBU).
@@ -77,6 +79,8 @@ class RunFacts:
         notes: where step times are from and what stands in for what, for who wants to know.
         versions: name to version of the software that made the run ("frontier", ...).
         predictors: the learned predictors in use, as plain values: `id` and `sha256` of each.
+        clusters: the GPUs of each cluster, in the order of the plan, where there are several. Then what is
+            said here of one GPU (price, peaks, power) and of `max_model_len` is said there instead.
     """
 
     gpus_total: int
@@ -97,16 +101,19 @@ class RunFacts:
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     predictors: tuple[Mapping[str, str], ...] = ()
+    clusters: tuple[ClusterFacts, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warnings", tuple(self.warnings))
         object.__setattr__(self, "notes", tuple(self.notes))
         object.__setattr__(self, "predictors", tuple(self.predictors))
+        object.__setattr__(self, "clusters", tuple(self.clusters))
         issues = []
         if not isinstance(self.gpus_total, int) or isinstance(self.gpus_total, bool) or self.gpus_total < 1:
             message = f"was {show_value(self.gpus_total)}, must be a whole number of at least 1"
             issues.append(Issue("gpus_total", self.gpus_total, message))
-        if self.step_time not in STEP_TIMES:
+        ways = self.step_time.split("+") if isinstance(self.step_time, str) else []
+        if not ways or not set(ways) <= set(STEP_TIMES) or joined_step_time(ways) != self.step_time:
             message = f"was {show_value(self.step_time)}, names how step times were made"
             nearest = nearest_name(self.step_time, STEP_TIMES)
             issues.append(Issue("step_time", self.step_time, message, STEP_TIMES, nearest))
@@ -119,8 +126,35 @@ class RunFacts:
             if value is not None and not _is_number(value, above=0.0):
                 issues.append(Issue(name, value, f"was {show_value(value)}, must be above 0 or null"))
         issues += [*self._trace_issues(), *self._power_issues(), *self._predictor_issues()]
+        issues += self._cluster_issues()
         if issues:
             raise ConfigError(issues, source="run facts")
+
+    @property
+    def gpu_pools(self) -> tuple[ClusterFacts, ...]:
+        """Return the GPUs by cluster; in a run of one cluster, one pool without a name of its own."""
+        if self.clusters:
+            return self.clusters
+        return (ClusterFacts("all", self.gpus_total, **{name: getattr(self, name) for name in _BY_CLUSTER}),)
+
+    @property
+    def counts_operations(self) -> bool:
+        """Return whether all step times are made of operations; a formula and tables know none."""
+        return not {"linear", "tables"} & set(self.step_time.split("+"))
+
+    def _cluster_issues(self) -> list[Issue]:
+        if not self.clusters:
+            return []
+        issues = [
+            Issue(name, value, f"was {show_value(value)}, but each of clusters has its own; must be null")
+            for name in _BY_CLUSTER
+            if (value := getattr(self, name)) is not None
+        ]
+        gpus = sum(cluster.gpus for cluster in self.clusters)
+        if gpus != self.gpus_total:
+            message = f"was {show_value(self.gpus_total)}, must be what clusters have together ({gpus})"
+            issues.append(Issue("gpus_total", self.gpus_total, message))
+        return issues
 
     def _trace_issues(self) -> list[Issue]:
         issues = []
@@ -168,6 +202,7 @@ class RunFacts:
         plain["warnings"] = list(self.warnings)
         plain["notes"] = list(self.notes)
         plain["predictors"] = [dict(used) for used in self.predictors]
+        plain["clusters"] = [cluster.to_dict() for cluster in self.clusters]
         return plain
 
     @classmethod
@@ -180,7 +215,11 @@ class RunFacts:
         _check_names(plain, [each.name for each in fields(cls)], required=("gpus_total", "step_time"))
         objectives = plain.get("objectives", {})
         _check_names(objectives, [each.name for each in fields(Objectives)], prefix="objectives.")
-        return cls(**{**plain, "objectives": Objectives(**objectives)})
+        clusters = tuple(ClusterFacts.from_dict(each) for each in plain.get("clusters", ()))
+        return cls(**{**plain, "objectives": Objectives(**objectives), "clusters": clusters})
+
+
+_BY_CLUSTER = tuple(each.name for each in fields(ClusterFacts) if each.name not in ("name", "gpus"))
 
 
 def _check_names(

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from frontier.results.attribution import RAW_KINDS
 from frontier.results.columns import (
-    ATTRIBUTION_CAUSES,
     FINISHED,
     GRAPH_MODES,
     NEVER,
@@ -23,8 +22,10 @@ from frontier.results.columns import (
 from frontier.results.measure import latencies_s
 from frontier.results.statistics import NS_PER_S
 from frontier.results.tokens import TokenRuns
+from frontier.results.transfers import flight_ns, wait_ns
 
 _STAMPS = ("arrival", "scheduled", "first_token", "finished")
+_TRANSFER_STAMPS = ("ready", "start", "end")
 
 
 def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
@@ -61,7 +62,7 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
         *(
             _or_null(f"{kind}_{cause}_s", requests[f"{raw_kind}_{cause}_ns"] / NS_PER_S, finished)
             for kind, raw_kind in RAW_KINDS.items()
-            for cause in ATTRIBUTION_CAUSES
+            for cause in columns.causes
         ),
         *(
             _or_null(f"{stamp}_ns", requests[f"{stamp}_ns"], requests[f"{stamp}_ns"] != NEVER)
@@ -114,6 +115,26 @@ def timeline_frame(columns: Columns) -> pl.DataFrame:
             pl.Series("bytes", timeline["bytes"]),
             pl.Series("active_s", timeline["active_s"]),
             pl.Series("time_ns", timeline["time_ns"]),
+        ]
+    )
+
+
+def transfers_frame(columns: Columns) -> pl.DataFrame:
+    """Return one row per hand-over of KV; see `Result.transfers`."""
+    transfers = columns.transfers
+    return pl.DataFrame(
+        [
+            pl.Series("request", transfers["request"]),
+            *_places(columns, transfers["source"], "source_"),
+            *_places(columns, transfers["destination"], "destination_"),
+            *(_seconds(f"{stamp}_s", transfers[f"{stamp}_ns"]) for stamp in _TRANSFER_STAMPS),
+            _seconds("wait_s", wait_ns(columns)),
+            _seconds("flight_s", flight_ns(columns)),
+            pl.Series("bytes", transfers["bytes"]),
+            *(
+                _or_null(f"{stamp}_ns", transfers[f"{stamp}_ns"], transfers[f"{stamp}_ns"] != NEVER)
+                for stamp in _TRANSFER_STAMPS
+            ),
         ]
     )
 

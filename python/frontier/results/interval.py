@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from frontier.results.facts import RunFacts
     from frontier.results.result import Result
 
-_NO_FIGURES = ("verdict", "attribution", "warnings", "trust")
+_NO_FIGURES = ("verdict", "attribution", "warnings", "trust", "clusters")
 """Groups of metrics that are words, or several figures at once; so is what has no unit."""
 
 

@@ -15,6 +15,8 @@ GROUP_TITLES = {
     "throughput": "Throughput",
     "objectives": "Objectives",
     "engine": "Engine",
+    "clusters": "Clusters",
+    "transfers": "KV transfers",
     "speculative": "Speculative decoding",
     "cost": "Cost",
     "energy": "Energy (unmeasured: from idle and peak power)",
@@ -76,6 +78,10 @@ def sections(summary: Mapping[str, Any]) -> list[Section]:
             value = summary[metric.name]
             if metric.group == group and value is not None and not isinstance(value, Mapping):
                 rows.append((metric.label, format_value(value, metric.unit)))
+            elif metric.group == group == "clusters" and value is not None:
+                rows += [
+                    (f"{metric.label}, {key}", format_value(part, metric.unit)) for key, part in value.items()
+                ]
             elif metric.group == group and isinstance(value, Mapping):
                 rows += [(f"- {key}", format_value(part, metric.unit)) for key, part in value.items()]
         if rows:
@@ -122,7 +128,7 @@ def format_value(value: float | int | str, unit: str) -> str:
     if unit == "USD":
         return f"${value:,.4g}" if value < 1000 else f"${value:,.0f}"
     number = f"{value:,}" if isinstance(value, int) else _digits(value)
-    return number if unit in ("rows", "requests", "preemptions") else f"{number} {unit}"
+    return number if unit in ("rows", "requests", "preemptions", "steps", "transfers") else f"{number} {unit}"
 
 
 def _digits(value: float) -> str:

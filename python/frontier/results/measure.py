@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from frontier.power import power_of
 from frontier.results.attribution import KINDS, attribute
+from frontier.results.by_cluster import by_cluster, kv_use
+from frontier.results.clusters import merged_trust
 from frontier.results.columns import (
     FINISHED,
     NEVER,
@@ -27,8 +29,9 @@ from frontier.results.rates import Seconds, mean_concurrent_requests, peak_concu
 from frontier.results.saturation import SATURATED, judge_saturation
 from frontier.results.statistics import NS_PER_S, Sample, sample, share
 from frontier.results.summary import Summary
-from frontier.results.timeline import counters_between, peak_used_blocks
+from frontier.results.timeline import counters_between
 from frontier.results.tokens import TokenRuns
+from frontier.results.transfers import transfer_metrics
 from frontier.results.window import Window
 
 Floats = NDArray[np.float64]
@@ -103,15 +106,17 @@ def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) 
     }
     grown = _grown(columns, window)
     values |= _engine(columns, facts, chosen, grown)
+    values |= by_cluster(columns, window, chosen.arrived, grown)
+    values |= transfer_metrics(columns, window)
     values |= _drafts(columns, chosen.arrived)
     values |= _cost(facts, values)
-    values |= _energy(facts, values, grown)
+    values |= _energy(columns, facts, values, grown)
     verdict = judge_saturation(columns, window)
     values |= {"saturation": verdict.verdict, "saturation_reason": verdict.reason}
     for kind in KINDS:
         split = attribute(columns, chosen.measured, kind, None, facts.step_time)
         values[f"{kind}_attribution_s"] = split.causes_s
-    values["warnings"] = (*facts.warnings, *_trust_warnings(columns, facts), *_warnings(values))
+    values["warnings"] = (*facts.warnings, *_trust_warnings(columns), *_warnings(values))
     return Summary(values)
 
 
@@ -226,15 +231,15 @@ def _objectives(
     return values
 
 
-def _grown(columns: Columns, window: Window) -> dict[str, float] | None:
-    """Return what the counters of the time line grew by, None where there is nothing to measure."""
+def _grown(columns: Columns, window: Window) -> dict[str, Floats] | None:
+    """Return what the counters of the time line grew by on each engine, None where nothing is measured."""
     if window.end_ns == window.start_ns or not len(columns.timeline["time_ns"]):
         return None
     return counters_between(columns, window)
 
 
 def _engine(
-    columns: Columns, facts: RunFacts, chosen: _Selection, grown: dict[str, float] | None
+    columns: Columns, facts: RunFacts, chosen: _Selection, grown: dict[str, Floats] | None
 ) -> dict[str, Any]:
     window, arrived = chosen.window, chosen.arrived
     requests, totals = columns.requests, columns.totals
@@ -251,19 +256,17 @@ def _engine(
     if grown is None:
         return values
     span_ns = float(window.end_ns - window.start_ns)
-    blocks = columns.usable_blocks_of_engine
-    peaks = [
-        share(*each) for each in zip(peak_used_blocks(columns, window).tolist(), blocks.tolist(), strict=True)
-    ]
-    values["peak_kv_use"] = max((peak for peak in peaks if peak is not None), default=None)
-    values["mean_kv_use"] = share(grown["used_block_ns"], span_ns * int(blocks.sum()))
-    values["gpu_busy_share"] = share(grown["busy_ns"], span_ns * totals["replicas"])
-    if facts.step_time not in ("linear", "tables"):  # a formula and tables know no operations
-        gpu_seconds = facts.gpus_total * window.duration_s
-        if facts.peak_flops_per_s is not None:
-            values["mfu"] = grown["flops"] / (gpu_seconds * facts.peak_flops_per_s)
-        if facts.memory_bandwidth_bytes_per_s is not None:
-            values["mbu"] = grown["bytes"] / (gpu_seconds * facts.memory_bandwidth_bytes_per_s)
+    used = grown["used_block_ns"].tolist()
+    values["mean_kv_use"], values["peak_kv_use"] = kv_use(columns, window, used, slice(None))
+    values["gpu_busy_share"] = share(sum(grown["busy_ns"].tolist()), span_ns * totals["replicas"])
+    if facts.counts_operations:
+        pools, seconds = facts.gpu_pools, window.duration_s
+        flops = [pool.peak_flops_per_s for pool in pools]
+        moved = [pool.memory_bandwidth_bytes_per_s for pool in pools]
+        for name, counter, peaks in (("mfu", "flops", flops), ("mbu", "bytes", moved)):
+            known = [pool.gpus * seconds * peak for pool, peak in zip(pools, peaks, strict=True) if peak]
+            if len(known) == len(pools):
+                values[name] = sum(grown[counter].tolist()) / sum(known)
     return values
 
 
@@ -299,8 +302,9 @@ def _draft_time_share(columns: Columns) -> float | None:
 
 
 def _cost(facts: RunFacts, values: dict[str, Any]) -> dict[str, Any]:
-    price = facts.gpu_price_per_hour_usd
-    per_hour = None if price is None else facts.gpus_total * price
+    prices = [(pool.gpus, pool.gpu_price_per_hour_usd) for pool in facts.gpu_pools]
+    known = [gpus * price for gpus, price in prices if price is not None]
+    per_hour = sum(known) if len(known) == len(prices) else None
     costs: dict[str, Any] = {"cost_per_hour_usd": per_hour}
     for name, rate in (("output", values["output_throughput"]), ("total", values["total_token_throughput"])):
         cost = None if per_hour is None or not rate else per_hour / 3600.0 / rate * 1e6
@@ -308,16 +312,23 @@ def _cost(facts: RunFacts, values: dict[str, Any]) -> dict[str, Any]:
     return costs
 
 
-def _energy(facts: RunFacts, values: dict[str, Any], grown: dict[str, float] | None) -> dict[str, Any]:
+def _energy(
+    columns: Columns, facts: RunFacts, values: dict[str, Any], grown: dict[str, Floats] | None
+) -> dict[str, Any]:
     """Return the energy of the GPUs by `frontier.power`, which nothing was measured for."""
     names = ("energy_j", "energy_per_output_token_j", "energy_per_token_j", "mean_power_per_gpu_w")
     energies: dict[str, Any] = dict.fromkeys(names)
-    power = power_of(facts.idle_power_w, facts.peak_power_w)
     # A linear formula and tables know no activity.
-    if power is None or grown is None or facts.step_time in ("linear", "tables"):
+    if grown is None or not facts.counts_operations:
         return energies
+    of_run = [slice(None)] if not facts.clusters else [cluster.slice for cluster in columns.clusters]
+    energy_j = 0.0
+    for pool, engines in zip(facts.gpu_pools, of_run, strict=True):
+        power = power_of(pool.idle_power_w, pool.peak_power_w)
+        if power is None:
+            return energies
+        energy_j += power.energy_j(pool.gpus * values["duration"], sum(grown["active_s"].tolist()[engines]))
     gpu_seconds = facts.gpus_total * values["duration"]
-    energy_j = power.energy_j(gpu_seconds, grown["active_s"])
     output = values["total_output_tokens"]
     tokens = output + values["total_input_tokens"]
     return {
@@ -328,12 +339,13 @@ def _energy(facts: RunFacts, values: dict[str, Any], grown: dict[str, float] | N
     }
 
 
-def _trust_warnings(columns: Columns, facts: RunFacts) -> list[str]:
+def _trust_warnings(columns: Columns) -> list[str]:
     """Return a warning if learned step times leave the measured ranges too often.
 
     A roofline is a bound that was asked for, and says so everywhere.
     """
-    warning = columns.trust.warning() if facts.step_time == "learned" else None
+    learned = [cluster for cluster in columns.clusters if cluster.step_time == "learned"]
+    warning = merged_trust(learned).warning()
     return [] if warning is None else [warning]
 
 

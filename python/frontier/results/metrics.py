@@ -90,6 +90,24 @@ _ALL = [
     Metric("gpu_busy_share", "GPU busy", "share", "engine"),
     Metric("mfu", "MFU", "share", "engine"),
     Metric("mbu", "MBU", "share", "engine"),
+    *(
+        Metric(f"{name}_by_cluster", label, unit, "clusters")
+        for name, label, unit in (
+            ("mean_kv_use", "Mean KV use", "share"),
+            ("peak_kv_use", "Peak KV use", "share"),
+            ("gpu_busy_share", "GPU busy", "share"),
+            ("num_steps", "Steps", "steps"),
+            ("prefix_hit_rate", "Prefix hit rate", "share"),
+        )
+    ),
+    Metric("kv_transfers", "Transfers", "transfers", "transfers"),
+    Metric("kv_transfer_gb", "KV moved", "GB", "transfers"),
+    Metric("kv_transfer_gb_per_s", "Rate while any is in flight", "GB/s", "transfers"),
+    *(
+        Metric(f"{stat}_kv_transfer_{part}_s", f"{stat} {label}", "s", "transfers")
+        for part, label in (("wait", "wait"), ("flight", "time in flight"))
+        for stat in ("mean", "median", "p90", "p99")
+    ),
     Metric("draft_tokens", "Draft tokens", "tokens", "speculative"),
     Metric("accepted_tokens", "Accepted", "tokens", "speculative"),
     Metric("rejected_tokens", "Rejected (computed in vain)", "tokens", "speculative"),
@@ -115,5 +133,7 @@ _ALL = [
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 """Every metric by name, in order."""
 
-ALIASES = {f"p50_{key}_s": f"median_{key}_s" for key in LATENCIES}
+ALIASES = {
+    f"p50_{key}_s": f"median_{key}_s" for key in (*LATENCIES, "kv_transfer_wait", "kv_transfer_flight")
+}
 """Other names under which a metric is found; they are not listed as keys."""

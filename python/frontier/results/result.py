@@ -13,6 +13,7 @@ from frontier.errors import ConfigError, FrontierError, InvariantError, Issue
 from frontier.results import store
 from frontier.results.attribution import Attribution, attribute
 from frontier.results.checks import check_all
+from frontier.results.clusters import ClusterColumns
 from frontier.results.columns import FINISHED, Columns
 from frontier.results.facts import RunFacts
 from frontier.results.kv_tiers import KvTier
@@ -38,9 +39,9 @@ _OTHER_WINDOW = "summary(warmup=..., cooldown=...) measures another window"
 class Result:
     """What a simulation found out.
 
-    `requests`, `steps` and `timeline` are polars frames, built when first asked for; `columns` holds the
-    numpy columns they are made of, read-only. `summary()` gives the metrics of a measurement window and
-    `attribution()` where latency goes. All figures carry `step_time`, the way step times were made.
+    `requests`, `steps`, `timeline` and `transfers` are polars frames, built when first asked for; `columns`
+    holds the numpy columns they are made of, read-only. `summary()` gives the metrics of a measurement window
+    and `attribution()` where latency goes. All figures carry `step_time`, the way step times were made.
     """
 
     def __init__(self, raw: Mapping[str, Any], facts: RunFacts, *, check: bool = True) -> None:
@@ -61,6 +62,10 @@ class Result:
                 f"the facts say that step times are '{facts.step_time}', the run says "
                 f"'{self.columns.step_time}'"
             )
+        known = [cluster.name for cluster in facts.clusters]
+        if known and known != [cluster.name for cluster in self.columns.clusters]:
+            found = ", ".join(cluster.name for cluster in self.columns.clusters)
+            raise InvariantError(f"the facts are of clusters {', '.join(known)}, the run is of {found}")
         if check:
             self.check()
 
@@ -70,7 +75,7 @@ class Result:
         Raises:
             InvariantError: naming the first request and the law it breaks.
         """
-        check_all(self.columns, self.facts.max_model_len)
+        check_all(self.columns, [pool.max_model_len for pool in self.facts.gpu_pools])
 
     @property
     def totals(self) -> Mapping[str, Any]:
@@ -84,7 +89,10 @@ class Result:
 
     @property
     def step_time(self) -> str:
-        """How step times were made: "learned", "roofline" or "linear"."""
+        """How step times were made: "learned", "roofline", "linear" or "tables".
+
+        Those of clusters that differ are joined: "learned+roofline".
+        """
         return self.facts.step_time
 
     @property
@@ -96,8 +104,16 @@ class Result:
         return self.columns.trust
 
     @property
+    def clusters(self) -> tuple[ClusterColumns, ...]:
+        """The clusters in the order of the plan: engines, KV blocks, step times, trust and tiers of each."""
+        return self.columns.clusters
+
+    @property
     def kv_tiers(self) -> tuple[KvTier, ...]:
-        """What the tiers of KV found and moved over the whole run, the device first; empty without tiers."""
+        """What the tiers of KV found and moved over the whole run, the device first; empty without tiers.
+
+        Tiers of one name are put together over clusters; `clusters` has those of each.
+        """
         return self.columns.kv_tiers
 
     @property
@@ -123,7 +139,8 @@ class Result:
         """One row per request issued, in order of issue: every time stamp, latencies, counts and causes.
 
         Times are seconds (`*_s`, with exact nanoseconds in `*_ns` for the stamps) and null where they never
-        happened; `max_itl_s` is null below two tokens, causes are null unless the request finished.
+        happened; `max_itl_s` is null below two tokens, causes are null unless the request finished. With
+        several clusters, `cluster` names the one that makes the tokens, and `replica` counts within it.
         """
         from frontier.results.frames import requests_frame  # noqa: PLC0415 - polars is slow to import
 
@@ -157,6 +174,18 @@ class Result:
         from frontier.results.frames import timeline_frame  # noqa: PLC0415 - polars is slow to import
 
         return timeline_frame(self.columns)
+
+    @cached_property
+    def transfers(self) -> pl.DataFrame:
+        """One row per hand-over of KV between clusters: from where to where, when, how much.
+
+        `ready_s` is when the source was done, `start_s` when the first byte left, `end_s` when the last one
+        was there; `wait_s` is start - ready (0 where KV moved before its prompt was done), `flight_s` is end -
+        start. Without rows in a run of one cluster.
+        """
+        from frontier.results.frames import transfers_frame  # noqa: PLC0415 - polars is slow to import
+
+        return transfers_frame(self.columns)
 
     def inter_token_gaps(self, requests: NDArray[np.bool_] | None = None) -> Sample:
         """Return the exact multiset of gaps between consecutive tokens, in nanoseconds.

@@ -8,22 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontier.results.columns import TIMELINE_COUNTERS, Columns, Ints
+from frontier.results.transfers import requests_at
 from frontier.results.window import Window
 
 
-def counters_between(columns: Columns, window: Window) -> dict[str, float]:
-    """Return how much each counter of the time line grew within the window, summed over replicas.
+def counters_between(columns: Columns, window: Window) -> dict[str, NDArray[np.float64]]:
+    """Return how much each counter of the time line grew within the window, by engine.
 
     Between two samples of a replica a counter is taken to grow evenly, from 0 at time 0.
     """
     timeline = columns.timeline
-    grown = dict.fromkeys(TIMELINE_COUNTERS, 0.0)
+    grown = {name: np.zeros(columns.totals["replicas"]) for name in TIMELINE_COUNTERS}
     edges = np.array([window.start_ns, window.end_ns], np.float64)
-    for _, rows in _rows_by_replica(columns):
+    for replica, rows in _rows_by_replica(columns):
         time = np.append(0.0, timeline["time_ns"][rows])
         for name in TIMELINE_COUNTERS:
             at = np.interp(edges, time, np.append(0.0, timeline[name][rows]))
-            grown[name] += float(at[1] - at[0])
+            grown[name][replica] = at[1] - at[0]
     return grown
 
 
@@ -31,8 +32,9 @@ def peak_used_blocks(columns: Columns, window: Window) -> Ints:
     """Return the most blocks that each engine used at once, by the samples whose stretch overlaps the window.
 
     The stretch of a sample reaches back to the sample before it or, where the replica was idle then, to the
-    next arrival at the replica. So the figure is exact for a whole run, and reaches at most one interval
-    of the time line beyond the edges of another window.
+    next arrival of a request that came to the replica. So the figure is exact for a whole run, and reaches at
+    most one interval of the time line beyond the edges of another window; with several clusters, a request
+    may come to the second one later than it arrives.
     """
     peak = columns.timeline["peak_used_blocks"]
     largest = np.zeros(columns.totals["replicas"], np.int64)
@@ -60,6 +62,6 @@ def _stretch_begins(columns: Columns, replica: int, rows: NDArray[np.intp]) -> I
     begin: Ints = np.append(0, timeline["time_ns"][rows][:-1])
     held = timeline["used_blocks"][rows] + timeline["num_running"][rows] + timeline["num_waiting"][rows]
     idle = np.append(True, held[:-1] == 0)
-    arrivals = np.sort(requests["arrival_ns"][requests["replica"] == replica])
+    arrivals = np.sort(requests["arrival_ns"][requests_at(columns, replica)])
     arrivals = np.append(arrivals, np.iinfo(np.int64).max)
     return np.where(idle, arrivals[np.searchsorted(arrivals, begin)], begin)
