@@ -85,7 +85,7 @@ def _direct(section: Disaggregation) -> dict[str, Any] | None:
         return None
     return {
         "leg": 1,
-        "max_uncached_tokens": section.direct_below or 0,
+        "max_uncached_tokens": section.direct_below,
         "deflect_above_tokens": section.deflect_above,
     }
 
@@ -106,7 +106,6 @@ def _receives(
     return {
         "mode": transfer.mode,
         "granularity": transfer.granularity,
-        "first_token": "recomputed",
         "proxy_latency_ns": transfer.proxy_latency,
         "latency_ns": latency,
         "bytes_per_block": kv_bytes_per_block(one, engine.kv_cache_dtype),

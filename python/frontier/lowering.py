@@ -27,6 +27,7 @@ from frontier.config.workload import Synthetic, Workload
 from frontier.disaggregated_lowering import PredictorPool, program_plan
 from frontier.errors import ConfigError, Issue
 from frontier.moe_lowering import moe_plan
+from frontier.results.facts import joined_step_time
 from frontier.step_tables import read_tables
 from frontier.trace_columns import trace_columns
 from frontier.vllm_versions import minor_of
@@ -120,9 +121,8 @@ class Lowered:
 
     @property
     def step_time(self) -> str:
-        """How step times are made: "learned" (some operator has a predictor) or as was asked."""
-        kinds = {cluster.step_time for cluster in self.clusters}
-        return "learned" if "learned" in kinds else kinds.pop()
+        """How step times are made, as `LoweredCluster.step_time`; clusters that differ are joined by "+"."""
+        return joined_step_time(cluster.step_time for cluster in self.clusters)
 
     def with_callable_policy(self) -> str:
         """Return the plan's text for a run whose order a function of the caller's decides."""
@@ -136,7 +136,12 @@ class Lowered:
     def _with_cluster(self, **sections: dict[str, Any]) -> str:
         """Return the plan's text with some fields of a section of each cluster replaced."""
         clusters = [
-            cluster | {name: cluster[name] | fields for name, fields in sections.items()}
+            cluster
+            | {
+                name: cluster[name] | fields
+                for name, fields in sections.items()
+                if fields.keys() <= cluster[name].keys()  # a linear step time has no residuals
+            }
             for cluster in self.plan["clusters"]
         ]
         return _canonical({**self.plan, "clusters": clusters})
@@ -186,9 +191,11 @@ def lower(scenario: Scenario) -> Lowered:
     }
     common: list[str] = []
     if program := program_plan(scenario, views):
-        for each, placement in zip(clusters, program.placements, strict=True):
-            each.plan["placement"] = placement
-        plan |= {"path": program.path, "network": program.network}
+        plan["path"] = program.path
+        if program.network is not None:
+            plan["network"] = program.network
+            for each, placement in zip(clusters, program.placements, strict=True):
+                each.plan["placement"] = placement
         common += program.warnings
     return Lowered(
         plan,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 from frontier import _frontier
 from frontier.config import Scenario, load
 from frontier.errors import ConfigError, FrontierError, Issue
-from frontier.lowering import Lowered, lower
+from frontier.lowering import Lowered, LoweredCluster, lower
 from frontier.results import Objectives, Result, RunFacts
+from frontier.results.cluster_facts import ClusterFacts
 
 if TYPE_CHECKING:
-    from frontier.config import Resolved
     from frontier.config.fields import Span
     from frontier.config.views import ClusterView
     from frontier.workloads import LoadedTrace
@@ -246,7 +246,7 @@ def simulate_with_residuals(
         raise ConfigError(Issue("replications", replications, message))
     chosen = as_scenario(scenario)
     lowered = lower(chosen)
-    if lowered.step_time != "learned":
+    if not lowered.predictors:
         message = f"was {lowered.step_time}, has no predictors whose errors could be drawn"
         raise ConfigError(Issue("engine.step_time", lowered.step_time, message, ("learned",)))
     facts = run_facts(chosen, lowered)
@@ -307,22 +307,13 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
     }
     window = slo.window
     report = None if lowered.columns is None else lowered.columns.report
-    clusters = [cluster.resolved for cluster in lowered.clusters]
-    powers = {facts.gpu.power for facts in clusters}
-    # Energy needs what each GPU did; over GPUs that draw unlike power, the totals do not tell.
-    power = powers.pop() if len(powers) == 1 else None
+    clusters = [_cluster_facts(cluster) for cluster in lowered.clusters]
+    (first, *others) = clusters
+    common: dict[str, Any] = {"clusters": tuple(clusters)} if others else first.to_dict()
     return RunFacts(
-        gpus_total=sum(facts.gpus_total for facts in clusters),
+        gpus_total=sum(each.gpus for each in clusters),
         step_time=lowered.step_time,
-        gpu_price_per_hour_usd=_per_gpu(clusters, [facts.price_per_hour for facts in clusters]),
-        peak_flops_per_s=_per_gpu(clusters, [facts.peak_flops_per_s for facts in clusters]),
-        memory_bandwidth_bytes_per_s=_per_gpu(
-            clusters, [facts.gpu.memory_bandwidth_bytes_per_s for facts in clusters]
-        ),
-        idle_power_w=None if power is None else power.idle_w,
-        peak_power_w=None if power is None else power.peak_w,
-        # The longest request that every cluster serves.
-        max_model_len=min(facts.max_model_len for facts in clusters),
+        **{name: value for name, value in common.items() if name not in ("name", "gpus")},
         objectives=Objectives(**seconds),
         warmup=_span(window.warmup),
         cooldown=_span(window.cooldown),
@@ -336,18 +327,19 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
     )
 
 
-def _per_gpu(clusters: Sequence[Resolved], values: Sequence[float | None]) -> float | None:
-    """Return the mean of a GPU's figure over all GPUs, None where some cluster's is not known.
-
-    GPUs times the mean are the sum over the clusters, as costs and shares of peaks need it.
-    """
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return None
-    if len(set(known)) == 1:
-        return known[0]
-    gpus = [facts.gpus_total for facts in clusters]
-    return sum(count * value for count, value in zip(gpus, known, strict=True)) / sum(gpus)
+def _cluster_facts(cluster: LoweredCluster) -> ClusterFacts:
+    resolved = cluster.resolved
+    power = resolved.gpu.power
+    return ClusterFacts(
+        name=cluster.view.name,
+        gpus=resolved.gpus_total,
+        gpu_price_per_hour_usd=resolved.price_per_hour,
+        peak_flops_per_s=resolved.peak_flops_per_s,
+        memory_bandwidth_bytes_per_s=resolved.gpu.memory_bandwidth_bytes_per_s,
+        idle_power_w=None if power is None else power.idle_w,
+        peak_power_w=None if power is None else power.peak_w,
+        max_model_len=resolved.max_model_len,
+    )
 
 
 def build_info() -> dict[str, Any]:

@@ -48,7 +48,7 @@ class KvTransfer(Section):
     else none beside the links' own."""
     bandwidth: Bandwidth | None = None
     """A link of this bandwidth for every transfer, all GPUs of an engine together: transfers never wait for
-    each other. Left out, they share the links of `network`."""
+    each other. Left out, they share the links of `network`; mode store needs it."""
 
 
 class Balances(Section):
@@ -210,6 +210,9 @@ def transfer_issues(transfer: KvTransfer, network: Network | None) -> list[Issue
             f"was '{transfer.granularity}', needs mode push: with {transfer.mode} a whole prompt is sent"
         )
         issues.append(Issue(f"{path}.granularity", transfer.granularity, message, ("request",)))
+    if transfer.mode == "store" and transfer.bandwidth is None:
+        message = "is needed with mode store: where the pool lies in the network is not modelled"
+        issues.append(Issue(f"{path}.bandwidth", None, message))
     if transfer.bandwidth is not None and network is not None:
         message = "has no effect beside disaggregation.kv_transfer.bandwidth; remove one of the two"
         issues.append(Issue("network", network.model_dump(mode="json", exclude_defaults=True), message))

@@ -145,7 +145,6 @@ def examine_clusters(
     )
     issues += _merged_issues(examined)
     views = tuple(part.view for part in examined)
-    issues += _step_time_issues(views)
     if all(view.role in ("prefill", "decode") for view in views):
         transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
         found = (
@@ -160,24 +159,6 @@ def examine_clusters(
         issues.append(Issue("network", None, message))
     clusters = tuple(entry for entry in entries if entry is not None) if not issues else None
     return ExaminedClusters(clusters, () if issues or broken else views, issues, lacking)
-
-
-def _step_time_issues(views: Sequence[ClusterView]) -> list[Issue]:
-    """Return step times of another kind than the first cluster's: a result says how its times were made."""
-    kinds = [
-        "operators" if view.engine.step_time.knows_operators else view.engine.step_time.chosen
-        for view in views
-    ]
-    return [
-        Issue(
-            f"clusters.{view.index}.engine.step_time",
-            view.engine.step_time.chosen,
-            f"was '{view.engine.step_time.chosen}', but cluster '{views[0].name}' has"
-            f" '{views[0].engine.step_time.chosen}': formulas, tables and operators do not go together",
-        )
-        for view, kind in zip(views, kinds, strict=True)
-        if kind != kinds[0]
-    ]
 
 
 def _overridden(top: Engine | None, entries: Sequence[RoleCluster | None]) -> list[Issue]:
