@@ -1,5 +1,6 @@
 """The scheduler decides as the real vLLM scheduler does: golden logs, and fuzz against a restatement."""
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -22,8 +23,8 @@ ARCHIVE = Path(__file__).with_name("vllm_scheduler.tar.xz")
 VERSIONS_ARCHIVE = Path(__file__).with_name("vllm_versions.tar.xz")
 CASES = golden_archive.cases(ARCHIVE)
 VERSION_CASES = golden_archive.cases_of_versions(VERSIONS_ARCHIVE, ARCHIVE)
-SUPPORTED = [name for name in CASES if "pd" not in name]
-FUZZ_SEED, FUZZ_CASES, VERSION_FUZZ_CASES, EDGE_CASES, CHUNKS = 3, 500, 500, 120, 10
+PD_VERSIONS = ("0.22", "0.24", "0.26", "0.28", "0.30", "0.31", "0.32")
+FUZZ_SEED, FUZZ_CASES, PD_FUZZ_CASES, VERSION_FUZZ_CASES, EDGE_CASES, CHUNKS = 3, 500, 200, 500, 120, 10
 
 
 def restated_log(config, trace):
@@ -42,6 +43,26 @@ def fuzz_cases():
 
 
 @functools.cache
+def pd_cases():
+    """Return the first `PD_FUZZ_CASES` disaggregated cases, each under one of the releases."""
+    cases = (fuzz_gen.case(FUZZ_SEED, k) for k in itertools.count())
+    wanted = (case for case in cases if not fuzz_edges.supported(case[0]))
+    versions = itertools.cycle(PD_VERSIONS)
+    return [
+        (config | {"vllm": next(versions)}, trace)
+        for config, trace in itertools.islice(wanted, PD_FUZZ_CASES)
+    ]
+
+
+def by_engine(log):
+    """Return the records by engine, transfers apart: within an instant, engines have no order of their own."""
+    records = collections.defaultdict(list)
+    for record in map(json.loads, log):
+        records[record.get("eng", "summary"), "xfer" in record].append(record)
+    return records
+
+
+@functools.cache
 def edge_cases():
     cases = (fuzz_edges.case(FUZZ_SEED, k) for k in itertools.count())
     wanted = (case for case in cases if fuzz_edges.supported(case[1]))
@@ -54,7 +75,7 @@ def test_the_restatement_reproduces_the_golden_log(name):
     assert first_difference(restated_log(case.config, case.trace), case.log) is None
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", CASES)
 def test_our_log_equals_the_golden_log(name):
     case = CASES[name]
     assert first_difference(replay.replay(case.config, case.trace), case.log) is None
@@ -81,6 +102,13 @@ def test_fuzz_agrees_with_the_restatement(chunk):
         assert difference is None, f"seed {FUZZ_SEED}, case {config['name']}: {difference}"
 
 
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_fuzz_of_disaggregation_agrees_with_the_restatement(chunk):
+    for config, trace in pd_cases()[chunk::CHUNKS]:
+        ours, theirs = by_engine(replay.replay(config, trace)), by_engine(restated_log(config, trace))
+        assert ours == theirs, f"seed {FUZZ_SEED}, case {config['name']}, vLLM {config['vllm']}"
+
+
 @pytest.mark.parametrize("kind", fuzz_edges.KINDS)
 def test_edge_fuzz_agrees_with_the_restatement(kind):
     for config, trace in [case[1:] for case in edge_cases() if case[0] == kind]:
@@ -90,11 +118,9 @@ def test_edge_fuzz_agrees_with_the_restatement(kind):
 
 def test_golden_cases_are_all_there():
     assert len(CASES) == 46
-    assert len(SUPPORTED) == 39
-    # Names and contents agree on what is not simulated yet.
-    assert [name for name in CASES if fuzz_edges.supported(CASES[name].config)] == SUPPORTED
+    assert sum(config.config.get("mode") == "pd" for config in CASES.values()) == 7
     by_version = Counter(name.split("@")[1] for name in VERSION_CASES)
-    assert by_version == {"0.11.2": 22, "0.15.1": 4, "0.22.0": 37, "0.26.0": 3, "0.30.0": 2}
+    assert by_version == {"0.11.2": 22, "0.15.1": 4, "0.22.0": 44, "0.26.0": 10, "0.30.0": 9}
 
 
 def test_the_generator_draws_the_cases_it_always_drew():
@@ -118,7 +144,7 @@ def test_replay_from_the_command_line(tmp_path):
     assert json.loads(summary) == {"summary": json.loads(last)["summary"]}
 
 
-@pytest.mark.parametrize("change", [{"mode": "pd"}, {"vllm": "0.10"}, {"vllm": "0.33"}, {"vllm": "1.0"}])
+@pytest.mark.parametrize("change", [{"mode": "afd"}, {"vllm": "0.10"}, {"vllm": "0.33"}, {"vllm": "1.0"}])
 def test_features_that_are_not_simulated_yet_are_refused(change):
     case = CASES["01_base_poisson"]
     with pytest.raises(replay.UnsupportedError):
@@ -127,11 +153,21 @@ def test_features_that_are_not_simulated_yet_are_refused(change):
 
 def test_the_command_line_says_what_it_cannot_replay(tmp_path):
     golden_archive.unpack(ARCHIVE, tmp_path)
+    config = json.loads((tmp_path / "50_pd_base.json").read_text()) | {"mode": "afd"}
+    (tmp_path / "50_pd_base.json").write_text(json.dumps(config))
     command = [sys.executable, replay.__file__, "50_pd_base.json", "50_pd_base.csv", "out.jsonl"]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "`mode` 'pd'" in done.stderr
+    assert "`mode` 'afd'" in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_disaggregation_is_replayed_from_the_command_line(tmp_path):
+    golden_archive.unpack(ARCHIVE, tmp_path)
+    command = [sys.executable, replay.__file__, "50_pd_base.json", "50_pd_base.csv", "out.jsonl"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    *ours, _ = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert ours == CASES["50_pd_base"].log[:-1]
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def minor_version(config: dict[str, Any]) -> int:
 
 
 def check_supported(config: dict[str, Any]) -> None:
-    if config.get("mode", "colocated") != "colocated":
+    if config.get("mode", "colocated") not in ("colocated", "pd"):
         raise UnsupportedError(f"this version of frontier does not simulate `mode` {config.get('mode')!r}")
 
 
@@ -301,6 +301,12 @@ def summary(raw: dict[str, Any], requests: list[Request], numbers: list[int]) ->
 
 def replay(config: dict[str, Any], trace_lines: Iterable[str]) -> list[str]:
     """Return the lines of frontier's log, of the engine that the configuration is for."""
+    if config.get("mode") == "pd":
+        # Run as a script, this module has another name, yet its errors are the same ones.
+        sys.modules.setdefault("replay", sys.modules[__name__])
+        import replay_pd
+
+        return replay_pd.replay_pd(config, trace_lines)
     engine = next((engine for key, engine in ENGINE_OF_KEY.items() if key in config), replay_vllm)
     return engine(config, trace_lines)
 

@@ -11,7 +11,9 @@ use frontier_core::kernel::EventQueue;
 use frontier_core::kvcache::BlockPool;
 use frontier_core::plan::{Plan, SchedulerConfig, SchedulerSpec};
 use frontier_core::predictor::{Pack, Predictor};
-use frontier_core::scheduler::{BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use frontier_core::scheduler::{
+    BatchScheduler, Handover, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+};
 use frontier_core::simulation::Simulation;
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment};
@@ -78,7 +80,7 @@ fn scheduler_step(criterion: &mut Criterion) {
 
 /// Returns a scheduler with `count` requests past their prompts.
 fn decoding(count: u32, asynchronous: bool) -> (VllmScheduler, SchedulerOutput, StepOutcome) {
-    let SchedulerSpec::VllmV1(config) = plan("linear_clock", 1).clusters[0].scheduler else {
+    let SchedulerSpec::VllmV1(config) = plan("linear_clock", 1).clusters.remove(0).scheduler else {
         unreachable!("the benchmark's plan is vLLM's")
     };
     let mut scheduler = VllmScheduler::new(SchedulerConfig { async_scheduling: asynchronous, ..config });
@@ -94,6 +96,7 @@ fn decoding(count: u32, asynchronous: bool) -> (VllmScheduler, SchedulerOutput, 
             max_tokens: 1000,
             segments: &[Segment { stream: u64::from(id), start: 0, len: 100 + id }],
             output_stream: OUTPUT_STREAM_BASE + u64::from(id),
+            handover: Handover::Neither,
         });
     }
     let (mut batch, mut outcome) = (SchedulerOutput::default(), StepOutcome::default());

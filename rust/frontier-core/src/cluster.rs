@@ -260,7 +260,8 @@ impl Cluster {
         let score = self.scores.of(&ArrivingRequest { spec, now, replica, gauges })?;
         let submission = Submission {
             id: spec.id,
-            arrival: spec.arrival,
+            // An engine that goes on with a request knows when it got it.
+            arrival: if handover == Handover::Receives { now } else { spec.arrival },
             priority: spec.priority,
             tie_rank: spec.tie_rank,
             session: spec.session,
@@ -478,12 +479,7 @@ impl Cluster {
     }
 
     /// Lets an engine that heard of something form batches, unless it waits for one.
-    fn awaken(
-        &mut self,
-        now: SimTime,
-        engine: ReplicaId,
-        around: &mut Surroundings,
-    ) -> Result<(), SimError> {
+    fn awaken(&mut self, now: SimTime, engine: ReplicaId, around: &mut Surroundings) -> Result<(), SimError> {
         let unit = self.ranks.as_ref().map_or(engine, |ranks| ranks.unit_of(engine));
         let hears = match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
             Some((group, _)) => {

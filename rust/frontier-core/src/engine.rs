@@ -15,8 +15,8 @@ mod kv_steps;
 mod pipeline;
 mod stage_loop;
 
-pub use handovers::{ComputedChunk, KvNews};
 use handovers::Handovers;
+pub use handovers::{ComputedChunk, KvNews};
 use pipeline::Pipeline;
 
 use crate::fidelity::{BatchShape, StepTimer};

@@ -66,6 +66,8 @@ fn clusters<'py>(py: Python<'py>, clusters: &[ClusterTotals]) -> PyResult<Bound<
         row.set_item("replicas", cluster.engines)?;
         row.set_item("data_parallel_size", cluster.data_parallel_size)?;
         row.set_item("num_blocks", cluster.num_blocks)?;
+        row.set_item("num_steps", cluster.steps)?;
+        row.set_item("num_empty_steps", cluster.empty_steps)?;
         row.set_item("step_time", cluster.step_time)?;
         row.set_item("trust", trust(py, &cluster.trust)?)?;
         row.set_item("kv_tiers", kv_tiers(py, &cluster.kv_tiers)?)?;

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 
 use super::decision_log_sglang;
-use crate::ids::{ReplicaId, RequestId, Slot};
 use crate::engine::KvNews;
+use crate::ids::{ReplicaId, RequestId, Slot};
 use crate::plan::DecisionLogSpec;
 use crate::scheduler::{
     Admission, Baseline, BatchScheduler, LiveRequest, Scheduler, SchedulerOutput, StepOutcome, VllmScheduler,

@@ -148,7 +148,9 @@ impl PathSpec {
                 match served.get_mut(cluster as usize) {
                     Some(taken) if !*taken => *taken = true,
                     Some(_) => return refuse(at("clusters"), format!("had cluster {cluster} twice")),
-                    None => return refuse(at("clusters"), format!("had {cluster} of {num_clusters} clusters")),
+                    None => {
+                        return refuse(at("clusters"), format!("had {cluster} of {num_clusters} clusters"));
+                    }
                 }
             }
             if let Some(weight) = leg.weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
@@ -160,7 +162,10 @@ impl PathSpec {
             match &leg.receives {
                 None if number > 0 => return refuse(at("receives"), "is missing".into()),
                 Some(_) if number == 0 => {
-                    return refuse(at("receives"), "was given, but nothing comes before the first leg".into());
+                    return refuse(
+                        at("receives"),
+                        "was given, but nothing comes before the first leg".into(),
+                    );
                 }
                 Some(handover) => {
                     handover.check(has_network).map_err(|error| error.below(&at("receives")))?;
@@ -182,11 +187,13 @@ impl PathSpec {
 
 impl HandoverSpec {
     fn check(&self, has_network: bool) -> Result<(), SimError> {
-        let refuse = |path: &str, message: &str| {
-            Err(SimError::Plan { path: path.into(), message: message.into() })
-        };
+        let refuse =
+            |path: &str, message: &str| Err(SimError::Plan { path: path.into(), message: message.into() });
         if self.granularity != Granularity::Request && self.mode != HandoverMode::Push {
-            return refuse("granularity", "other than 'request' needs mode 'push': the destination is known first");
+            return refuse(
+                "granularity",
+                "other than 'request' needs mode 'push': the destination is known first",
+            );
         }
         if self.num_layers == 0 {
             return refuse("num_layers", "was 0, must be at least 1");

@@ -16,8 +16,8 @@ mod parking;
 mod running;
 
 use budget::Budget;
-pub use handover::RemoteRead;
 use handover::Handovers;
+pub use handover::RemoteRead;
 pub(super) use kv_groups::GroupTable;
 use kv_groups::KvGroups;
 
@@ -163,7 +163,11 @@ impl BatchScheduler for VllmScheduler {
     /// Tells whether there is a reason to call `schedule()`.
     #[inline]
     fn has_requests(&self) -> bool {
-        !self.running.is_empty() || !self.waiting.is_empty() || self.newly_finished || self.num_parked() > 0 || self.handovers.any()
+        !self.running.is_empty()
+            || !self.waiting.is_empty()
+            || self.newly_finished
+            || self.num_parked() > 0
+            || self.handovers.any()
     }
 
     /// Tells whether some request got further than ever before since the last call of this method.
@@ -282,7 +286,8 @@ impl BatchScheduler for VllmScheduler {
     /// [`SimError::Invariant`] naming the first law that does not hold.
     fn check_integrity(&self) -> Result<(), SimError> {
         let in_groups = |request: &LiveRequest| request.tables.iter().map(GroupTable::num_held).sum::<u64>();
-        let held: u64 = self.requests.iter().map(|request| request.blocks.len() as u64 + in_groups(request)).sum();
+        let held: u64 =
+            self.requests.iter().map(|request| request.blocks.len() as u64 + in_groups(request)).sum();
         self.pool.check_integrity(held + self.handovers.num_deferred())?;
         if let Some(loads) = &self.kv_loads {
             loads.check_integrity()?;
@@ -294,7 +299,11 @@ impl BatchScheduler for VllmScheduler {
                 what: format!("slot {} is in RUNNING but does not run", slot.0),
             });
         }
-        if let Some(slot) = self.kv_waiting().chain(self.waiting()).find(|slot| wrong(slot, &[Status::Waiting, Status::Preempted])) {
+        if let Some(slot) = self
+            .kv_waiting()
+            .chain(self.waiting())
+            .find(|slot| wrong(slot, &[Status::Waiting, Status::Preempted]))
+        {
             return Err(SimError::Invariant {
                 what: format!("slot {} is in WAITING but does not wait", slot.0),
             });

@@ -218,7 +218,8 @@ impl Simulation {
         spec: &RequestSpec,
         engine: ReplicaId,
     ) -> Result<(), SimError> {
-        let part = self.controller.as_ref().map_or(Handover::Neither, |controller| controller.part_of(spec.id));
+        let part =
+            self.controller.as_ref().map_or(Handover::Neither, |controller| controller.part_of(spec.id));
         let spec = if part == Handover::Keeps { &RequestSpec { output_tokens: 1, ..*spec } } else { spec };
         let cluster = &mut self.clusters[self.cluster_of[engine.index()] as usize];
         cluster.submit(now, spec, engine, part, &self.segments, &mut self.around)
@@ -406,10 +407,10 @@ impl Simulation {
             // The KV of a layer leaves while the next ones are computed: all but the last layer's, from when the
             // first one is done.
             Granularity::Layer if layers > 1 => vec![
-                (start.after(SimDuration(end.since(start).0 / u64::from(layers)))?, Piece {
-                    bytes: whole.bytes - after_layers,
-                    ..whole
-                }),
+                (
+                    start.after(SimDuration(end.since(start).0 / u64::from(layers)))?,
+                    Piece { bytes: whole.bytes - after_layers, ..whole },
+                ),
                 (end, Piece { bytes: after_layers, num_blocks: 0 }),
             ],
             _ => vec![(end, whole)],

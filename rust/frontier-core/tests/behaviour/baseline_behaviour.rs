@@ -2,7 +2,9 @@
 
 use frontier_core::ids::RequestId;
 use frontier_core::plan::baseline::BaselineSpec;
-use frontier_core::scheduler::{Baseline, BatchScheduler, SchedulerOutput, StepOutcome, Submission};
+use frontier_core::scheduler::{
+    Baseline, BatchScheduler, Handover, SchedulerOutput, StepOutcome, Submission,
+};
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment};
 use serde_json::{Value, json};
@@ -40,6 +42,7 @@ fn batches(spec: &BaselineSpec, requests: &[(usize, u32, u32)]) -> (Vec<Batch>, 
                 max_tokens,
                 segments: &[Segment { stream: 7, start: 0, len: prompt_tokens }],
                 output_stream: OUTPUT_STREAM_BASE + id as u64,
+                handover: Handover::Neither,
             });
         }
         if !scheduler.has_requests() {

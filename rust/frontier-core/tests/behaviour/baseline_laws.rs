@@ -12,7 +12,7 @@ use frontier_core::plan::policy::{
     PreemptiveSpec, SlackSpec, VtcSpec,
 };
 use frontier_core::scheduler::{
-    Admission, Baseline, BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+    Admission, Baseline, BatchScheduler, Handover, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
 };
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment};
@@ -115,6 +115,7 @@ fn submit(scheduler: &mut impl BatchScheduler, id: usize, request: Request, arri
         max_tokens,
         segments: &[Segment { stream, start: 0, len: prompt_tokens }],
         output_stream: OUTPUT_STREAM_BASE + id as u64,
+        handover: Handover::Neither,
     });
 }
 

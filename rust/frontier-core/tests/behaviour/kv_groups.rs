@@ -2,7 +2,9 @@
 
 use frontier_core::ids::RequestId;
 use frontier_core::plan::SchedulerConfig;
-use frontier_core::scheduler::{BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use frontier_core::scheduler::{
+    BatchScheduler, Handover, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+};
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment};
 use proptest::prelude::*;
@@ -53,6 +55,7 @@ impl Engine {
             max_tokens,
             segments: &[Segment { stream, start: 0, len: prompt_tokens }],
             output_stream: OUTPUT_STREAM_BASE + u64::from(id),
+            handover: Handover::Neither,
         });
     }
 

@@ -7,7 +7,7 @@ use frontier_core::ids::{RequestId, SessionId};
 use frontier_core::plan::SchedulerConfig;
 use frontier_core::plan::policy::{Policy, VtcSpec};
 use frontier_core::scheduler::{
-    Admission, BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+    Admission, BatchScheduler, Handover, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
 };
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, RawTrace, Segment, TraceColumns};
@@ -199,6 +199,7 @@ fn backlogged_clients_get_nearly_equal_service() {
                 max_tokens: OUTPUT[client],
                 segments: &[Segment { stream: id as u64, start: 0, len: PROMPT[client] }],
                 output_stream: OUTPUT_STREAM_BASE + id as u64,
+                handover: Handover::Neither,
             });
         }
         let (mut batch, mut outcome) = (SchedulerOutput::default(), StepOutcome::default());

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use frontier_core::ids::RequestId;
 use frontier_core::plan::{Policy, SchedulerConfig};
 use frontier_core::scheduler::{
-    Admission, BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+    Admission, BatchScheduler, Handover, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
 };
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment, UNIQUE_STREAM_BASE};
@@ -44,6 +44,7 @@ fn decisions(config: &SchedulerConfig, rows: &[Row], own_base: u64) -> (Vec<Deci
                 max_tokens: output,
                 segments: &segments,
                 output_stream: OUTPUT_STREAM_BASE + step as u64,
+                handover: Handover::Neither,
             });
         }
         let mut batch = SchedulerOutput::default();

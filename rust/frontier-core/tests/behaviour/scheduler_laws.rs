@@ -4,7 +4,9 @@ use frontier_core::ids::RequestId;
 use frontier_core::plan::{
     AcceptanceSpec, DraftLengthSpec, DraftMethod, Policy, SchedulerConfig, SpeculativeSpec,
 };
-use frontier_core::scheduler::{BatchScheduler, SchedulerOutput, StepOutcome, Submission, VllmScheduler};
+use frontier_core::scheduler::{
+    BatchScheduler, Handover, SchedulerOutput, StepOutcome, Submission, VllmScheduler,
+};
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment};
 use proptest::prelude::*;
@@ -73,6 +75,7 @@ proptest! {
                 max_tokens,
                 segments: &[Segment { stream, start: 0, len: prompt_tokens }],
                 output_stream: OUTPUT_STREAM_BASE + id as u64,
+                handover: Handover::Neither,
             });
         }
         let (mut batch, mut outcome) = (SchedulerOutput::default(), StepOutcome::default());

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use frontier_core::ids::RequestId;
 use frontier_core::plan::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
-use frontier_core::scheduler::{BatchScheduler, SchedulerOutput, SglangScheduler, StepOutcome, Submission};
+use frontier_core::scheduler::{
+    BatchScheduler, Handover, SchedulerOutput, SglangScheduler, StepOutcome, Submission,
+};
 use frontier_core::time::SimTime;
 use frontier_core::workload::{OUTPUT_STREAM_BASE, Segment};
 use proptest::prelude::*;
@@ -60,6 +62,7 @@ proptest! {
                 max_tokens,
                 segments: &[Segment { stream, start: 0, len: prompt_tokens }],
                 output_stream: OUTPUT_STREAM_BASE + id as u64,
+                handover: Handover::Neither,
             });
         }
         let depth = usize::from(!config.disable_overlap_schedule);

@@ -8,14 +8,14 @@
 
 use std::collections::VecDeque;
 
+use super::VllmScheduler;
+use super::admission::Chunk;
 use super::budget::Budget;
 use super::caching::{cache_full_blocks, release_blocks};
-use super::admission::Chunk;
-use super::VllmScheduler;
 use crate::ids::{BlockId, RequestId, Slot};
 use crate::kvcache::BlockPool;
-use crate::scheduler::queue::WaitingQueue;
 use crate::scheduler::live::LiveRequest;
+use crate::scheduler::queue::WaitingQueue;
 use crate::scheduler::{Handover, SchedulerOutput};
 
 /// KV that an engine begins to read from another.
