@@ -99,6 +99,8 @@ class Scenario(BaseModel):
                 is wrong is that the model does not fit the GPUs.
         """
         data = path_texts(plain_values(data))
+        if data.get("clusters") is not None and data.get("cluster", 0) is None:
+            del data["cluster"]
         sections, broken, issues = _validate_sections(data)
         if data.get("clusters") is not None:
             self._init_clusters(data, sections, broken=broken, issues=issues)
@@ -225,7 +227,10 @@ class Scenario(BaseModel):
         Raises:
             ConfigError: paths that lead to no field, and every problem of the changed scenario.
         """
-        plain, wrong = changed(self.to_dict(), changes.items(), type(self))
+        plain = self.to_dict()
+        if self.clusters is None and self.cluster == Cluster() and changes.get("clusters") is not None:
+            del plain["cluster"]  # nobody asked for it
+        plain, wrong = changed(plain, changes.items(), type(self))
         return made(lambda: type(self)(**plain), wrong)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Scenario:
