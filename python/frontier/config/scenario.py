@@ -260,7 +260,7 @@ class Scenario(BaseModel):
         return dump_document(self.to_dict(defaults=defaults))
 
     def to_vllm(self) -> str:
-        """Return the `vllm serve` command of one replica (`frontier.launch.to_vllm`)."""
+        """Return the `vllm serve` command of one replica, of each cluster (`frontier.launch.to_vllm`)."""
         from frontier.launch import to_vllm  # noqa: PLC0415 - it imports this module
 
         return to_vllm(self)
