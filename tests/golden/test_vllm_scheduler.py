@@ -55,7 +55,7 @@ def pd_cases():
 
 
 def by_engine(log):
-    """Return the records by engine, transfers apart: within an instant, engines have no order of their own."""
+    """Return the records by engine, transfers apart: within an instant, engines have no order."""
     records = collections.defaultdict(list)
     for record in map(json.loads, log):
         records[record.get("eng", "summary"), "xfer" in record].append(record)

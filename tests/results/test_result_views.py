@@ -13,6 +13,7 @@ from fifo import MS, Ask, S, facts, fifo, run
 
 from frontier.errors import ConfigError, FrontierError
 from frontier.results import ATTRIBUTION_CAUSES, Objectives, Result, RunFacts
+from frontier.results.columns import TRANSFER_CAUSES
 from frontier.results.layout import format_seconds
 
 ASKS = [Ask(0, 5), Ask(40 * MS, 1, reject=2), Ask(50 * MS, 1, replica=1), Ask(S, 400)]
@@ -36,9 +37,11 @@ def test_requests_frame() -> None:
     assert frame["e2el_s"].to_list() == [0.14, None, 0.1, None]
     assert frame["max_itl_s"].to_list() == [0.01, None, None, 0.01]
     assert frame["e2el_decode_s"].to_list() == [0.04, None, 0.0, None]
-    assert {f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in ATTRIBUTION_CAUSES} <= set(
-        frame.columns
-    )
+    causes = {f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in ATTRIBUTION_CAUSES}
+    assert causes - set(frame.columns) == {
+        f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in TRANSFER_CAUSES
+    }
+    assert not {"cluster", "source_cluster"} & set(frame.columns)
 
 
 def test_steps_and_timeline_frames() -> None:

@@ -5,6 +5,8 @@
 """
 
 from frontier.results.attribution import Attribution
+from frontier.results.cluster_facts import ClusterFacts
+from frontier.results.clusters import ClusterColumns
 from frontier.results.columns import ATTRIBUTION_CAUSES
 from frontier.results.facts import Objectives, RunFacts
 from frontier.results.interval import Interval
@@ -21,6 +23,8 @@ __all__ = [
     "ATTRIBUTION_CAUSES",
     "METRICS",
     "Attribution",
+    "ClusterColumns",
+    "ClusterFacts",
     "Interval",
     "Metric",
     "Objectives",

@@ -102,7 +102,8 @@ def _limits(columns: Columns, max_model_lens: Sequence[int | None]) -> Ints:
     if len(of_cluster) == 1:
         of_cluster = of_cluster.repeat(len(columns.clusters))
     limits: Ints = np.append(of_cluster[columns.cluster_of_engine], _NO_LIMIT)
-    return limits.take(np.minimum(columns.requests["replica"], columns.totals["replicas"]))
+    of_request: Ints = limits[np.minimum(columns.requests["replica"], columns.totals["replicas"])]
+    return of_request
 
 
 def check_token_runs(columns: Columns) -> None:
@@ -295,6 +296,7 @@ def check_all(columns: Columns, max_model_lens: Sequence[int | None]) -> None:
     """
     check_statuses(columns)
     check_attribution(columns)
+    check_transfers(columns)
     check_tokens(columns, max_model_lens)
     check_steps(columns)
     check_token_runs(columns)
@@ -302,4 +304,3 @@ def check_all(columns: Columns, max_model_lens: Sequence[int | None]) -> None:
     check_prefix_hits(columns)
     check_drafts(columns)
     check_kv_tiers(columns)
-    check_transfers(columns)

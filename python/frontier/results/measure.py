@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frontier.power import power_of
 from frontier.results.attribution import KINDS, attribute
 from frontier.results.by_cluster import by_cluster, kv_use
 from frontier.results.clusters import merged_trust
@@ -24,6 +23,7 @@ from frontier.results.columns import (
 )
 from frontier.results.confidence import mean_half_width, p99_half_width
 from frontier.results.facts import RunFacts
+from frontier.results.gpu_use import cost, energy, utilisation
 from frontier.results.metrics import ENGINE_TTFT, LATENCIES, OBJECTIVES, PERCENTILES
 from frontier.results.rates import Seconds, mean_concurrent_requests, peak_concurrent_requests
 from frontier.results.saturation import SATURATED, judge_saturation
@@ -109,8 +109,8 @@ def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) 
     values |= by_cluster(columns, window, chosen.arrived, grown)
     values |= transfer_metrics(columns, window)
     values |= _drafts(columns, chosen.arrived)
-    values |= _cost(facts, values)
-    values |= _energy(columns, facts, values, grown)
+    values |= cost(facts, values)
+    values |= energy(columns, facts, values, grown)
     verdict = judge_saturation(columns, window)
     values |= {"saturation": verdict.verdict, "saturation_reason": verdict.reason}
     for kind in KINDS:
@@ -259,14 +259,7 @@ def _engine(
     used = grown["used_block_ns"].tolist()
     values["mean_kv_use"], values["peak_kv_use"] = kv_use(columns, window, used, slice(None))
     values["gpu_busy_share"] = share(sum(grown["busy_ns"].tolist()), span_ns * totals["replicas"])
-    if facts.counts_operations:
-        pools, seconds = facts.gpu_pools, window.duration_s
-        flops = [pool.peak_flops_per_s for pool in pools]
-        moved = [pool.memory_bandwidth_bytes_per_s for pool in pools]
-        for name, counter, peaks in (("mfu", "flops", flops), ("mbu", "bytes", moved)):
-            known = [pool.gpus * seconds * peak for pool, peak in zip(pools, peaks, strict=True) if peak]
-            if len(known) == len(pools):
-                values[name] = sum(grown[counter].tolist()) / sum(known)
+    values |= utilisation(facts, window.duration_s, grown)
     return values
 
 
@@ -299,44 +292,6 @@ def _draft_time_share(columns: Columns) -> float | None:
     busy = np.zeros(columns.totals["replicas"], np.int64)
     np.maximum.at(busy, timeline["replica"], timeline["busy_ns"])
     return share(draft_ns, int(busy.sum()))
-
-
-def _cost(facts: RunFacts, values: dict[str, Any]) -> dict[str, Any]:
-    prices = [(pool.gpus, pool.gpu_price_per_hour_usd) for pool in facts.gpu_pools]
-    known = [gpus * price for gpus, price in prices if price is not None]
-    per_hour = sum(known) if len(known) == len(prices) else None
-    costs: dict[str, Any] = {"cost_per_hour_usd": per_hour}
-    for name, rate in (("output", values["output_throughput"]), ("total", values["total_token_throughput"])):
-        cost = None if per_hour is None or not rate else per_hour / 3600.0 / rate * 1e6
-        costs[f"cost_per_million_{name}_tokens_usd"] = cost
-    return costs
-
-
-def _energy(
-    columns: Columns, facts: RunFacts, values: dict[str, Any], grown: dict[str, Floats] | None
-) -> dict[str, Any]:
-    """Return the energy of the GPUs by `frontier.power`, which nothing was measured for."""
-    names = ("energy_j", "energy_per_output_token_j", "energy_per_token_j", "mean_power_per_gpu_w")
-    energies: dict[str, Any] = dict.fromkeys(names)
-    # A linear formula and tables know no activity.
-    if grown is None or not facts.counts_operations:
-        return energies
-    of_run = [slice(None)] if not facts.clusters else [cluster.slice for cluster in columns.clusters]
-    energy_j = 0.0
-    for pool, engines in zip(facts.gpu_pools, of_run, strict=True):
-        power = power_of(pool.idle_power_w, pool.peak_power_w)
-        if power is None:
-            return energies
-        energy_j += power.energy_j(pool.gpus * values["duration"], sum(grown["active_s"].tolist()[engines]))
-    gpu_seconds = facts.gpus_total * values["duration"]
-    output = values["total_output_tokens"]
-    tokens = output + values["total_input_tokens"]
-    return {
-        "energy_j": energy_j,
-        "energy_per_output_token_j": share(energy_j, output),
-        "energy_per_token_j": share(energy_j, tokens),
-        "mean_power_per_gpu_w": energy_j / gpu_seconds,
-    }
 
 
 def _trust_warnings(columns: Columns) -> list[str]:

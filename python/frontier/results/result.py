@@ -180,8 +180,8 @@ class Result:
         """One row per hand-over of KV between clusters: from where to where, when, how much.
 
         `ready_s` is when the source was done, `start_s` when the first byte left, `end_s` when the last one
-        was there; `wait_s` is start - ready (0 where KV moved before its prompt was done), `flight_s` is end -
-        start. Without rows in a run of one cluster.
+        was there; `wait_s` is start - ready (0 where KV moved before its prompt was done) and `flight_s` is
+        end - start. Without rows in a run of one cluster.
         """
         from frontier.results.frames import transfers_frame  # noqa: PLC0415 - polars is slow to import
 

@@ -12,6 +12,7 @@
 //! | [`workload`] | arrivals, lengths, traces: requests before they reach a cluster |
 //! | [`predictor`] | packs of learned operator predictors, and how they are evaluated; knows no scheduling |
 //! | [`fidelity`] | how long a batch takes; knows no request, queue or policy |
+//! | [`network`] | topology, routes, flows that share links max-min fairly; knows no request, KV or queue |
 //! | [`kvcache`] | blocks, radix trees, prefix identity; only its tiers below the device know time: when a transfer is done |
 //! | [`speculation`] | drafts as data: how many, and how many are accepted; knows no time |
 //! | [`scheduler`] | batch formation: data in, data out; knows no step time, and the moment only where a policy or a transfer of KV asks for it |
@@ -37,6 +38,7 @@ pub mod ids;
 pub mod kernel;
 pub mod kvcache;
 pub mod metrics;
+pub mod network;
 pub mod plan;
 pub mod predictor;
 pub mod rng;

@@ -12,6 +12,7 @@ pub mod baseline;
 pub mod data_parallel;
 pub mod frontend;
 pub mod kv_tiers;
+pub mod network;
 pub mod path;
 pub mod policy;
 pub mod scheduler;
@@ -24,6 +25,7 @@ pub mod workload;
 pub use data_parallel::{BalancerSpec, DataParallelSpec, LockStepSpec, RankScore};
 pub use frontend::FrontendSpec;
 pub use kv_tiers::KvTiersSpec;
+pub use network::NetworkSpec;
 pub use path::{
     BalanceSpec, DirectSpec, Granularity, HandoverMode, HandoverSpec, LegSpec, PathSpec, TransportSpec, Work,
 };

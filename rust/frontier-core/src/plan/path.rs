@@ -81,6 +81,9 @@ pub enum HandoverMode {
     Pull,
     /// The destination takes blocks first, then the source starts to compute, and sends (`SGLang`, Mooncake).
     Push,
+    /// The source sends when it is done, into memory of the destination beside its KV cache (vLLM's P2P NCCL
+    /// connector); the destination hears of the request when its KV is there, and has it at once when it admits it.
+    Buffer,
     /// The source writes to a pool and is free; the destination reads from there once it has blocks.
     Store,
 }

@@ -29,6 +29,8 @@ pub enum Handover {
     Neither,
     /// That of the prompt comes from another engine.
     Receives,
+    /// That of the prompt lies beside the cache, and is there as soon as the request has blocks.
+    Buffered,
     /// It stays after the end, until another engine has read it.
     Keeps,
 }

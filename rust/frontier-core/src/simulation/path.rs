@@ -30,7 +30,7 @@ enum Stage {
     Reserving,
     /// The source computes.
     Computing,
-    /// The source writes to the pool (store).
+    /// The source writes to the pool (store), or to the destination's buffer.
     Writing,
     /// The proxy has it, or the destination has no blocks for it yet.
     Waiting,
@@ -62,6 +62,10 @@ struct Journey {
     to_start: VecDeque<Piece>,
     /// Pieces that have not ended, those included.
     under_way: u32,
+    /// When the first byte left.
+    start: Option<SimTime>,
+    /// Bytes that left.
+    bytes: u64,
 }
 
 /// Stands for no row.
@@ -106,6 +110,7 @@ impl Controller {
         match self.journeys.get(&id).map(|journey| journey.stage) {
             None => Handover::Neither,
             Some(Stage::Computing) => Handover::Keeps,
+            Some(_) if self.spec().mode == HandoverMode::Buffer => Handover::Buffered,
             Some(_) => Handover::Receives,
         }
     }
@@ -171,6 +176,8 @@ impl Simulation {
             sent_blocks: 0,
             to_start: VecDeque::new(),
             under_way: 0,
+            start: None,
+            bytes: 0,
         };
         controller.journeys.insert(spec.id, journey);
         if !push {
@@ -220,14 +227,21 @@ impl Simulation {
     ) -> Result<(), SimError> {
         let part =
             self.controller.as_ref().map_or(Handover::Neither, |controller| controller.part_of(spec.id));
+        if part == Handover::Buffered
+            && let Some(controller) = &mut self.controller
+        {
+            controller.journeys.remove(&spec.id);
+        }
         let spec = if part == Handover::Keeps { &RequestSpec { output_tokens: 1, ..*spec } } else { spec };
         let cluster = &mut self.clusters[self.cluster_of[engine.index()] as usize];
         cluster.submit(now, spec, engine, part, &self.segments, &mut self.around)
     }
 
-    /// Chooses the replica that a request goes on to, and sends it there. `segments` holds its prompt.
-    fn send_on(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
-        let Some(controller) = &mut self.controller else { return Ok(()) };
+    /// Chooses the replica that a request goes on to.
+    fn choose_destination(&mut self, now: SimTime, spec: &RequestSpec) -> Result<ReplicaId, SimError> {
+        self.segments.clear();
+        self.workload.prompt_segments(spec.id, &mut self.segments);
+        let Some(controller) = &mut self.controller else { unreachable!("only a path leads on") };
         let pool = controller.pools.len() - 1;
         let cluster = controller.pools[pool].choose();
         let destination = self.clusters[cluster].choose(now, spec, &self.segments);
@@ -244,11 +258,18 @@ impl Simulation {
             end: None,
             bytes: 0,
         });
-        if journey.stage == Stage::Waiting {
+        Ok(destination)
+    }
+
+    /// Chooses the replica that a request goes on to, and sends it there.
+    fn send_on(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
+        let destination = self.choose_destination(now, spec)?;
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        if controller.journey(spec.id)?.stage == Stage::Waiting {
             return self.send(now, spec, destination);
         }
         // Blocks are asked for while the request still belongs to its source.
-        let cluster = &mut self.clusters[cluster];
+        let cluster = self.cluster(destination);
         match cluster.network_to_servers() {
             Some(_) => {
                 let ready = cluster.accept(now, spec, destination)?;
@@ -264,12 +285,15 @@ impl Simulation {
         self.segments.clear();
         self.workload.prompt_segments(id, &mut self.segments);
         let Some(controller) = &mut self.controller else { return Ok(()) };
-        let row = controller.journey(id)?.row;
+        let (row, stage) = (controller.journey(id)?.row, controller.journey(id)?.stage);
         if row == NO_ROW {
             return self.send_on(now, &spec);
         }
         let destination = self.around.recorder.transfers[row].destination;
-        self.submit(now, &spec, destination)
+        match stage {
+            Stage::Waiting => self.send(now, &spec, destination),
+            _ => self.submit(now, &spec, destination),
+        }
     }
 
     /// An engine is done with a request. Returns whether another one goes on with it.
@@ -288,8 +312,11 @@ impl Simulation {
                 controller.journey(id)?.stage = Stage::Waiting;
                 self.pass_proxy(now, &spec, after)?;
             }
-            HandoverMode::Store => {
+            mode @ (HandoverMode::Store | HandoverMode::Buffer) => {
                 let blocks = self.block_size_of(engine).map_or(0, |size| spec.prompt_tokens.div_ceil(size));
+                if mode == HandoverMode::Buffer {
+                    self.choose_destination(now, &spec)?;
+                }
                 let Some(controller) = &mut self.controller else { return Ok(false) };
                 controller.journey(id)?.stage = Stage::Writing;
                 let piece = controller.piece(blocks, true);
@@ -299,10 +326,11 @@ impl Simulation {
                 let granularity = handover.granularity;
                 let journey = controller.journey(id)?;
                 journey.stage = Stage::Moving;
-                let (row, num_blocks, all_there) = (journey.row, journey.num_blocks, journey.under_way == 0);
-                let transfer = &mut self.around.recorder.transfers[row];
+                let (num_blocks, all_there) = (journey.num_blocks, journey.under_way == 0);
+                let started = journey.start.is_some();
+                let transfer = &mut self.around.recorder.transfers[journey.row];
                 transfer.ready = Some(now);
-                let (destination, started) = (transfer.destination, transfer.start.is_some());
+                let destination = transfer.destination;
                 self.around.recorder.route(id, destination, now);
                 if granularity == Granularity::Request {
                     let piece = controller.piece(num_blocks, true);
@@ -321,9 +349,7 @@ impl Simulation {
         if after.0 > 0 {
             return self.around.push(now.after(after)?, Event::HandOver(spec.id));
         }
-        self.segments.clear();
-        self.workload.prompt_segments(spec.id, &mut self.segments);
-        self.send_on(now, spec)
+        self.on_hand_over(now, spec.id)
     }
 
     fn block_size_of(&self, engine: ReplicaId) -> Option<u32> {
@@ -469,13 +495,9 @@ impl Simulation {
         debug_assert!(start >= now, "Invariant: nothing starts in the past");
         let journey = controller.journey(id)?;
         journey.under_way += 1;
-        let (row, done) = (journey.row, journey.stage != Stage::Computing);
-        if row != NO_ROW {
-            let transfer = &mut self.around.recorder.transfers[row];
-            transfer.start = Some(transfer.start.map_or(start, |first| first.min(start)));
-            transfer.bytes += piece.bytes;
-        }
-        if done {
+        journey.start = Some(journey.start.map_or(start, |first| first.min(start)));
+        journey.bytes += piece.bytes;
+        if journey.stage != Stage::Computing {
             self.around.recorder.enter(id, Activity::KvTransfer, start, HostMeter::default());
         }
         self.around.push(end, Event::TransferEnd(id))?;
@@ -486,6 +508,7 @@ impl Simulation {
     pub(super) fn on_transfer_end(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         let Some(controller) = &mut self.controller else { return Ok(()) };
         let after = SimDuration(controller.spec().proxy_latency_ns);
+        let buffered = controller.spec().mode == HandoverMode::Buffer;
         let journey = controller.journey(id)?;
         journey.under_way -= 1;
         match journey.stage {
@@ -493,9 +516,13 @@ impl Simulation {
             Stage::Writing => {
                 journey.stage = Stage::Waiting;
                 let source = journey.source;
+                let done = journey.clone();
                 let spec = self.around.recorder.requests[id.index()].spec;
-                self.around.recorder.enter(id, Activity::KvTransferWait, now, HostMeter::default());
                 self.tell(now, source, KvNews::Sent(id))?;
+                if buffered {
+                    self.close_transfer(now, &done);
+                }
+                self.around.recorder.enter(id, Activity::KvTransferWait, now, HostMeter::default());
                 self.pass_proxy(now, &spec, after)
             }
             _ => Ok(()),
@@ -507,15 +534,21 @@ impl Simulation {
         let Some(controller) = &mut self.controller else { return Ok(()) };
         let stored = controller.spec().mode == HandoverMode::Store;
         let Some(journey) = controller.journeys.remove(&id) else { return Ok(()) };
-        let transfer = &mut self.around.recorder.transfers[journey.row];
-        transfer.end = Some(now);
-        transfer.start.get_or_insert(now);
-        let destination = transfer.destination;
+        let destination = self.close_transfer(now, &journey);
         self.around.recorder.enter(id, Activity::Queue, now, HostMeter::default());
         if !stored {
             self.tell(now, journey.source, KvNews::Sent(id))?;
         }
         self.tell(now, destination, KvNews::Received(id))
+    }
+
+    /// Records the end of a hand-over. Returns where the request is now.
+    fn close_transfer(&mut self, now: SimTime, journey: &Journey) -> ReplicaId {
+        let transfer = &mut self.around.recorder.transfers[journey.row];
+        transfer.start = Some(journey.start.unwrap_or(now));
+        transfer.end = Some(now);
+        transfer.bytes = journey.bytes;
+        transfer.destination
     }
 
     fn tell(&mut self, now: SimTime, engine: ReplicaId, news: KvNews) -> Result<(), SimError> {

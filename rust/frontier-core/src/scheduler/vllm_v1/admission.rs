@@ -64,12 +64,17 @@ impl VllmScheduler {
             }
             debug_assert_eq!(request.num_computed, 0, "Invariant: a waiting request has nothing computed");
             let mut computed = self.find_hits(slot);
-            if self.requests[slot.index()].handover == Handover::Receives {
-                if !self.put_aside(slot) {
-                    break;
+            match self.requests[slot.index()].handover {
+                Handover::Receives => {
+                    if !self.put_aside(slot) {
+                        break;
+                    }
+                    self.waiting.pop_front();
+                    continue;
                 }
-                self.waiting.pop_front();
-                continue;
+                // The last token is computed again, which gives the first logits.
+                Handover::Buffered => computed = self.requests[slot.index()].prompt_tokens - 1,
+                Handover::Neither | Handover::Keeps => {}
             }
             match self.seek_below(slot) {
                 Seek::Nothing => {}
@@ -123,6 +128,9 @@ impl VllmScheduler {
         let admission = if request_is_new(request) { Admission::New } else { Admission::Resumed };
         request.status = Status::Running;
         request.num_computed = computed;
+        if request.handover == Handover::Buffered {
+            request.handover = Handover::Neither;
+        }
         request.prefill_in_flight |= computed + num_tokens < request.num_tokens;
         self.running.push(slot);
         budget.take(num_tokens);
