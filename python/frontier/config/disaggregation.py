@@ -34,10 +34,11 @@ PROGRAMS: Final = (("colocated",), ("prefill", "decode"))
 class KvTransfer(Section):
     """How the KV of a prompt gets from a prefill cluster to a decode cluster."""
 
-    mode: Literal["pull", "push", "store"] = "pull"
-    """Who moves it: the decode side reads it from the prefill side, which holds its blocks until then (vLLM's
-    NIXL); the decode side sets blocks aside first, and the prefill side writes into them (SGLang, Mooncake);
-    or the prefill side writes it to a pool and is free, and the decode side reads it there (LMCache)."""
+    mode: Literal["pull", "push", "buffer", "store"] = "pull"
+    """Who moves it, and where to: the decode side reads it from the prefill side, which holds its blocks
+    until then (vLLM's NIXL); the decode side sets blocks aside first, and the prefill side writes into them
+    (SGLang, Mooncake); the prefill side sends it into memory of the decode side beside the KV cache (vLLM's
+    P2P NCCL); or it writes it to a pool and is free, and the decode side reads it there (LMCache)."""
     granularity: Literal["request", "chunk", "layer"] = "request"
     """What is sent at once: the whole prompt after its last step; with push also every chunk after its step,
     or every layer of a step when it is computed."""
@@ -94,7 +95,7 @@ class _Refusal:
     applies: Callable[[Engine], bool]
     message: str
     roles: tuple[str, ...] = ("prefill", "decode")
-    modes: tuple[str, ...] = ("pull", "push", "store")
+    modes: tuple[str, ...] = get_args(KvTransfer.model_fields["mode"].annotation)
     allowed: tuple[str, ...] = ()
 
 

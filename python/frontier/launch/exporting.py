@@ -49,8 +49,8 @@ def to_vllm(scenario: Scenario) -> str:
     and decode clusters hand KV over with the NIXL connector. They need the proxy of your choice before them.
 
     Raises:
-        ConfigError: the scenario is not vLLM's, or has settings that no flag of the version can express; KV is
-            not pulled.
+        ConfigError: the scenario is not vLLM's, or has settings that no flag of the version can express; KV
+            is not pulled.
     """
     if scenario.clusters is None:
         return _vllm_command(scenario, [])
