@@ -59,9 +59,10 @@ def raw_run(step_times: tuple[str, str] = ("roofline", "roofline"), **settings: 
     timeline["peak_used_blocks"] = np.where(first, 25, timeline["peak_used_blocks"])
     timeline["used_block_ns"] = np.where(first, 25.0 * done * PREFILL_MS * MS, timeline["used_block_ns"])
     raw["clusters"] = [
-        cluster("prefill", 1, step_times[0], num_blocks=PREFILL_BLOCKS),
-        cluster("decode", 2, step_times[1], data_parallel_size=2),
+        cluster("prefill", 1, step_times[0], num_blocks=PREFILL_BLOCKS, num_steps=REQUESTS),
+        cluster("decode", 2, step_times[1], data_parallel_size=2, num_steps=raw["totals"]["num_steps"]),
     ]
+    raw["totals"]["num_steps"] += REQUESTS
     assert NUM_BLOCKS > PREFILL_BLOCKS
     return raw
 

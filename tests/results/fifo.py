@@ -121,7 +121,7 @@ def fifo(
             "drafted_per_position": (),
             "accepted_per_position": (),
         },
-        "clusters": [cluster("serve", replicas, step_time)],
+        "clusters": [cluster("serve", replicas, step_time, num_steps=len(flat))],
         "transfers": {name: np.array([], dtype) for name, dtype in _TRANSFER_COLUMNS.items()},
         "decision_log": None,
     }
@@ -130,6 +130,7 @@ def fifo(
 def cluster(name: str, replicas: int, step_time: str = "roofline", **changes: Any) -> dict[str, Any]:
     """Return the raw row of a cluster."""
     row = {"name": name, "replicas": replicas, "data_parallel_size": 1, "num_blocks": NUM_BLOCKS}
+    row |= {"num_steps": 0, "num_empty_steps": 0}
     return row | {"step_time": step_time, "trust": [], "kv_tiers": []} | changes
 
 

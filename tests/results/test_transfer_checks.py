@@ -83,6 +83,8 @@ def whole_on_the_second(raw: Raw) -> None:
         (of_cluster(1, data_parallel_size=3), "decode has 2 engines, not a multiple of its 3 data parallel"),
         (of_cluster(1, num_blocks=0), "clusters.num_blocks of decode was 0, must be at least 1"),
         (of_cluster(1, num_blocks=10), "exceeds the 9 usable blocks"),
+        (of_cluster(0, num_steps=3), "totals.num_steps is 16, clusters add up to 15"),
+        (of_cluster(0, num_empty_steps=-1), "num_empty_steps of prefill was -1, must be at least 0"),
         (of_cluster(1, step_time=""), "clusters.step_time was '', must be a word"),
         (of_cluster(1, extra=1), "must have name, replicas"),
         (twice, "clusters are prefill, prefill; there must be some, of different names"),
@@ -99,7 +101,7 @@ def test_broken_laws_are_named(change: Change, message: str) -> None:
 
 def test_a_cluster_that_hands_over_finishes_nothing_itself() -> None:
     raw = raw_run()
-    raw["clusters"] = [cluster("prefill", 2, num_blocks=101), cluster("decode", 1)]
+    raw["clusters"] = [cluster("prefill", 2, num_steps=16), cluster("decode", 1)]
     # Requests 0 and 2 end on engine 1, now of the cluster that prefills; 1 and 3 are handed over as before.
     for row in (2, 0):
         without(row)(raw)

@@ -14,7 +14,8 @@ from frontier.results.kv_tiers import KvTier, kv_tiers_from_raw
 from frontier.results.trust import Trust
 
 _COUNTS = ("replicas", "data_parallel_size", "num_blocks")
-_FIELDS = ("name", *_COUNTS, "step_time", "trust", "kv_tiers")
+_STEPS = ("num_steps", "num_empty_steps")
+_FIELDS = ("name", *_COUNTS, *_STEPS, "step_time", "trust", "kv_tiers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class ClusterColumns:
         engines: numbers of its engines in all tables: all data parallel ranks of all its replicas.
         data_parallel_size: engines of a replica; rank r of replica n is engine n * size + r of the cluster.
         num_blocks: KV blocks of each engine, the null block included.
+        num_steps: steps of its engines over the whole run, empty ones left out.
+        num_empty_steps: their empty steps.
         step_time: how its step times were made.
         trust: what these rest on, over all its engines.
         kv_tiers: what its tiers of KV did, the device first; empty without tiers.
@@ -35,6 +38,8 @@ class ClusterColumns:
     engines: range
     data_parallel_size: int
     num_blocks: int
+    num_steps: int
+    num_empty_steps: int
     step_time: str
     trust: Trust
     kv_tiers: tuple[KvTier, ...] = ()
@@ -61,6 +66,8 @@ class ClusterColumns:
             "replicas": len(self.engines),
             "data_parallel_size": self.data_parallel_size,
             "num_blocks": self.num_blocks,
+            "num_steps": self.num_steps,
+            "num_empty_steps": self.num_empty_steps,
             "step_time": self.step_time,
             "trust": self.trust.to_raw(),
             "kv_tiers": [tier.to_raw() for tier in self.kv_tiers],
@@ -87,6 +94,8 @@ def clusters_from_raw(rows: Iterable[Mapping[str, Any]], engines: int) -> tuple[
                 engines=range(first, stop),
                 data_parallel_size=row["data_parallel_size"],
                 num_blocks=row["num_blocks"],
+                num_steps=row["num_steps"],
+                num_empty_steps=row["num_empty_steps"],
                 step_time=row["step_time"],
                 trust=Trust.from_raw(row["trust"]),
                 kv_tiers=kv_tiers_from_raw(row["kv_tiers"]),
@@ -109,10 +118,12 @@ def _check_row(row: Mapping[str, Any]) -> None:
     for name in ("name", "step_time"):
         if not isinstance(row[name], str) or not row[name]:
             raise InvariantError(f"clusters.{name} was {show_value(row[name])}, must be a word")
-    for name in _COUNTS:
-        if not isinstance(row[name], int) or isinstance(row[name], bool) or row[name] < 1:
-            message = f"clusters.{name} of {row['name']} was {show_value(row[name])}, must be at least 1"
-            raise InvariantError(message)
+    for least, names in ((1, _COUNTS), (0, _STEPS)):
+        for name in names:
+            if not isinstance(row[name], int) or isinstance(row[name], bool) or row[name] < least:
+                value = show_value(row[name])
+                message = f"clusters.{name} of {row['name']} was {value}, must be at least {least}"
+                raise InvariantError(message)
     if row["replicas"] % row["data_parallel_size"]:
         raise InvariantError(
             f"clusters: {row['name']} has {row['replicas']} engines, not a multiple of its "
