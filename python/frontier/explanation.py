@@ -188,6 +188,7 @@ def explain(
     prefill: int | None = None,
     decode: int | None = None,
     context: int | None = None,
+    cluster: str | None = None,
 ) -> Explanation:
     """Explain what one prefill step and one decode step of a scenario cost, without simulating it.
 
@@ -198,14 +199,18 @@ def explain(
         decode: requests that the decode step holds; by default about as many as the workload keeps in flight
             (`frontier.typical_steps`).
         context: tokens of each of them after the step; by default the mean prompt and half the mean output.
+        cluster: name of the cluster whose steps they are, which a scenario with several clusters needs. A
+            prefill cluster decodes nothing, nor a decode cluster whole prompts: those steps are what it would
+            take.
 
     Raises:
-        ConfigError: the scenario is not valid, or a step does not fit the limits of its engine.
+        ConfigError: the scenario is not valid, no cluster has that name, or a step does not fit the limits
+            of its engine.
         WorkloadError: its trace cannot be read.
     """
     from frontier.simulation import as_scenario  # noqa: PLC0415 - imports this package's facade
 
-    chosen = as_scenario(scenario)
+    chosen = as_scenario(scenario).view(cluster).scenario
     lowered = lower(chosen)
     _check(lowered, prefill, decode, context)
     prompt = typical_prefill(chosen, lowered) if prefill is None else prefill
@@ -220,7 +225,7 @@ def explain(
         return float(step["total_ns"]) / 1e9 / emitted  # per token of a request
 
     batch = typical_decode(chosen, lowered, timed, requests=decode, context=context)
-    notes = [*lowered.warnings, *(lowered.attached.notes if lowered.attached is not None else ())]
+    notes = [*lowered.warnings, *lowered.notes]
     if lowered.attached is None:
         source = "tables have" if lowered.step_time == "tables" else "a linear step time has"
         notes.append(f"{source} no operators: only the totals are known")
@@ -234,7 +239,7 @@ def explain(
         step_time=lowered.step_time,
         prefill=_step(lowered, "prefill", DecodeStep(1, prompt), prompt),
         decode=_step(lowered, "decode", batch, 1 + min(most_drafts, batch.context_tokens - 1)),
-        predictors=() if lowered.attached is None else lowered.attached.identities,
+        predictors=lowered.identities,
         notes=tuple(notes),
     )
 
@@ -265,14 +270,14 @@ def _check(lowered: Lowered, prefill: object, decode: object, context: object) -
 
 def _breakdown(lowered: Lowered, batch: Batch, drafts: int = 0) -> dict[str, Any]:
     ranks = _data_parallel_size(lowered)
-    text = json.dumps(lowered.plan["clusters"][0]["step_time"])
+    text = json.dumps(lowered.only.plan["step_time"])
     return _frontier.step_breakdown(
         text, [batch] * ranks, lowered.predictors, 0, [[drafts] * len(batch)] * ranks
     )
 
 
 def _data_parallel_size(lowered: Lowered) -> int:
-    ranks: int = lowered.plan["clusters"][0]["step_time"].get("layout", {}).get("data_parallel_size", 1)
+    ranks: int = lowered.only.plan["step_time"].get("layout", {}).get("data_parallel_size", 1)
     return ranks
 
 
@@ -328,7 +333,7 @@ def _step(
 
 def _planned(lowered: Lowered) -> list[dict[str, Any]]:
     """Return the operators of the plan, then those that draft: a breakdown has their order."""
-    step_time = lowered.plan["clusters"][0]["step_time"]
+    step_time = lowered.only.plan["step_time"]
     draft = step_time.get("draft") or {}
     lists = [*step_time.get("stages", []), draft.get("first_pass", []), draft.get("decode_pass", [])]
     return [operator for operators in lists for operator in operators]
@@ -342,5 +347,5 @@ def _predictors(lowered: Lowered, operator: dict[str, Any], kind: str) -> Iterab
     else:
         found = [slots["prefill"]] if kind == "prefill" else [slots["decode"], slots["skew"]]
     for reference in found:
-        if reference is not None and lowered.attached is not None:
-            yield lowered.attached.identities[reference["index"]]["id"]
+        if reference is not None:
+            yield lowered.identities[reference["index"]]["id"]

@@ -7,6 +7,7 @@ the columns of a trace go beside it. Equal scenarios lower to equal text, so the
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -21,9 +22,12 @@ from frontier.config.resolve_sglang import sglang_scheduler
 from frontier.config.scheduler import lower_scheduler
 from frontier.config.sections import DEFAULT_MAX_IMBALANCE, Router
 from frontier.config.speculative import speculative_plan
+from frontier.config.views import ClusterView
 from frontier.config.workload import Synthetic, Workload
+from frontier.disaggregated_lowering import PredictorPool, program_plan
 from frontier.errors import ConfigError, Issue
 from frontier.moe_lowering import moe_plan
+from frontier.results.facts import joined_step_time
 from frontier.step_tables import read_tables
 from frontier.trace_columns import trace_columns
 from frontier.vllm_versions import minor_of
@@ -41,6 +45,34 @@ LIVELOCK_STEPS: Final = 100_000
 
 
 @dataclass(frozen=True)
+class LoweredCluster:
+    """One cluster made ready to run.
+
+    Attributes:
+        view: the cluster: its role, its facts, a scenario of its own.
+        attached: its operators with the learned predictors that they refer to (numbered as beside the plan),
+            None where step times are the user's own.
+        plan: its part of the plan.
+    """
+
+    view: ClusterView
+    attached: Attached | None
+    plan: dict[str, Any]
+
+    @property
+    def resolved(self) -> Resolved:
+        """The facts that its sections imply."""
+        return self.view.facts
+
+    @property
+    def step_time(self) -> str:
+        """How step times are made: "learned" (some operator has a predictor) or as was asked."""
+        if self.attached is None:
+            return str(self.plan["step_time"]["kind"])
+        return "learned" if self.attached.predictors else "roofline"
+
+
+@dataclass(frozen=True)
 class Lowered:
     """A scenario made ready to run.
 
@@ -48,30 +80,49 @@ class Lowered:
         plan: the plan as plain values.
         plan_json: the same as canonical JSON text: sorted keys, no spaces.
         columns: the rows of the trace, None for a synthetic workload.
-        resolved: the facts that the scenario implies.
+        clusters: its clusters, in the order of the plan.
         warnings: what a reader of the results should know.
-        attached: the operators of the plan with the learned predictors that they refer to, None where step
-            times are the user's own.
+        predictors: the learned predictors that go beside the plan, by index; shared with other scenarios.
+        identities: `id` and `sha256` of each of them.
+        notes: how they were chosen.
     """
 
     plan: dict[str, Any]
     plan_json: str
     columns: LoadedTrace | None
-    resolved: Resolved
+    clusters: tuple[LoweredCluster, ...]
     warnings: tuple[str, ...]
-    attached: Attached | None = None
+    predictors: list[_frontier.Predictor]
+    identities: tuple[dict[str, str], ...]
+    notes: tuple[str, ...]
 
     @property
-    def predictors(self) -> list[_frontier.Predictor]:
-        """The learned predictors that go beside the plan, by index; shared with other scenarios."""
-        return [] if self.attached is None else list(self.attached.predictors)
+    def only(self) -> LoweredCluster:
+        """The one cluster of a co-located scenario.
+
+        Raises:
+            ConfigError: there are several.
+        """
+        if len(self.clusters) > 1:
+            names = tuple(cluster.view.name for cluster in self.clusters)
+            message = f"was not given, and there are {len(names)} clusters"
+            raise ConfigError(Issue("cluster", None, message, names))
+        return self.clusters[0]
+
+    @property
+    def resolved(self) -> Resolved:
+        """The facts that the only cluster implies."""
+        return self.only.resolved
+
+    @property
+    def attached(self) -> Attached | None:
+        """The operators of the only cluster."""
+        return self.only.attached
 
     @property
     def step_time(self) -> str:
-        """How step times are made: "learned" (some operator has a predictor) or as was asked."""
-        if self.attached is None:
-            return str(self.plan["clusters"][0]["step_time"]["kind"])
-        return "learned" if self.attached.predictors else "roofline"
+        """How step times are made, as `LoweredCluster.step_time`; clusters that differ are joined by "+"."""
+        return joined_step_time(cluster.step_time for cluster in self.clusters)
 
     def with_callable_policy(self) -> str:
         """Return the plan's text for a run whose order a function of the caller's decides."""
@@ -85,7 +136,12 @@ class Lowered:
     def _with_cluster(self, **sections: dict[str, Any]) -> str:
         """Return the plan's text with some fields of a section of each cluster replaced."""
         clusters = [
-            cluster | {name: cluster[name] | fields for name, fields in sections.items()}
+            cluster
+            | {
+                name: cluster[name] | fields
+                for name, fields in sections.items()
+                if fields.keys() <= cluster[name].keys()  # a linear step time has no residuals
+            }
             for cluster in self.plan["clusters"]
         ]
         return _canonical({**self.plan, "clusters": clusters})
@@ -106,34 +162,25 @@ def lower(scenario: Scenario) -> Lowered:
         PackError: a pack of predictors is damaged.
         ConfigError: the scenario does not suit the trace, or the packs that it names.
     """
-    resolved = scenario.resolve()
-    attached, draft = _attached(scenario.engine, resolved)
-    warnings = [*resolved.warnings, *(attached.warnings if attached is not None else ())]
+    views = scenario.views()
+    pool = PredictorPool()
+    clusters = tuple(_lowered_cluster(view, pool) for view in views)
+    told = [
+        [*cluster.resolved.warnings, *(() if cluster.attached is None else cluster.attached.warnings)]
+        for cluster in clusters
+    ]
+    notes = [() if cluster.attached is None else cluster.attached.notes for cluster in clusters]
     columns = None
     if scenario.workload.trace is not None:
         columns = trace_columns(scenario.workload.trace, seed=scenario.seed, replication=scenario.replication)
-        warnings += _trace_warnings(scenario, columns)
+        told = [
+            [*warnings, *_trace_warnings(view, columns)] for view, warnings in zip(views, told, strict=True)
+        ]
     plan = {
         "schema_version": SCHEMA_VERSION,
         "seed": scenario.seed,
         "replication": scenario.replication,
-        "clusters": [
-            {
-                "name": "serve",
-                "replicas": scenario.cluster.replicas,
-                "router": _router(scenario.cluster.router),
-                "data_parallel": data_parallel_plan(scenario.engine, resolved.model, resolved.layout),
-                "scheduler": _scheduler(
-                    scenario.engine,
-                    resolved,
-                    lower_policy(scenario.engine.scheduling_policy, scenario.objectives),
-                    speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
-                ),
-                "kv_tiers": resolved.kv_tiers,
-                "step_time": _step_time(scenario, resolved, attached, draft),
-                "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
-            }
-        ],
+        "clusters": [cluster.plan for cluster in clusters],
         "workload": _workload(scenario.workload),
         "output": {
             "steps": scenario.output.steps,
@@ -142,27 +189,90 @@ def lower(scenario: Scenario) -> Lowered:
         },
         "limits": {"max_steps": None, "refuse_oversized": True, "livelock_steps": LIVELOCK_STEPS},
     }
-    return Lowered(plan, _canonical(plan), columns, resolved, tuple(warnings), attached)
+    common: list[str] = []
+    if program := program_plan(scenario, views):
+        plan["path"] = program.path
+        if program.network is not None:
+            plan["network"] = program.network
+            for each, placement in zip(clusters, program.placements, strict=True):
+                each.plan["placement"] = placement
+        common += program.warnings
+    return Lowered(
+        plan,
+        _canonical(plan),
+        columns,
+        clusters,
+        (*common, *_merged(views, told)),
+        pool.predictors,
+        tuple(pool.identities),
+        tuple(_merged(views, notes)),
+    )
+
+
+def _lowered_cluster(view: ClusterView, pool: PredictorPool) -> LoweredCluster:
+    """Return a cluster with its part of the plan.
+
+    Raises:
+        ConfigError: a pack that does not suit its GPU.
+        PackError: a pack that cannot be read.
+    """
+    scenario, resolved = view.scenario, view.facts
+    try:
+        attached, draft = _attached(scenario.engine, resolved)
+    except ConfigError as error:
+        raise error.placed([view.placed(issue) for issue in error.issues], error.source) from None
+    if attached is not None:
+        attached, draft = pool.numbered(attached, draft)
+    plan = {
+        "name": view.name,
+        "replicas": scenario.cluster.replicas,
+        "router": _router(scenario.cluster.router),
+        "data_parallel": data_parallel_plan(scenario.engine, resolved.model, resolved.layout),
+        "scheduler": _scheduler(
+            scenario.engine,
+            resolved,
+            lower_policy(scenario.engine.scheduling_policy, scenario.objectives),
+            speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
+        ),
+        "kv_tiers": resolved.kv_tiers,
+        "step_time": _step_time(scenario, resolved, attached, draft),
+        "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
+    }
+    return LoweredCluster(view, attached, plan)
+
+
+def _merged(views: Sequence[ClusterView], texts: Sequence[Sequence[str]]) -> list[str]:
+    """Return what is told of clusters; what only some have is told with their names."""
+    said: dict[str, list[str]] = {}
+    for view, lines in zip(views, texts, strict=True):
+        for line in lines:
+            names = said.setdefault(line, [])
+            if view.name not in names:
+                names.append(view.name)
+    return [
+        line if len(names) == len(views) else f"{', '.join(names)}: {line}" for line, names in said.items()
+    ]
 
 
 def _canonical(plan: dict[str, Any]) -> str:
     return json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _trace_warnings(scenario: Scenario, columns: LoadedTrace) -> list[str]:
-    """Return what is odd about a trace under the scenario's settings.
+def _trace_warnings(view: ClusterView, columns: LoadedTrace) -> list[str]:
+    """Return what is odd about a trace under a cluster's settings.
 
     Raises:
         ConfigError: the router needs what the trace does not have.
     """
+    scenario = view.scenario
     policy = scenario.cluster.router.policy
     if policy == "session_sticky" and columns.session is None:
         message = "was 'session_sticky', but the trace has no sessions; name workload.trace.columns.session"
-        raise ConfigError(Issue("cluster.router.policy", policy, message))
+        raise ConfigError(view.placed(Issue("cluster.router.policy", policy, message)))
     order = scenario.engine.scheduling_policy.chosen
     if order in NEEDS_SESSIONS and columns.session is None:
         message = f"was '{order}', but the trace has no sessions; name workload.trace.columns.session"
-        raise ConfigError(Issue("engine.scheduling_policy", order, message))
+        raise ConfigError(view.placed(Issue("engine.scheduling_policy", order, message)))
     warnings = []
     skipped = sum(columns.report.rows_skipped.values())
     if skipped:

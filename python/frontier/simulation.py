@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 from frontier import _frontier
 from frontier.config import Scenario, load
 from frontier.errors import ConfigError, FrontierError, Issue
-from frontier.lowering import Lowered, lower
+from frontier.lowering import Lowered, LoweredCluster, lower
 from frontier.results import Objectives, Result, RunFacts
+from frontier.results.cluster_facts import ClusterFacts
 
 if TYPE_CHECKING:
     from frontier.config.fields import Span
+    from frontier.config.views import ClusterView
     from frontier.workloads import LoadedTrace
 
 T = TypeVar("T")
@@ -87,14 +89,18 @@ def _check_policy(scenario: Scenario, policy: object) -> None:
     """
     if not callable(policy):
         raise ConfigError(Issue("policy", policy, f"was {type(policy).__name__}, must be a function"))
-    engine = scenario.engine.name
+    for view in scenario.views():
+        _check_order(view)
+
+
+def _check_order(view: ClusterView) -> None:
+    engine, order = view.engine.name, view.engine.scheduling_policy.chosen
     if engine == "sglang":
         message = "was given for engine sglang, whose orders are its own; set engine.sglang.schedule_policy"
-        raise ConfigError(Issue("policy", policy, message))
-    order = scenario.engine.scheduling_policy.chosen
+        raise ConfigError(Issue("policy", None, message))
     if order != "fcfs":
         message = f"was '{order}', but a policy was given to simulate, which decides; remove one of the two"
-        raise ConfigError(Issue("engine.scheduling_policy", order, message))
+        raise ConfigError(view.placed(Issue("engine.scheduling_policy", order, message)))
 
 
 @overload
@@ -240,7 +246,7 @@ def simulate_with_residuals(
         raise ConfigError(Issue("replications", replications, message))
     chosen = as_scenario(scenario)
     lowered = lower(chosen)
-    if lowered.step_time != "learned":
+    if not lowered.predictors:
         message = f"was {lowered.step_time}, has no predictors whose errors could be drawn"
         raise ConfigError(Issue("engine.step_time", lowered.step_time, message, ("learned",)))
     facts = run_facts(chosen, lowered)
@@ -294,7 +300,6 @@ def as_scenario(scenario: ScenarioLike) -> Scenario:
 
 def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
     """Return what metrics need to know of a scenario besides the columns of its run."""
-    resolved = lowered.resolved
     slo = scenario.objectives
     seconds = {
         f"{name}_s": None if getattr(slo, name) is None else getattr(slo, name) / 1e9
@@ -302,26 +307,38 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
     }
     window = slo.window
     report = None if lowered.columns is None else lowered.columns.report
-    power = resolved.gpu.power
+    clusters = [_cluster_facts(cluster) for cluster in lowered.clusters]
+    (first, *others) = clusters
+    common: dict[str, Any] = {"clusters": tuple(clusters)} if others else first.to_dict()
     return RunFacts(
-        gpus_total=resolved.gpus_total,
+        gpus_total=sum(each.gpus for each in clusters),
         step_time=lowered.step_time,
+        **{name: value for name, value in common.items() if name not in ("name", "gpus")},
+        objectives=Objectives(**seconds),
+        warmup=_span(window.warmup),
+        cooldown=_span(window.cooldown),
+        scenario=scenario.to_dict(),
+        warnings=lowered.warnings,
+        notes=lowered.notes,
+        trace_rows_read=None if report is None else report.rows_read,
+        trace_rows_skipped=None if report is None else sum(report.rows_skipped.values()),
+        versions={"frontier": _frontier.__version__},
+        predictors=lowered.identities,
+    )
+
+
+def _cluster_facts(cluster: LoweredCluster) -> ClusterFacts:
+    resolved = cluster.resolved
+    power = resolved.gpu.power
+    return ClusterFacts(
+        name=cluster.view.name,
+        gpus=resolved.gpus_total,
         gpu_price_per_hour_usd=resolved.price_per_hour,
         peak_flops_per_s=resolved.peak_flops_per_s,
         memory_bandwidth_bytes_per_s=resolved.gpu.memory_bandwidth_bytes_per_s,
         idle_power_w=None if power is None else power.idle_w,
         peak_power_w=None if power is None else power.peak_w,
         max_model_len=resolved.max_model_len,
-        objectives=Objectives(**seconds),
-        warmup=_span(window.warmup),
-        cooldown=_span(window.cooldown),
-        scenario=scenario.to_dict(),
-        warnings=lowered.warnings,
-        notes=() if lowered.attached is None else lowered.attached.notes,
-        trace_rows_read=None if report is None else report.rows_read,
-        trace_rows_skipped=None if report is None else sum(report.rows_skipped.values()),
-        versions={"frontier": _frontier.__version__},
-        predictors=() if lowered.attached is None else lowered.attached.identities,
     )
 
 

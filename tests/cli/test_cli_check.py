@@ -103,3 +103,28 @@ def test_invalid_scenarios_are_no_memory_problem(cli, small, change):
     assert result.exit_code == 3
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
+
+
+def test_each_cluster_is_explained(cli):
+    result = cli("check", "pdd-llama-70b")
+    assert result.exit_code == 0
+    text = result.stdout
+    scenario = frontier.load("pdd-llama-70b")
+    assert "KV transfer  pull by request, 160GB/s each, 5MiB per block" in text
+    assert text.index("cluster prefill") < text.index("cluster decode")
+    for view in scenario.views():
+        assert f"{view.facts.num_blocks:,}" in text
+    assert "warning: disaggregation.kv_transfer.bandwidth" in text
+
+
+def test_json_of_several_clusters(cli):
+    document = json.loads(cli("check", "pdd-qwen3-235b", "--json").stdout)
+    assert document["fits"] is True
+    assert document["gpus_total"] == 32
+    names = [(each["name"], each["role"], each["weight"]) for each in document["clusters"]]
+    assert names == [("prefill", "prefill", 2.0), ("decode", "decode", 2.0)]
+    scenario = frontier.load("pdd-qwen3-235b")
+    for each, view in zip(document["clusters"], scenario.views(), strict=True):
+        assert each["engine"]["num_gpu_blocks"] == view.facts.num_blocks
+        assert each["cluster"] == {"replicas": 2, "gpus_per_replica": 8, "gpus_total": 16}
+    assert document["scenario"] == scenario.to_dict()

@@ -176,3 +176,15 @@ def test_a_damaged_pack_is_an_input_that_is_not_valid(cli, small, tmp_path):
     assert cli("explain", small, *packs).exit_code == 3
     error = json.loads(cli("run", small, "--json", *packs).stderr)["error"]
     assert (error["type"], error["exit_code"], error["source"]) == ("PackError", 3, str(pack))
+
+
+def test_each_cluster_has_its_steps(cli):
+    text = cli("explain", "pdd-llama-70b", "--decode", "8").stdout
+    assert text.index("cluster prefill") < text.index("cluster decode")
+    document = json.loads(cli("explain", "pdd-llama-70b", "--decode", "8", "--json").stdout)
+    assert list(document["clusters"]) == ["prefill", "decode"]
+    one = json.loads(cli("explain", "pdd-llama-70b", "--decode", "8", "--cluster", "decode", "--json").stdout)
+    assert one == document["clusters"]["decode"]
+    wrong = cli("explain", "pdd-llama-70b", "--cluster", "decod")
+    assert wrong.exit_code != 0
+    assert "did you mean 'decode'" in wrong.stderr

@@ -62,6 +62,8 @@ CONTEXTS: dict[str, Context] = {
     "engine.sglang.priority": CROWD | {f"{SYN}.max_priority": 20, "engine.sglang.max_running_requests": 2},
     "engine.step_time.tables": {f"{SYN}.num_requests": 1, f"{SYN}.output_tokens": 1},
     "cluster.router": CROWD | PREFIXES | {"cluster.replicas": 2},
+    "clusters.router": CROWD | PREFIXES,
+    "disaggregation": CROWD,
     f"{SYN}.max_priority": FEW_SEQS | {f"{ORDER}.priority": {}},
     "engine.kv_": RETURNING,
     "engine.kv_tiers.prefetch": RETURNING | {f"{ARR}.poisson.rate": 3},

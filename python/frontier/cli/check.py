@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from frontier import units
 from frontier.cli import output
 from frontier.cli.exits import issues_json
 from frontier.cli.options import json_option, scenario_argument, set_option
@@ -14,6 +15,7 @@ from frontier.errors import DoesNotFitError
 
 if TYPE_CHECKING:
     from frontier.config import Resolved, Scenario
+    from frontier.config.views import ClusterView
     from frontier.lowering import Lowered
     from frontier.memory import MemoryPlan
     from frontier.memory.sglang import SglangPlan
@@ -47,8 +49,11 @@ def check(scenario: str, overrides: tuple[str, ...], as_json: bool) -> None:
         output.print_json(document(chosen, lowered))
         return
     output.print_facts(_overview(chosen, lowered))
-    output.print_text("")
-    _print_memory(lowered.resolved.memory)
+    for each in lowered.clusters:
+        output.print_text("" if len(lowered.clusters) == 1 else f"\ncluster {each.view.name}")
+        if len(lowered.clusters) > 1:
+            output.print_facts(_cluster_overview(each.view))
+        _print_memory(each.resolved.memory)
     for warning in _other_warnings(lowered):
         output.print_text(f"warning: {warning}")
     click.echo(f"\n{scenario} is valid")
@@ -56,11 +61,31 @@ def check(scenario: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 def document(scenario: Scenario, lowered: Lowered) -> dict[str, Any]:
     """Return the JSON document of a valid scenario; sizes in bytes."""
-    resolved = lowered.resolved
-    return {
+    common = {
         "fits": True,
-        "memory": memory_facts(resolved.memory),
         "issues": [],
+        "requests": _num_requests(scenario, lowered),
+        "step_time": lowered.step_time,
+        "warnings": list(lowered.warnings),
+        "scenario": scenario.to_dict(),
+    }
+    clusters = [_cluster_document(each.view) for each in lowered.clusters]
+    if scenario.clusters is None:
+        return {**common, **clusters[0]}
+    return {
+        **common,
+        "gpus_total": sum(each.resolved.gpus_total for each in lowered.clusters),
+        "clusters": [
+            {"name": each.view.name, "role": each.view.role, "weight": each.view.weight, **found}
+            for each, found in zip(lowered.clusters, clusters, strict=True)
+        ],
+    }
+
+
+def _cluster_document(view: ClusterView) -> dict[str, Any]:
+    resolved = view.facts
+    return {
+        "memory": memory_facts(resolved.memory),
         "engine": {
             "max_model_len": resolved.max_model_len,
             "max_num_batched_tokens": resolved.max_num_batched_tokens,
@@ -69,14 +94,10 @@ def document(scenario: Scenario, lowered: Lowered) -> dict[str, Any]:
             "num_gpu_blocks": resolved.num_blocks,
         },
         "cluster": {
-            "replicas": scenario.cluster.replicas,
+            "replicas": view.scenario.cluster.replicas,
             "gpus_per_replica": resolved.gpus_per_replica,
             "gpus_total": resolved.gpus_total,
         },
-        "requests": _num_requests(scenario, lowered),
-        "step_time": lowered.step_time,
-        "warnings": list(lowered.warnings),
-        "scenario": scenario.to_dict(),
     }
 
 
@@ -93,22 +114,42 @@ def memory_facts(plan: MemoryPlan | SglangPlan) -> dict[str, Any]:
 
 
 def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
-    resolved, engine = lowered.resolved, scenario.engine
-    cluster = f"{scenario.cluster.replicas} x "
-    cluster += f"{resolved.gpus_per_replica} x " if resolved.gpus_per_replica > 1 else ""
-    cluster += f"{resolved.gpu.name}, {scenario.cluster.router.policy}"
     requests = _num_requests(scenario, lowered)
     source = scenario.workload.chosen
     if scenario.workload.trace is not None:
         source = f"trace {scenario.workload.trace.path}"
+    (first, *others) = lowered.clusters
     return [
-        ("model", resolved.model.name),
-        ("cluster", cluster),
+        ("model", first.resolved.model.name),
+        *(() if others else _cluster_overview(first.view)),
+        *((("KV transfer", _transfer(scenario, lowered)),) if lowered.plan.get("path") else ()),
+        ("workload", source if requests is None else f"{source}, {requests:,} requests"),
+        ("step time", lowered.step_time),
+    ]
+
+
+def _transfer(scenario: Scenario, lowered: Lowered) -> str:
+    """Return how KV is handed over, in words."""
+    receives = lowered.plan["path"]["legs"][-1]["receives"]
+    if receives is None:
+        return "none"
+    section = None if scenario.disaggregation is None else scenario.disaggregation.kv_transfer
+    given = None if section is None else section.bandwidth
+    over = "over the network" if given is None else f"{units.format_bandwidth(given)} each"
+    size = units.format_bytes(receives["bytes_per_block"])
+    return f"{receives['mode']} by {receives['granularity']}, {over}, {size} per block"
+
+
+def _cluster_overview(view: ClusterView) -> list[tuple[str, str]]:
+    resolved, engine, cluster = view.facts, view.engine, view.scenario.cluster
+    shown = f"{cluster.replicas} x "
+    shown += f"{resolved.gpus_per_replica} x " if resolved.gpus_per_replica > 1 else ""
+    shown += f"{resolved.gpu.name}, {cluster.router.policy}"
+    return [
+        ("cluster", shown) if view.own is None else (view.role, shown),
         ("engine", f"{engine.name} {engine.version}"),
         *(() if engine.scheduler is None else (("scheduler", engine.scheduler.chosen),)),
         *_limits(engine.name, resolved),
-        ("workload", source if requests is None else f"{source}, {requests:,} requests"),
-        ("step time", lowered.step_time),
     ]
 
 
@@ -138,5 +179,11 @@ def _print_memory(plan: MemoryPlan | SglangPlan) -> None:
 
 
 def _other_warnings(lowered: Lowered) -> list[str]:
-    """Return the warnings that the explanation of the memory does not have."""
-    return [warning for warning in lowered.warnings if warning not in lowered.resolved.memory.warnings]
+    """Return the warnings that the explanations of the memory do not have."""
+    shown = {
+        told
+        for each in lowered.clusters
+        for warning in each.resolved.memory.warnings
+        for told in (warning, f"{each.view.name}: {warning}")
+    }
+    return [warning for warning in lowered.warnings if warning not in shown]

@@ -21,10 +21,12 @@ _COLUMNS = ("operator", "count", "time", "share", "bound by", "bound", "ratio", 
 @click.option("--prefill", type=int, metavar="N", help="Tokens of the prompt that the prefill step computes.")
 @click.option("--decode", type=int, metavar="BATCH", help="Requests of the decode step.")
 @click.option("--context", type=int, metavar="N", help="Tokens of each of them after the step.")
+@click.option("--cluster", metavar="NAME", help="One cluster of several; left out, each in turn.")
 @json_option
 def explain(
     *,
     scenario: str,
+    cluster: str | None,
     overrides: tuple[str, ...],
     prefill: int | None,
     decode: int | None,
@@ -41,11 +43,22 @@ def explain(
     from frontier.explanation import explain as explanation_of  # noqa: PLC0415 - slow to import
 
     chosen = load(scenario, overrides=overrides)
-    found = explanation_of(chosen, prefill=prefill, decode=decode, context=context)
+    names = [view.name for view in chosen.views()] if cluster is None else [cluster]
+    found = {
+        name: explanation_of(chosen, prefill=prefill, decode=decode, context=context, cluster=name)
+        for name in names
+    }
     if as_json:
-        output.print_json(found.to_dict())
-    else:
-        _print(found)
+        (first, *others) = (each.to_dict() for each in found.values())
+        several = {"clusters": dict(zip(names, (first, *others), strict=True))}
+        output.print_json(several if others else first)
+        return
+    for name, each in found.items():
+        if len(found) > 1:
+            output.print_text(f"cluster {name}")
+        _print(each)
+        if len(found) > 1:
+            click.echo()
 
 
 def _print(found: Explanation) -> None:

@@ -46,6 +46,11 @@ class Section(BaseModel):
     """Name of the field that a bare value stands for, if the section has a short form."""
 
     @classmethod
+    def partial_of(cls, field: str) -> type[Section] | None:
+        """Return the section of which a field holds some fields as a mapping, None where it holds no such."""
+        return None
+
+    @classmethod
     def expand(cls, value: Any) -> Any:
         """Return the mapping that a short form stands for; anything else as it is."""
         if cls.shorthand is not None and isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -169,8 +174,10 @@ def frozen(value: Any) -> Hashable:
 def section_of(owner: type[BaseModel], field: str) -> type[Section] | None:
     """Return the Section class that a field holds (also behind `| None` or in a list), None for a leaf."""
     annotation = owner.model_fields[field].annotation
-    candidates = getattr(annotation, "__args__", (annotation,))
-    for candidate in candidates:
+    candidates = [annotation]
+    while candidates:
+        candidate = candidates.pop(0)
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate
+        candidates += getattr(candidate, "__args__", ())
     return None

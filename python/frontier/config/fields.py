@@ -124,6 +124,14 @@ def parse_reference(value: object) -> str | dict[str, Any]:
     raise ValueError(f"was {show_value(value)}, must be a preset name, a path or an inline mapping")
 
 
+def parse_plain_mapping(value: object) -> dict[str, Any]:
+    """Read a mapping of plain values, which may be empty."""
+    if not isinstance(value, dict):
+        raise ValueError(f"was {show_value(value)}, must be a mapping")
+    _check_plain(value, ())
+    return value
+
+
 def _check_plain(value: object, at: tuple[str | int, ...]) -> None:
     """Refuse what YAML and JSON cannot both write: odd keys and types, numbers that are not finite.
 

@@ -33,11 +33,18 @@ def anchor_paths(plain: Mapping[str, Any], base_dir: Path) -> dict[str, Any]:
     Texts that are no paths (preset names, names of built-in traces) stay as they are.
     """
     result: dict[str, Any] = path_texts(copy.deepcopy(dict(plain)))
-    for location, is_name in _PATH_FIELDS:
-        _anchor(result, location, base_dir.resolve(), is_name)
-    for location in _PATH_LISTS:
-        _anchor_list(result, location, base_dir.resolve())
+    for part in (result, *_clusters_of(result)):
+        for location, is_name in _PATH_FIELDS:
+            _anchor(part, location, base_dir.resolve(), is_name)
+        for location in _PATH_LISTS:
+            _anchor_list(part, location, base_dir.resolve())
     return result
+
+
+def _clusters_of(plain: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of `clusters`, which have sections with paths as the scenario itself."""
+    clusters = plain.get("clusters")
+    return [each for each in clusters if isinstance(each, dict)] if isinstance(clusters, list | tuple) else []
 
 
 def path_texts(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +52,14 @@ def path_texts(plain: Mapping[str, Any]) -> dict[str, Any]:
 
     Only the mappings that change are copied. A path of one name is written `./name`: it is no preset.
     """
+    result = _with_path_texts(plain)
+    clusters = result.get("clusters")
+    if isinstance(clusters, list | tuple):
+        result["clusters"] = [_with_path_texts(each) if isinstance(each, dict) else each for each in clusters]
+    return result
+
+
+def _with_path_texts(plain: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(plain)
     for location, _ in _PATH_FIELDS:
         container: dict[str, Any] = result

@@ -70,6 +70,7 @@ def _set(
         here = parts[: depth + 1]
         last = depth == len(parts) - 1
         if isinstance(container, list):
+            part = _numbered(container, part)  # noqa: PLW2901
             if not part.isdecimal() or int(part) >= len(container):
                 return Issue(
                     dotted(here), value, f"is no entry of a list of {len(container)}, counted from 0"
@@ -83,11 +84,15 @@ def _set(
                     return unknown_field(owner, here, value, root)
                 if issubclass(owner, Choice):
                     _drop_others(container, owner, here, named)
+        if part == "clusters" and not last and not container.get(part):
+            message = "leads into clusters, of which this scenario has none"
+            return Issue(dotted(parts), value, message, nearest="cluster")
         if last:
             container[key] = value
             return None
         if owner is not None and not isinstance(container, list):
-            owner = section_of(owner, part)
+            partial = owner.partial_of(part) if issubclass(owner, Section) else None
+            owner = section_of(owner, part) or partial
             if owner is None and part not in _FREE_FORM:
                 return Issue(
                     dotted(parts), value, f"leads below '{dotted(here)}', which has no fields of its own"
@@ -99,6 +104,15 @@ def _set(
                 dotted(parts), value, f"leads below '{dotted(here)}', which is {show_value(container)}"
             )
     return None
+
+
+def _numbered(listed: list[Any], part: str) -> str:
+    """Return the number of the entry of this name, or of this role if no other has it; else the text."""
+    for key in ("name", "role"):
+        found = [at for at, each in enumerate(listed) if isinstance(each, Mapping) and each.get(key) == part]
+        if len(found) == 1:
+            return str(found[0])
+    return part
 
 
 _FREE_FORM = ("model", "gpu", "columns", "calibration")

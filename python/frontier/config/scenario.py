@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from frontier.config.base import Section, frozen, section_of
+from frontier.config.base import frozen, section_of
+from frontier.config.clusters import MAX_CLUSTERS, RoleCluster
+from frontier.config.disaggregation import Disaggregation
 from frontier.config.document import dump_document, parse_document
 from frontier.config.engine import Engine
 from frontier.config.fields import Reference, Seed, Text
 from frontier.config.issues import issues_of, unknown_field
 from frontier.config.locate import anchor_paths, path_texts
+from frontier.config.network import Network
 from frontier.config.paths import changed
 from frontier.config.plain import plain_values
-from frontier.config.resolve import Examined, Parts, Resolved, examine
+from frontier.config.resolve import Parts, Resolved, examine
 from frontier.config.schema import schema_of
 from frontier.config.sections import Cluster, Hardware, Objectives, Output
+from frontier.config.validate import validate_section
+from frontier.config.views import ClusterView, colocated_view, examine_clusters
 from frontier.config.workload import Workload
-from frontier.errors import ConfigError, DoesNotFitError, Issue, show_value
+from frontier.errors import ConfigError, DoesNotFitError, Issue, nearest_name, show_value
+
+if TYPE_CHECKING:
+    from frontier.memory import MemoryPlan
+    from frontier.memory.sglang import SglangPlan
 
 _RESOLVED = "_resolved"
 """Key of the facts in a scenario's `__dict__`, beside its fields; pydantic neither compares nor writes it."""
+_VIEWS = "_views"
+"""The same of its clusters, where it has `clusters`."""
+_ROLE_SECTIONS = ("clusters", "disaggregation", "network")
+"""Sections that a cluster on its own does not have."""
 
 
 class Scenario(BaseModel):
@@ -53,11 +67,19 @@ class Scenario(BaseModel):
     model: Reference
     """Preset name, path of a Hugging Face config.json or its directory, or an inline mapping of its keys."""
     hardware: Hardware
-    """The GPU."""
+    """The GPU; of clusters with a role, of those that name no other."""
     engine: Engine = Engine()
-    """The inference engine."""
+    """The inference engine; of clusters with a role, what they have in common."""
     cluster: Cluster = Cluster()
-    """Replicas and routing."""
+    """Replicas and routing, where every replica serves requests as a whole."""
+    clusters: Annotated[tuple[RoleCluster, ...], Field(min_length=1, max_length=MAX_CLUSTERS)] | None = None
+    """Clusters with a role, in place of `cluster`: prefill and decode clusters, or colocated ones of several
+    kinds."""
+    disaggregation: Disaggregation | None = None
+    """How requests go through clusters with a role."""
+    network: Network | None = None
+    """Links between the GPUs of prefill and decode clusters, over which KV is handed on; left out, those of
+    the GPUs' usual servers."""
     workload: Workload
     """Where requests come from."""
     objectives: Objectives = Objectives()
@@ -76,12 +98,50 @@ class Scenario(BaseModel):
             ConfigError: with every problem found; a `DoesNotFitError`, which has the memory plan, if all that
                 is wrong is that the model does not fit the GPUs.
         """
-        sections, broken, issues = _validate_sections(path_texts(plain_values(data)))
+        data = path_texts(plain_values(data))
+        if data.get("clusters") is not None and data.get("cluster", 0) is None:
+            del data["cluster"]
+        sections, broken, issues = _validate_sections(data)
+        if data.get("clusters") is not None:
+            self._init_clusters(data, sections, broken=broken, issues=issues)
+            return
+        issues += [
+            Issue(name, None, "has no effect without clusters; remove it")
+            for name in ("disaggregation", "network")
+            if data.get(name) is not None
+        ]
         examined = examine(Parts.of(sections, frozenset(broken)))
         if issues or examined.resolved is None:
-            raise _refusal(issues, examined)
+            raise _refusal(issues, examined.issues, examined.lacking)
         super().__init__(**sections)
         self.__dict__[_RESOLVED] = examined.resolved
+
+    def _init_clusters(
+        self, data: Mapping[str, Any], sections: dict[str, Any], *, broken: set[str], issues: list[Issue]
+    ) -> None:
+        if "cluster" in data:
+            message = (
+                "was given beside clusters, whose entries have replicas and routers; remove one of the two"
+            )
+            issues.append(Issue("cluster", show_value(data["cluster"]), message))
+        examined = examine_clusters(
+            data["clusters"], data, sections, frozenset(broken), lambda *facts: type(self)._view(*facts)
+        )
+        known = {(issue.path, issue.message) for issue in issues}
+        found = [issue for issue in examined.issues if (issue.path, issue.message) not in known]
+        if issues or found or not examined.views:
+            raise _refusal(issues, found, examined.lacking)
+        super().__init__(**{**sections, "clusters": examined.clusters})
+        self.__dict__[_VIEWS] = examined.views
+
+    @classmethod
+    def _view(cls, sections: dict[str, Any], facts: Resolved) -> Scenario:
+        """Return a co-located scenario of sections that are known to be valid."""
+        kept = {name: value for name, value in sections.items() if name not in _ROLE_SECTIONS}
+        view = cls.__new__(cls)
+        super(Scenario, view).__init__(**kept)
+        view.__dict__[_RESOLVED] = facts
+        return view
 
     def __hash__(self) -> int:
         """Return a hash that equal scenarios share."""
@@ -167,7 +227,10 @@ class Scenario(BaseModel):
         Raises:
             ConfigError: paths that lead to no field, and every problem of the changed scenario.
         """
-        plain, wrong = changed(self.to_dict(), changes.items(), type(self))
+        plain = self.to_dict()
+        if self.clusters is None and self.cluster == Cluster() and changes.get("clusters") is not None:
+            del plain["cluster"]  # nobody asked for it
+        plain, wrong = changed(plain, changes.items(), type(self))
         return made(lambda: type(self)(**plain), wrong)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Scenario:
@@ -181,6 +244,15 @@ class Scenario(BaseModel):
         fields that have their default value.
         """
         plain: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude_defaults=not defaults)
+        if self.clusters is not None:
+            plain.pop("cluster", None)
+            for cluster, entry in zip(plain["clusters"], self.clusters, strict=True):
+                # A null of a cluster stands for the engine's own rule where the scenario has another.
+                cluster |= {
+                    name: copy.deepcopy(getattr(entry, name))
+                    for name in ("hardware", "engine")
+                    if name in cluster
+                }
         return plain
 
     def to_yaml(self, *, defaults: bool = True) -> str:
@@ -188,7 +260,7 @@ class Scenario(BaseModel):
         return dump_document(self.to_dict(defaults=defaults))
 
     def to_vllm(self) -> str:
-        """Return the `vllm serve` command of one replica (`frontier.launch.to_vllm`)."""
+        """Return the `vllm serve` command of one replica, of each cluster (`frontier.launch.to_vllm`)."""
         from frontier.launch import to_vllm  # noqa: PLC0415 - it imports this module
 
         return to_vllm(self)
@@ -205,10 +277,44 @@ class Scenario(BaseModel):
 
         return to_dynamo(self)
 
-    def resolve(self) -> Resolved:
-        """Return the facts that follow from the scenario: model, GPU, effective limits, memory plan."""
-        known: Resolved = self.__dict__[_RESOLVED]
-        return known
+    def resolve(self, cluster: str | None = None) -> Resolved:
+        """Return the facts that follow from the scenario: model, GPU, effective limits, memory plan.
+
+        Args:
+            cluster: the name of one of several clusters, whose facts are wanted.
+
+        Raises:
+            ConfigError: no cluster has that name, or there are several and none was named.
+        """
+        return self.view(cluster).facts
+
+    def views(self) -> tuple[ClusterView, ...]:
+        """Return the clusters, each with its role, the facts that follow and a scenario of its own.
+
+        A scenario with `cluster` has one, named serve.
+        """
+        known: tuple[ClusterView, ...] | None = self.__dict__.get(_VIEWS)
+        return (colocated_view(self, self.__dict__[_RESOLVED]),) if known is None else known
+
+    def view(self, cluster: str | None = None) -> ClusterView:
+        """Return a cluster by its name, which may be left out where there is only one.
+
+        Raises:
+            ConfigError: no cluster has that name, or there are several and none was named.
+        """
+        views = self.views()
+        names = tuple(view.name for view in views)
+        if cluster is None and len(views) == 1:
+            return views[0]
+        for view in views:
+            if view.name == cluster:
+                return view
+        message = (
+            f"was not given, and there are {len(views)} clusters"
+            if cluster is None
+            else f"was {show_value(cluster)}, no cluster has this name"
+        )
+        raise ConfigError(Issue("cluster", cluster, message, names, nearest_name(cluster or "", names)))
 
 
 def made(make: Callable[[], Scenario], wrong: list[Issue], source: str | None = None) -> Scenario:
@@ -226,11 +332,11 @@ def made(make: Callable[[], Scenario], wrong: list[Issue], source: str | None = 
     return scenario
 
 
-def _refusal(issues: list[Issue], examined: Examined) -> ConfigError:
+def _refusal(issues: list[Issue], found: list[Issue], lacking: MemoryPlan | SglangPlan | None) -> ConfigError:
     """Return the error of a scenario with these issues of its sections, and what their examination found."""
-    if examined.lacking is not None and not issues:
-        return DoesNotFitError(examined.issues, memory=examined.lacking)
-    return ConfigError([*issues, *examined.issues])
+    if lacking is not None and not issues:
+        return DoesNotFitError(found, memory=lacking)
+    return ConfigError([*issues, *found])
 
 
 def json_schema() -> dict[str, Any]:
@@ -251,6 +357,9 @@ def _validate_sections(data: Mapping[str, Any]) -> tuple[dict[str, Any], set[str
         if name not in Scenario.model_fields
     ]
     for name, field in Scenario.model_fields.items():
+        if name == "clusters" or (name in _ROLE_SECTIONS and data.get(name) is None):
+            sections[name] = None  # clusters are examined together, once the rest is known
+            continue
         if name not in data:
             if field.is_required():
                 issues.append(Issue(name, None, "is required and was not given"))
@@ -262,7 +371,9 @@ def _validate_sections(data: Mapping[str, Any]) -> tuple[dict[str, Any], set[str
         if owner is None:
             _validate_leaf(name, data[name], sections, broken, issues)
         else:
-            _validate_section(name, owner, data[name], sections=sections, broken=broken, issues=issues)
+            section = validate_section((name,), owner, data[name], broken=broken, issues=issues)
+            if section is not None:
+                sections[name] = section
     return sections, broken, issues
 
 
@@ -281,37 +392,6 @@ def _leaf_adapter(name: str) -> TypeAdapter[Any]:
     field = Scenario.model_fields[name]
     annotation: Any = field.annotation
     return TypeAdapter(Annotated[(annotation, *field.metadata)] if field.metadata else annotation)
-
-
-def _validate_section(
-    name: str,
-    owner: type[Section],
-    raw: Any,
-    *,
-    sections: dict[str, Any],
-    broken: set[str],
-    issues: list[Issue],
-) -> None:
-    try:
-        sections[name] = owner.model_validate(raw)
-        return
-    except ValidationError as error:
-        found = issues_of(error, owner, raw, (name,))
-        at = {str(details["loc"][0]) if details["loc"] else "" for details in error.errors(include_url=False)}
-    issues += found
-    broken |= {issue.path for issue in found} | {f"{name}.{field}" for field in at}
-    # A misspelt field leaves its namesake unknown as well.
-    broken |= {f"{name}.{issue.nearest}" for issue in found if issue.nearest}
-    expanded = owner.expand(raw)
-    if "" in at or not isinstance(expanded, dict):
-        broken.add(name)
-        return
-    try:
-        sections[name] = owner.model_validate(
-            {key: value for key, value in expanded.items() if key not in at}
-        )
-    except ValidationError:
-        broken.add(name)
 
 
 def _line(path: str, lines: Mapping[str, int | None]) -> int | None:

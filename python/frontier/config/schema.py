@@ -62,4 +62,35 @@ def _docstrings(owner: type) -> dict[str, str]:
 
 def schema_of(model: type[BaseModel], *, title: str) -> dict[str, Any]:
     """Return the JSON Schema of the documents that `model` reads."""
-    return {"$schema": DIALECT, **model.model_json_schema(schema_generator=_Generator), "title": title}
+    schema = model.model_json_schema(schema_generator=_Generator)
+    return {"$schema": DIALECT, **_with_parts(schema, schema["$defs"]), "title": title}
+
+
+_PART_OF = "part of"
+"""Key of a stand-in for the schema of a mapping with some fields of a section."""
+
+
+def part_of(section: type[BaseModel]) -> JsonSchemaValue:
+    """Return a stand-in for the JSON Schema of a mapping with some fields of a section, none required.
+
+    It counts within `schema_of` alone, for a document that has the whole section elsewhere.
+    """
+    return {_PART_OF: section.__name__}
+
+
+def _with_parts(schema: Any, definitions: JsonSchemaValue) -> Any:
+    """Return a schema with what the stand-ins of `part_of` stand for."""
+    if isinstance(schema, list):
+        return [_with_parts(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if _PART_OF not in schema:
+        return {name: _with_parts(item, definitions) for name, item in schema.items()}
+    whole = definitions[schema[_PART_OF]]
+    if not any("required" in part for part in whole.get("anyOf", [whole])):
+        return {"$ref": f"#/$defs/{schema[_PART_OF]}"}
+    part = {name: item for name, item in whole.items() if name != "required"}
+    if "anyOf" in part:
+        kept = [{name: item for name, item in each.items() if name != "required"} for each in part["anyOf"]]
+        part["anyOf"] = kept
+    return part

@@ -37,20 +37,61 @@ _IMAGES: Final = {
 }
 
 
+_NIXL_ROLES: Final = {"prefill": "kv_producer", "decode": "kv_consumer"}
+"""`kv_role` of vLLM's NIXL connector by the role of a cluster."""
+
+
 def to_vllm(scenario: Scenario) -> str:
     """Return the `vllm serve` command of one replica of a scenario.
 
-    Fields at their default are left to the engine's version, whose rules are the same.
+    Fields at their default are left to the engine's version, whose rules are the same. Of a scenario with
+    `clusters` it is one command for each, below a comment with its name and its replicas; those of prefill
+    and decode clusters hand KV over with the NIXL connector. They need the proxy of your choice before them.
 
     Raises:
-        ConfigError: the scenario is not vLLM's, or has settings that no flag of the version can express.
+        ConfigError: the scenario is not vLLM's, or has settings that no flag of the version can express; KV
+            is not pulled.
     """
+    if scenario.clusters is None:
+        return _vllm_command(scenario, [])
+    transfer = None if scenario.disaggregation is None else scenario.disaggregation.kv_transfer
+    if transfer is not None and transfer.mode != "pull":
+        message = f"was '{transfer.mode}', commands are written for vLLM's NIXL connector alone, which pulls"
+        raise ConfigError(Issue("disaggregation.kv_transfer.mode", transfer.mode, message, ("pull",)))
+    commands = []
+    for view in scenario.views():
+        role = _NIXL_ROLES.get(view.role)
+        settings = {"kv_connector": "NixlConnector", "kv_role": role}
+        words = [] if role is None else ["--kv-transfer-config", json.dumps(settings)]
+        cluster = view.scenario.cluster
+        gpus = f"{view.facts.gpus_per_replica} x {view.facts.gpu.name}"
+        about = f"# cluster {view.name}: {cluster.replicas} x this, each on {gpus}"
+        try:
+            commands.append(f"{about}\n{_vllm_command(view.scenario, words)}\n")
+        except ConfigError as error:
+            raise error.placed([view.placed(issue) for issue in error.issues], error.source) from None
+    return "\n".join(commands)
+
+
+def _vllm_command(scenario: Scenario, more: list[str]) -> str:
     variables, arguments = _vllm_arguments(scenario)
     model, overrides = _model_of(scenario)
     words = [*variables, "vllm", "serve", model]
     if overrides:
         words += ["--hf-overrides", json.dumps(overrides)]
-    return _command([*words, *arguments])
+    return _command([*words, *arguments, *more])
+
+
+def _one_cluster(scenario: Scenario, what: str) -> None:
+    """Refuse clusters with a role.
+
+    Raises:
+        ConfigError: the scenario has some.
+    """
+    if scenario.clusters is not None:
+        names = [view.name for view in scenario.views()]
+        message = f"are {', '.join(names)}: {what} is written for `cluster` alone; use vllm, one command each"
+        raise ConfigError(Issue("clusters", names, message))
 
 
 def to_sglang(scenario: Scenario) -> str:
@@ -59,6 +100,7 @@ def to_sglang(scenario: Scenario) -> str:
     Raises:
         ConfigError: the scenario is not SGLang's, or has settings that no flag can express.
     """
+    _one_cluster(scenario, "SGLang's command")
     arguments = _sglang_arguments(scenario)
     model, overrides = _model_of(scenario)
     words = ["python", "-m", "sglang.launch_server", "--model-path", model]
@@ -77,6 +119,7 @@ def to_dynamo(scenario: Scenario) -> str:
     """
     from frontier.config.document import dump_document  # noqa: PLC0415
 
+    _one_cluster(scenario, "Dynamo's manifest")
     engine = scenario.engine.name
     model, overrides = _model_of(scenario)
     if engine == "vllm":

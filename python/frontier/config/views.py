@@ -1,0 +1,285 @@
+"""Each cluster as a scenario of its own: merged sections, examined as those of a co-located one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from frontier.config import disaggregation as rules
+from frontier.config.clusters import MAX_CLUSTERS, PARTIAL, RoleCluster, is_given, over_engine, over_hardware
+from frontier.config.disaggregation import Disaggregation, KvTransfer
+from frontier.config.engine import Engine
+from frontier.config.network import Network, network_facts
+from frontier.config.resolve import Examined, Parts, Resolved, examine
+from frontier.config.validate import validate_section
+from frontier.errors import Issue, show_value
+
+if TYPE_CHECKING:
+    from frontier.config.scenario import Scenario
+    from frontier.memory import MemoryPlan
+    from frontier.memory.sglang import SglangPlan
+
+COLOCATED_NAME = "serve"
+"""Name of the cluster of a scenario with `cluster`."""
+
+_SHARED = ("model", "workload", "objectives")
+"""Sections that are the same for all clusters."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """One cluster of a scenario.
+
+    Attributes:
+        name: its name in plans and results.
+        role: what it does for a request.
+        weight: its part of the requests among the clusters of its role.
+        engine: its engine, the fields at the top of the scenario included.
+        model: the scenario's model.
+        index: its number in `clusters`, None where the scenario has a `cluster`.
+        own: its entry in `clusters`.
+        found: the facts that follow, None where it is not valid.
+    """
+
+    name: str
+    role: str
+    weight: float
+    engine: Engine
+    model: Any
+    index: int | None = None
+    own: RoleCluster | None = None
+    found: Resolved | None = None
+    _scenario: Scenario | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def facts(self) -> Resolved:
+        """What follows from its sections."""
+        assert self.found is not None
+        return self.found
+
+    @property
+    def scenario(self) -> Scenario:
+        """The cluster as a co-located scenario of its own: the same workload, merged hardware and engine."""
+        assert self._scenario is not None
+        return self._scenario
+
+    def placed(self, issue: Issue) -> Issue:
+        """Return an issue of `scenario` at the place in the whole scenario that it is about."""
+        path = issue.path
+        head, _, rest = path.partition(".")
+        if self.index is None or self.own is None:
+            return issue
+        if head == "cluster":
+            return replace(issue, path=f"clusters.{self.index}.{rest}" if rest else f"clusters.{self.index}")
+        if head not in ("engine", "hardware"):
+            return issue
+        if rest and not is_given(getattr(self.own, head), PARTIAL[head], rest):
+            return issue
+        return replace(issue, path=f"clusters.{self.index}.{path}")
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminedClusters:
+    """What became of a scenario with `clusters`.
+
+    Attributes:
+        clusters: the entries as they are kept, None where some are not valid.
+        views: the clusters, empty where there are problems.
+        issues: what is wrong.
+        lacking: the memory plan of a cluster, if all that is wrong is that models do not fit.
+    """
+
+    clusters: tuple[RoleCluster, ...] | None
+    views: tuple[ClusterView, ...]
+    issues: list[Issue]
+    lacking: MemoryPlan | SglangPlan | None = None
+
+
+def colocated_view(scenario: Scenario, facts: Resolved) -> ClusterView:
+    """Return the one cluster of a scenario with `cluster`."""
+    return ClusterView(
+        COLOCATED_NAME, "colocated", 1.0, scenario.engine, scenario.model, found=facts, _scenario=scenario
+    )
+
+
+def examine_clusters(
+    raw: Any,
+    data: Mapping[str, Any],
+    sections: Mapping[str, Any],
+    broken: frozenset[str],
+    make: Callable[[dict[str, Any], Resolved], Scenario],
+) -> ExaminedClusters:
+    """Check clusters on their own, as co-located scenarios, and together.
+
+    Args:
+        raw: the plain values of `clusters`.
+        data: those of the whole scenario.
+        sections: its other sections, as far as they are valid.
+        broken: its broken paths.
+        make: makes a co-located scenario of valid sections and the facts that follow.
+    """
+    issues: list[Issue] = []
+    if not isinstance(raw, list | tuple):
+        message = f"was {show_value(raw)}, must be a list of clusters such as {{role: prefill, replicas: 2}}"
+        return ExaminedClusters(None, (), [Issue("clusters", raw, message)])
+    if not 1 <= len(raw) <= MAX_CLUSTERS:
+        message = f"has {len(raw)} entries, must have from 1 to {MAX_CLUSTERS}"
+        return ExaminedClusters(None, (), [Issue("clusters", None, message)])
+    wrong: set[str] = set()
+    entries = [
+        validate_section(("clusters", index), RoleCluster, item, broken=wrong, issues=issues)
+        for index, item in enumerate(raw)
+    ]
+    disaggregation = sections.get("disaggregation")
+    issues += _overridden(sections.get("engine"), entries)
+    issues += rules.program_issues(entries, disaggregation)
+    examined = [
+        _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
+        for index, entry in enumerate(entries)
+        if entry is not None
+    ]
+    own_issues = not issues and not broken and all(part.is_lacking or not part.issues for part in examined)
+    lacking = (
+        next((part.lacking for part in examined if part.lacking is not None), None) if own_issues else None
+    )
+    issues += _merged_issues(examined)
+    views = tuple(part.view for part in examined)
+    if all(view.role in ("prefill", "decode") for view in views):
+        transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
+        found = (
+            []
+            if transfer_broken
+            else _hand_over_issues(views, disaggregation, sections.get("network"), broken)
+        )
+        lacking = None if found else lacking
+        issues += found
+    elif sections.get("network") is not None and views:
+        message = "has no effect without prefill and decode clusters; remove it"
+        issues.append(Issue("network", None, message))
+    clusters = tuple(entry for entry in entries if entry is not None) if not issues else None
+    return ExaminedClusters(clusters, () if issues or broken else views, issues, lacking)
+
+
+def _overridden(top: Engine | None, entries: Sequence[RoleCluster | None]) -> list[Issue]:
+    """Return fields of the common engine that every cluster sets for itself."""
+    if top is None:
+        return []
+    message = "has no effect: every cluster sets it for itself; remove it here"
+    return [
+        Issue(f"engine.{path}", value, f"was {show_value(value)}, {message}")
+        for path, value in _leaves(top.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
+        if all(entry is not None and is_given(entry.engine, Engine, path) for entry in entries)
+    ]
+
+
+def _leaves(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in plain.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    view: ClusterView
+    issues: list[Issue]
+    lacking: MemoryPlan | SglangPlan | None
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether all that is wrong is that the model does not fit."""
+        return self.lacking is not None
+
+
+def _as_cluster(wrong: set[str], index: int) -> frozenset[str]:
+    """Return the broken paths of an entry as those of a scenario with `cluster`."""
+    start = f"clusters.{index}."
+    return frozenset(f"cluster.{path.removeprefix(start)}" for path in wrong if path.startswith(start))
+
+
+def _examine_entry(
+    index: int,
+    entry: RoleCluster,
+    data: Mapping[str, Any],
+    sections: Mapping[str, Any],
+    *,
+    broken: frozenset[str],
+    make: Callable[[dict[str, Any], Resolved], Scenario],
+) -> _Entry:
+    issues: list[Issue] = []
+    own = {name: value for name, value in sections.items() if name not in ("engine", "hardware")}
+    bad = {path for path in broken if path.partition(".")[0] in (*_SHARED, "cluster")}
+    parts = {
+        "engine": over_engine(data.get("engine"), entry.engine),
+        "hardware": over_hardware(data.get("hardware"), entry.hardware),
+    }
+    for name, raw in parts.items():
+        if raw is None:
+            bad.add(name)  # hardware that is nowhere given, which is said of the top
+            continue
+        section = validate_section((name,), PARTIAL[name], raw, broken=bad, issues=issues)
+        if section is not None:
+            own[name] = section
+    own["cluster"] = entry.plain_cluster
+    engine = own.get("engine", Engine())
+    view = ClusterView(
+        entry.label,
+        entry.role,
+        float(entry.replicas) if entry.weight is None else entry.weight,
+        engine,
+        data.get("model"),
+        index=index,
+        own=entry,
+    )
+    examined: Examined = examine(Parts.of(own, frozenset(bad)))
+    lacking = examined.lacking if not issues else None
+    issues = [view.placed(issue) for issue in (*issues, *examined.issues)]
+    facts = examined.resolved
+    if facts is not None and not issues:
+        view = replace(view, found=facts, _scenario=make(own, facts))
+    return _Entry(view, issues, lacking)
+
+
+def _merged_issues(examined: Sequence[_Entry]) -> list[Issue]:
+    """Return the issues of all clusters; what only some say of a common place names them."""
+    said: dict[tuple[str, str], tuple[Issue, list[str]]] = {}
+    for part in examined:
+        for issue in part.issues:
+            said.setdefault((issue.path, issue.message), (issue, []))[1].append(part.view.name)
+    merged = []
+    for issue, names in said.values():
+        common = not issue.path.startswith("clusters.")
+        if common and len(names) < len(examined) and issue.path.startswith(("engine", "hardware")):
+            quoted = ", ".join(f"'{name}'" for name in names)
+            issue = replace(issue, message=f"{issue.message} (cluster {quoted})")  # noqa: PLW2901
+        merged.append(issue)
+    return merged
+
+
+def _hand_over_issues(
+    views: Sequence[ClusterView],
+    disaggregation: Disaggregation | None,
+    network: Network | None,
+    broken: frozenset[str],
+) -> list[Issue]:
+    """Return what is wrong between prefill and decode clusters."""
+    transfer = (disaggregation or Disaggregation()).kv_transfer or KvTransfer()
+    issues = rules.transfer_issues(transfer, network)
+    for view in views:
+        issues += [
+            view.placed(issue)
+            for issue in rules.engine_issues(
+                transfer, view.role, view.engine, lambda *paths: not any(path in broken for path in paths)
+            )
+        ]
+        if view.found is not None:
+            issues += rules.facts_issues(view, view.found)
+    for source in (view for view in views if view.role == "prefill"):
+        for destination in (view for view in views if view.role == "decode"):
+            issues += rules.pair_issues(source, destination)
+    if transfer.bandwidth is None and all(view.found is not None for view in views):
+        facts = network_facts(network or Network(), [(view, view.facts) for view in views])
+        issues += facts.issues
+    return list({(issue.path, issue.message): issue for issue in issues}.values())
