@@ -8,11 +8,15 @@
 //! | [`event_graph`] | the iteration as events: every activity is one, and a span in a trace |
 //! | [`max_plus`] | the same nanoseconds in one loop |
 //! | [`closed_form`] | the same nanoseconds in one formula, where everything is uniform |
+//! | [`transfer`] | how long activations travel |
+//! | [`step`] | a decode step: batches cut into micro-batches, both sides priced, the iteration evaluated |
 
 pub mod closed_form;
 pub mod event_graph;
 pub mod max_plus;
 pub mod pipeline;
+pub mod step;
+pub mod transfer;
 
 #[cfg(test)]
 mod fixtures;
