@@ -357,6 +357,8 @@ fn stragglers_among_experts_hold_up_the_step() {
     assert!(even <= random && random < skewed, "{even} {random} {skewed}");
 }
 
+type Change = fn(&mut Value);
+
 #[test]
 fn what_does_not_fit_is_refused_by_name() {
     let refused = |change: &dyn Fn(&mut Value)| {
@@ -364,7 +366,7 @@ fn what_does_not_fit_is_refused_by_name() {
         change(&mut spec);
         compile(&spec).expect_err("must be refused").to_string()
     };
-    let cases: [(fn(&mut Value), &str); 10] = [
+    let cases: [(Change, &str); 10] = [
         (|spec| spec["micro_batches"] = json!(0), "step_time.micro_batches: was 0"),
         (
             |spec| spec["classes"][1]["destinations"] = json!(2.5),

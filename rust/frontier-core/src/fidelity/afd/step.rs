@@ -152,8 +152,7 @@ impl Afd {
         let limits =
             RowCounts { tokens: max_tokens, seqs, all_tokens: max_tokens, sharded_tokens: max_tokens };
         let attention = Side::compile("attention", &spec.attention, limits, predictors)?;
-        let limits =
-            RowCounts { tokens: max_tokens, seqs: 0, all_tokens, sharded_tokens: max_tokens.max(all_tokens) };
+        let limits = RowCounts { tokens: all_tokens, seqs: 0, all_tokens, sharded_tokens: all_tokens };
         let ffn = Side::compile("ffn", &spec.ffn, limits, predictors)?;
         let classes: Vec<Class> = (spec.classes.iter().enumerate())
             .map(|(index, class)| Class {
@@ -418,14 +417,13 @@ impl Afd {
     /// Returns the rows of FFN operators for `tokens` tokens: those that it computes, and those that are no padding.
     fn ffn_rows(&self, tokens: u32, kind: LayerKind) -> (RowCounts, RowCounts) {
         let over = match kind {
-            LayerKind::Dense => self.ffn.tensor_parallel_size,
-            LayerKind::Moe => self.ffn.tensor_parallel_size * self.ffn.ranks,
+            LayerKind::Dense => 1,
+            LayerKind::Moe => self.ffn.ranks,
         };
-        let rows = |tokens: u32| RowCounts {
-            tokens,
-            seqs: 0,
-            all_tokens: tokens,
-            sharded_tokens: tokens.div_ceil(over),
+        let rows = |all_tokens: u32| {
+            let tokens = all_tokens.div_ceil(over);
+            let sharded_tokens = tokens.div_ceil(self.ffn.tensor_parallel_size);
+            RowCounts { tokens, seqs: 0, all_tokens, sharded_tokens }
         };
         let uniform = self.ffn.graphs.as_ref().map(|graphs| graphs.decode_query_tokens);
         (rows(self.ffn.dispatch(tokens, uniform).tokens), rows(tokens))

@@ -20,9 +20,9 @@ pub struct AfdSpec {
     /// One attention rank of `tensor_parallel_size` GPUs; there are `data_parallel_size` of them. Its host prepares
     /// steps, once each.
     pub attention: OperatorsSpec,
-    /// The FFN ranks: `data_parallel_size` times `tensor_parallel_size` GPUs. Of the rows of operators, `tokens` are
-    /// those of one attention rank's micro-batch (dense layers), `sharded_tokens` these over `tensor_parallel_size`;
-    /// in layers with experts `all_tokens` are those of all attention ranks and `sharded_tokens` these over all GPUs.
+    /// The FFN ranks, `data_parallel_size` of `tensor_parallel_size` GPUs each. Of the rows of operators, `all_tokens`
+    /// are those of all attention ranks in layers with experts, and `tokens` an FFN rank's share of them; in dense
+    /// layers both are those of one attention rank. `sharded_tokens` are `tokens` over `tensor_parallel_size`.
     pub ffn: OperatorsSpec,
     /// Classes of layers.
     pub classes: Vec<AfdClassSpec>,
@@ -54,7 +54,8 @@ pub enum AfdKind {
 pub struct AfdClassSpec {
     /// Barriers or none.
     pub kind: AfdKind,
-    /// GPUs that a token is sent to, on average, and comes back from.
+    /// FFN ranks that a token is sent to, on average, and comes back from: each of a rank's GPUs gets its part of the
+    /// tokens.
     pub destinations: f64,
 }
 
@@ -158,9 +159,9 @@ impl AfdSpec {
         for (index, class) in self.classes.iter().enumerate() {
             let path = format!("step_time.classes[{index}]");
             positive(&path, "destinations", class.destinations)?;
-            let gpus = self.ffn.layout.tensor_parallel_size * self.ffn.layout.data_parallel_size;
-            if class.destinations > f64::from(gpus) {
-                let message = format!("was {}, must be at most the FFN's GPUs ({gpus})", class.destinations);
+            let ranks = self.ffn.layout.data_parallel_size;
+            if class.destinations > f64::from(ranks) {
+                let message = format!("was {}, must be at most the FFN ranks ({ranks})", class.destinations);
                 return refuse(&path, "destinations", message);
             }
             if self.layers_of(index) == 0 {
