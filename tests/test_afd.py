@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from frontier import _frontier
-from frontier.afd_lowering import AfdHost, AfdLayout, AfdTransfer, afd_step_time
+from frontier.afd_lowering import ActivationDtype, AfdHost, AfdLayout, AfdTransfer, afd_step_time
 from frontier.errors import ConfigError
 from frontier.hardware import load_gpu
 from frontier.models import load_model
@@ -120,3 +120,42 @@ def test_layouts_that_do_not_fit_are_refused(change: dict[str, int], path: str) 
             AfdLayout(attention_ranks=1, ffn_ranks=1, micro_batches=1),
             ffn_host=AfdHost(per_step_s=1.0),
         )
+
+
+@pytest.mark.parametrize(
+    ("attention_gpus", "requests", "context", "fp8_attention", "published"),
+    [(16, 384, 4096, True, 4039), (24, 252, 4096, False, 3321), (32, 192, 8192, True, 2643)],
+    ids=["2A2F", "3A2F", "4A2F"],
+)
+def test_step_3_published_deployments(
+    attention_gpus: int, requests: int, context: int, published: int, *, fp8_attention: bool
+) -> None:
+    """Tokens per second and GPU of Step-3 on H800 (arXiv:2507.19427, table 8): 3 micro-batches, 16 FFN GPUs.
+
+    Experts are spread over the FFN's GPUs one by one; links reach StepMesh's 161.3 Gbps; GPUs their roofline.
+    """
+    from frontier.models.spec import Quantization
+
+    def transfer(dtype: ActivationDtype) -> AfdTransfer:
+        bandwidth = 161.3e9 / 8
+        return AfdTransfer(
+            dtype=dtype,
+            latency_s=0.0,
+            attention_bandwidth_bytes_per_s=bandwidth,
+            ffn_bandwidth_bytes_per_s=bandwidth,
+        )
+
+    model = replace(load_model("step-3"), quantization=Quantization("fp8_block", (128, 128)))
+    step_time = afd_step_time(
+        model,
+        AfdLayout(attention_ranks=attention_gpus, ffn_ranks=16, micro_batches=3),
+        attention_gpu=H800,
+        ffn_gpu=H800,
+        a2f=transfer("fp8"),
+        f2a=transfer("bf16"),
+        kv_cache_dtype="fp8" if fp8_attention else "auto",
+        fp8_attention=fp8_attention,
+    )
+    found = step(step_time, [requests] * attention_gpus, context)["total_ns"] / 1e9
+    tokens_per_s_per_gpu = requests * attention_gpus / found / (attention_gpus + 16)
+    assert tokens_per_s_per_gpu == pytest.approx(published, rel=0.15)

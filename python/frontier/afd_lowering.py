@@ -80,10 +80,15 @@ class AfdTransfer:
             ffn_utilization=ends[1][1],
         )
 
+    @property
+    def bytes_per_element(self) -> float:
+        """Bytes that an element takes on the way, scales included."""
+        return 1.0 + 4.0 / FP8_GROUP if self.dtype == "fp8" else 2.0
+
     def to_plan(self) -> dict[str, Any]:
         """Return the plan's `TransferSpec`."""
         return {
-            "bytes_per_element": 1.0 + 4.0 / FP8_GROUP if self.dtype == "fp8" else 2.0,
+            "bytes_per_element": self.bytes_per_element,
             "latency_s": self.latency_s,
             "attention": {
                 "bandwidth_bytes_per_s": self.attention_bandwidth_bytes_per_s,
@@ -228,7 +233,13 @@ def afd_step_time(
     rank = Rank(spec, side_layout(layout.attention_tensor_parallel_size), dtype, kv_dtype, fp8_attention)
     of_attention = attach(attention_parts(rank, classes, a2f_fp8=a2f.dtype == "fp8"), attention_gpu)
     rank = Rank(spec, side_layout(layout.ffn_tensor_parallel_size), dtype, kv_dtype, fp8_attention)
-    parts = ffn_parts(rank, classes, ffn_ranks=layout.ffn_ranks, redundant_experts=layout.redundant_experts)
+    parts = ffn_parts(
+        rank,
+        classes,
+        ffn_ranks=layout.ffn_ranks,
+        redundant_experts=layout.redundant_experts,
+        a2f_bytes_per_element=a2f.bytes_per_element,
+    )
     of_ffn = attach(parts, ffn_gpu)
     attention_sizes = layout.attention_tensor_parallel_size, layout.attention_ranks
     ffn_sizes = layout.ffn_tensor_parallel_size, layout.ffn_ranks

@@ -138,7 +138,12 @@ def _attention_layer(rank: Rank, of: AfdClass, *, a2f_fp8: bool) -> list[Operato
 
 
 def ffn_parts(
-    rank: Rank, classes: Sequence[AfdClass], *, ffn_ranks: int, redundant_experts: int = 0
+    rank: Rank,
+    classes: Sequence[AfdClass],
+    *,
+    ffn_ranks: int,
+    redundant_experts: int = 0,
+    a2f_bytes_per_element: float = 2.0,
 ) -> list[list[Operator]]:
     """Return the parts of the FFN ranks: one per class with all its layers.
 
@@ -147,33 +152,38 @@ def ffn_parts(
         classes: the model's layers.
         ffn_ranks: FFN ranks that experts are spread over.
         redundant_experts: copies of experts (expert parallel load balancing).
+        a2f_bytes_per_element: activations are gathered as they came.
     """
     parts = []
+    gathered = rank.spec.hidden_size * a2f_bytes_per_element
     for each in classes:
         ffn = each.group.feed_forward
         if isinstance(ffn, MixtureOfExperts):
-            part = _experts(rank, ffn, each, ffn_ranks, redundant_experts)
+            reached = each.destinations / ffn_ranks
+            spread = _spread(routed_experts(rank, ffn, each.layers), ffn_ranks, redundant_experts)
+            part = [
+                *rank.collective(
+                    "all_gather", "ffn_input", each.layers, gathered * reached, rows="all_tokens"
+                ),
+                spread,
+                *shared_expert_operators(rank, ffn, each.layers, "tokens"),
+                *rank.collective(
+                    "reduce_scatter",
+                    "feed_forward",
+                    each.layers,
+                    rank.hidden_bytes * reached,
+                    rows="all_tokens",
+                ),
+            ]
         else:
             width = rank.shard(ffn.intermediate_size)
             part = [
-                *rank.collective("all_gather", "ffn_input", each.layers, rank.hidden_bytes),
+                *rank.collective("all_gather", "ffn_input", each.layers, gathered),
                 *gated_operators("", rank, "dense_ffn", width, each.layers, bias=ffn.bias, rows="tokens"),
                 *rank.collective("reduce_scatter", "feed_forward", each.layers, rank.hidden_bytes),
             ]
         parts.append(merge_operators(part))
     return parts
-
-
-def _experts(
-    rank: Rank, moe: MixtureOfExperts, of: AfdClass, ffn_ranks: int, redundant_experts: int
-) -> list[Operator]:
-    received = rank.hidden_bytes * of.destinations / ffn_ranks
-    return [
-        *rank.collective("all_gather", "ffn_input", of.layers, received, rows="all_tokens"),
-        _spread(routed_experts(rank, moe, of.layers), ffn_ranks, redundant_experts),
-        *shared_expert_operators(rank, moe, of.layers, "tokens"),
-        *rank.collective("reduce_scatter", "feed_forward", of.layers, received, rows="all_tokens"),
-    ]
 
 
 def _spread(experts: FusedMoe, ranks: int, redundant_experts: int) -> FusedMoe:
