@@ -4,9 +4,11 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use frontier_core::fidelity::StepTimer;
 use frontier_core::fidelity::afd::event_graph::simulate;
 use frontier_core::fidelity::afd::max_plus::MaxPlus;
 use frontier_core::fidelity::afd::pipeline::{Iteration, LayerClass, LayerKind, LayerRun};
+use frontier_core::plan::StepTimeSpec;
 use frontier_core::rng::{RngStreams, Stream};
 
 /// Three dense layers and 58 with experts, as DeepSeek-V3; durations of about 300 us, `jitter` parts in a thousand of
@@ -67,5 +69,22 @@ fn afd(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, afd);
+/// A decode step of Qwen3-235B on 64 attention ranks of 4 H800 and 128 FFN ranks: splitting, pricing, recurrence. Paid
+/// once per decode step of the pool.
+fn step(criterion: &mut Criterion) {
+    let spec = StepTimeSpec::from_json(include_str!("afd_step.json")).expect("a valid plan");
+    let mut timer = StepTimer::compile(&spec, 8192, 1024, &[]).expect("a valid plan");
+    let batches: Vec<_> = (0..timer.num_batches() as u32)
+        .map(|rank| {
+            let mut batch = timer.new_batch();
+            (0..90 + rank % 13).for_each(|request| batch.add(1, 500 + 7 * request + rank, false));
+            batch
+        })
+        .collect();
+    criterion.bench_function("AFD step, 64 attention ranks, 3 micro-batches", |bencher| {
+        bencher.iter(|| timer.step_all(black_box(&batches)).expect("a step"));
+    });
+}
+
+criterion_group!(benches, afd, step);
 criterion_main!(benches);

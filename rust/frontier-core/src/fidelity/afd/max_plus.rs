@@ -2,14 +2,17 @@
 //! "Synchronization and Linearity", 1992): the same nanoseconds as [`super::event_graph`], in one loop.
 //!
 //! Two things make it short, both exact:
-//! - *A rank that is never faster than another in anything ends last in everything*, since sums and maxima are
-//!   monotone. Where there is such a rank on either side, the others are left out ([`Reduction`]).
+//! - *A rank that is never slower than another in anything changes nothing*, since sums and maxima are monotone: it is
+//!   left out ([`reduction`]).
 //! - *A layer shifts with its start.* If the state after a layer of a run is that of some layers before plus one and the
 //!   same time everywhere, it will be so again after as many layers more: the rest of the run is a product.
 //!   (Attention ranks of dense layers that share no FFN rank are shifted apart.) States are compared with one that is
 //!   renewed after 1, 2, 4, 8, ... layers, so that rhythms of several layers are found too (Brent, "An improved Monte
 //!   Carlo factorization algorithm", BIT 20, 1980).
 
+mod reduction;
+
+use self::reduction::Reduction;
 use super::pipeline::{Activity, Iteration, LayerClass, LayerKind, LayerRun, Span};
 use crate::error::SimError;
 use crate::time::SimTime;
@@ -19,6 +22,7 @@ use crate::time::SimTime;
 pub struct MaxPlus {
     state: Vec<u64>,
     snapshot: Vec<u64>,
+    reduction: Reduction,
 }
 
 /// What is told of every activity.
@@ -49,15 +53,6 @@ impl Observer for Vec<Span> {
         let (start, end) = (SimTime(start), SimTime(end));
         self.push(Span { layer, micro_batch: micro_batch as u32, activity, rank: rank as u32, start, end });
     }
-}
-
-/// The ranks whose times decide the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reduction {
-    /// One attention rank and one FFN rank.
-    One { attention_rank: usize, ffn_rank: usize },
-    /// All.
-    All,
 }
 
 /// Sizes that slices are cut by.
@@ -119,12 +114,24 @@ impl MaxPlus {
 
     /// Returns the end of an iteration that passes [`Iteration::check`]; any other gives a wrong time, or panics.
     pub fn end_unchecked(&mut self, iteration: &Iteration) -> SimTime {
-        match Reduction::of(iteration) {
-            Reduction::All => self.evaluate(iteration, &mut Nobody),
-            Reduction::One { attention_rank, ffn_rank } => {
-                self.evaluate_one(iteration, attention_rank, ffn_rank)
-            }
+        if iteration.attention_ranks == 1 && iteration.ffn_ranks == 1 {
+            return self.evaluate_one(iteration, 0, 0);
         }
+        if !self.reduction.find(iteration) {
+            return self.evaluate(iteration, &mut Nobody);
+        }
+        if let ([attention_rank], [ffn_rank]) =
+            (&self.reduction.attention_ranks[..], &self.reduction.ffn_ranks[..])
+        {
+            return self.evaluate_one(iteration, *attention_rank, *ffn_rank);
+        }
+        self.reduction.reduce(iteration);
+        let Some(small) = self.reduction.iteration.take() else {
+            return self.evaluate(iteration, &mut Nobody);
+        };
+        let end = self.evaluate(&small, &mut Nobody);
+        self.reduction.iteration = Some(small);
+        end
     }
 
     /// Returns all activities of `iteration`, in order of (layer, micro-batch), and its end.
@@ -360,62 +367,6 @@ fn attend<O: Observer>(
         arrived = arrived.max(*link);
     }
     arrived
-}
-
-impl Reduction {
-    /// Finds the ranks that nobody outlasts in anything.
-    fn of(iteration: &Iteration) -> Self {
-        let ranks = iteration.attention_ranks;
-        let has_dense = iteration.classes.iter().any(|class| class.kind == LayerKind::Dense);
-        // Attention ranks that share an FFN rank wait for each other.
-        if has_dense && ranks > iteration.ffn_ranks {
-            return Self::All;
-        }
-        let candidate = last_of_largest(&iteration.classes[..], iteration, ranks);
-        let is_last = |times: &[u64]| {
-            times.chunks_exact(ranks).all(|times| times.iter().all(|&time| time <= times[candidate]))
-        };
-        let attention_is = iteration.classes.iter().all(|class| {
-            is_last(&class.attention_ns)
-                && is_last(&class.a2f_ns)
-                && is_last(&class.f2a_ns)
-                && (class.kind == LayerKind::Moe || is_last(&class.ffn_ns))
-        });
-        if !attention_is || !is_last(&iteration.head_ns) || !is_last(&iteration.tail_ns) {
-            return Self::All;
-        }
-        let experts = || iteration.classes.iter().filter(|class| class.kind == LayerKind::Moe);
-        let rows = || experts().flat_map(|class| class.ffn_ns.chunks_exact(iteration.ffn_ranks));
-        let ffn_rank = rows().next().map_or(0, largest);
-        let is_last = if has_dense {
-            // Dense layers keep FFN ranks apart, so these must not differ otherwise.
-            rows().all(|times| times.iter().all(|&time| time == times[ffn_rank]))
-        } else {
-            rows().all(|times| times.iter().all(|&time| time <= times[ffn_rank]))
-        };
-        if is_last { Self::One { attention_rank: candidate, ffn_rank } } else { Self::All }
-    }
-}
-
-/// Returns the attention rank that takes longest in the first row of times in which ranks differ.
-fn last_of_largest(classes: &[LayerClass], iteration: &Iteration, ranks: usize) -> usize {
-    let differ = |times: &&[u64]| times.iter().any(|&time| time != times[0]);
-    let of_class = |class: &LayerClass| {
-        let attention = class.attention_ns.chunks_exact(ranks).find(differ);
-        attention.or_else(|| class.a2f_ns.chunks_exact(ranks).find(differ)).map(largest)
-    };
-    let of_ends = || [&iteration.head_ns[..], &iteration.tail_ns].into_iter().find(differ).map(largest);
-    classes.iter().find_map(of_class).or_else(of_ends).unwrap_or(0)
-}
-
-fn largest(times: &[u64]) -> usize {
-    let mut found = 0;
-    for (at, &time) in times.iter().enumerate() {
-        if time > times[found] {
-            found = at;
-        }
-    }
-    found
 }
 
 #[cfg(test)]

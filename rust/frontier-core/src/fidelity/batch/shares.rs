@@ -36,6 +36,11 @@ impl Cut {
         if self.of == 0 {
             return 0;
         }
+        // The common case spares divisions of 128 bits; the first part none at all.
+        if let Some(whole) = u64::try_from(sum).ok().filter(|whole| whole.checked_mul(self.to).is_some()) {
+            let before = if self.from == 0 { 0 } else { whole * self.from / self.of };
+            return u128::from(whole * self.to / self.of - before);
+        }
         let at = |place: u64| {
             let (place, of) = (u128::from(place), u128::from(self.of));
             // Quotient and remainder apart: squares may fill 128 bits.
@@ -156,6 +161,20 @@ mod tests {
             }
             if parts == 1 {
                 prop_assert_eq!(&shares[0], &whole);
+            }
+        }
+    }
+
+    #[test]
+    fn large_sums_are_shared_as_small_ones() {
+        for (from, to, of) in [(0, 3, 10), (3, 7, 10), (7, 10, 10), (0, 1, 1)] {
+            let cut = Cut { from, to, of };
+            for sum in [0_u128, 1, 99, 12_345_678_901, 1 << 59] {
+                let scale = u128::from(of) << 64;
+                // Beyond 64 bits, and a multiple of all requests: exact.
+                assert_eq!(cut.wide(sum * scale), (sum * u128::from(to - from)) << 64);
+                let at = |place: u64| sum * u128::from(place) / u128::from(of);
+                assert_eq!(cut.wide(sum), at(to) - at(from));
             }
         }
     }

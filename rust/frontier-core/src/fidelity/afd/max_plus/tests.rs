@@ -36,11 +36,13 @@ fn ranks_that_are_left_out_change_nothing() {
         let mut stream = streams.get(&format!("iteration.{case}"));
         let mut iteration = random(&mut stream);
         let (ranks, ffn_ranks) = (iteration.attention_ranks, iteration.ffn_ranks);
+        // One rank outlasts all others, or two of them outlast some.
+        let all = below(&mut stream, 2) == 0;
         let (last, last_ffn) =
             (below(&mut stream, ranks as u64) as usize, below(&mut stream, ffn_ranks as u64) as usize);
         let raise = |times: &mut Vec<u64>, width: usize, at: usize| {
             for row in times.chunks_exact_mut(width) {
-                row[at] = row.iter().copied().max().unwrap();
+                row[at] = row.iter().skip(usize::from(!all)).copied().max().unwrap_or(row[0]);
             }
         };
         for class in &mut iteration.classes {
@@ -54,10 +56,10 @@ fn ranks_that_are_left_out_change_nothing() {
         }
         raise(&mut iteration.head_ns, ranks, last);
         raise(&mut iteration.tail_ns, ranks, last);
-        reduced += u32::from(Reduction::of(&iteration) != Reduction::All && ranks * ffn_ranks > 1);
+        reduced += u32::from(Reduction::default().find(&iteration));
         assert_same(&iteration, case);
     }
-    assert!(reduced > 200, "only {reduced} iterations were reduced");
+    assert!(reduced > 400, "only {reduced} iterations were reduced");
 }
 
 #[test]
