@@ -9,6 +9,9 @@
 //! The host prepares the step once; it launches every part of every micro-batch, layer by layer, so that the step ends
 //! no sooner than it has launched them.
 
+mod breakdown;
+mod launching;
+
 use std::sync::Arc;
 
 use super::max_plus::MaxPlus;
@@ -16,14 +19,14 @@ use super::pipeline::{Iteration, LayerClass, LayerKind, LayerRun};
 use super::transfer::Transfer;
 use crate::error::SimError;
 use crate::fidelity::batch::BatchShape;
-use crate::fidelity::cost::{Bound, OperatorTime, TotalCost};
+use crate::fidelity::cost::TotalCost;
 use crate::fidelity::expert_layers::{ExpertStep, StepOrigin};
 use crate::fidelity::graphs::{Dispatch, GraphDispatcher, GraphMode};
 use crate::fidelity::launches::LaunchTimes;
 use crate::fidelity::learned::Predictors;
 use crate::fidelity::program::{Program, RowCounts};
 use crate::fidelity::step::StepTime;
-use crate::fidelity::trust::{OperatorTrust, Provenance};
+use crate::fidelity::trust::OperatorTrust;
 use crate::plan::step_time::{AfdKind, AfdSpec, CpuSpec, OperatorsSpec, under};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
@@ -448,140 +451,6 @@ impl Afd {
         seconds
     }
 
-    /// Returns the host time of launching the step, in seconds: the slowest host's, and the slowest attention rank's.
-    fn launched_s(&self) -> (f64, f64) {
-        let (ranks, ffn_ranks) = (self.iteration.attention_ranks, self.iteration.ffn_ranks);
-        let classes = || self.classes.iter().enumerate();
-        let mut attention_s = 0.0_f64;
-        if self.attention.graphs.is_some() {
-            for rank in 0..ranks {
-                let ends = [0, self.classes.len() + 1];
-                let mut host_s: f64 =
-                    ends.iter().map(|&part| self.attention.launch_s(part, GraphMode::Eager, 1)).sum();
-                for own in self.dispatches[rank..].iter().step_by(ranks).filter(|own| own.tokens > 0) {
-                    host_s += classes()
-                        .map(|(index, class)| self.attention.launch_s(index + 1, own.mode, class.layers))
-                        .sum::<f64>();
-                }
-                if self.of_ranks[rank].tokens > 0 {
-                    attention_s = attention_s.max(host_s);
-                }
-            }
-        }
-        let mut ffn_s = 0.0_f64;
-        if let Some(graphs) = &self.ffn.graphs {
-            let mode = |tokens: u32| self.ffn.dispatch(tokens, Some(graphs.decode_query_tokens)).mode;
-            let launch = |index: usize, class: &Class, tokens: u32| {
-                if tokens == 0 { 0.0 } else { self.ffn.launch_s(index, mode(tokens), class.layers) }
-            };
-            for rank in 0..ffn_ranks {
-                let mut host_s = 0.0;
-                for (index, class) in classes() {
-                    for micro_batch in 0..self.iteration.micro_batches {
-                        let shares = &self.shares[micro_batch * ranks..(micro_batch + 1) * ranks];
-                        host_s += match class.kind {
-                            LayerKind::Moe => launch(index, class, self.all_tokens(micro_batch)),
-                            LayerKind::Dense => shares
-                                .iter()
-                                .skip(rank)
-                                .step_by(ffn_ranks)
-                                .map(|share| launch(index, class, share.num_tokens() as u32))
-                                .sum(),
-                        };
-                    }
-                }
-                ffn_s = ffn_s.max(host_s);
-            }
-        }
-        (attention_s.max(ffn_s), attention_s)
-    }
-
-    /// Returns the share of every operator in the GPU time of attention rank `rank` and of what the FFN does for it: of
-    /// a dense layer for its micro-batches, with experts for all. The transfers of a class follow its FFN. Micro-batches
-    /// overlap, so the sum is not the time of the step. `stage` counts the parts of attention, then those of the FFN.
-    ///
-    /// # Errors
-    /// [`SimError::InvalidDuration`] if a transfer's time is not representable.
-    pub fn breakdown(&mut self, batches: &[BatchShape], rank: usize) -> Result<Vec<OperatorTime>, SimError> {
-        self.cut(batches);
-        (0..self.classes.len()).try_for_each(|class| self.send(class))?;
-        let ranks = self.iteration.attention_ranks;
-        let batch = &batches[rank];
-        let tensor_parallel_size = self.attention.tensor_parallel_size;
-        let all = rows(batch.num_tokens() as u32, batch, tensor_parallel_size);
-        let mut times = self.attention.program.breakdown(batch, all, false);
-        let last = self.classes.len() + 1;
-        let in_classes = |time: &OperatorTime| time.stage > 0 && time.stage < last;
-        times.iter_mut().filter(|time| in_classes(time)).for_each(forget);
-        let mut of_ffn: Vec<OperatorTime> = Vec::new();
-        for micro_batch in 0..self.iteration.micro_batches {
-            let at = micro_batch * ranks + rank;
-            let padded = rows(self.dispatches[at].tokens, &self.shares[at], tensor_parallel_size);
-            let share = self.attention.program.breakdown(&self.shares[at], padded, false);
-            for (sum, time) in times.iter_mut().zip(&share).filter(|(sum, _)| in_classes(sum)) {
-                join(sum, time);
-            }
-            let own = self.shares[at].num_tokens() as u32;
-            let all = self.all_tokens(micro_batch);
-            for (kind, tokens) in [(LayerKind::Dense, own), (LayerKind::Moe, all)] {
-                let (rows, _) = self.ffn_rows(tokens, kind);
-                let gpus = match kind {
-                    LayerKind::Dense => f64::from(self.ffn.tensor_parallel_size),
-                    LayerKind::Moe => self.ffn.gpus(),
-                };
-                let mut share = self.ffn.program.breakdown(&self.nothing, rows, false);
-                share.retain(|time| self.classes[time.stage].kind == kind);
-                for time in &mut share {
-                    time.flops *= gpus;
-                    time.bytes *= gpus;
-                    match of_ffn.iter_mut().find(|sum| sum.stage == time.stage && sum.name == time.name) {
-                        Some(sum) if micro_batch > 0 => join(sum, time),
-                        _ => of_ffn.push(time.clone()),
-                    }
-                }
-            }
-        }
-        for time in &mut times {
-            time.flops *= f64::from(self.attention.tensor_parallel_size);
-            time.bytes *= f64::from(self.attention.tensor_parallel_size);
-        }
-        for class in 0..self.classes.len() {
-            times.extend(
-                of_ffn
-                    .iter()
-                    .filter(|time| time.stage == class)
-                    .cloned()
-                    .map(|time| OperatorTime { stage: last + 1 + class, ..time }),
-            );
-            let durations = &self.iteration.classes[class];
-            for (name, ns) in [("a2f", &durations.a2f_ns), ("f2a", &durations.f2a_ns)] {
-                times.push(self.transferred(
-                    name,
-                    class,
-                    ns[rank..].iter().step_by(ranks).sum(),
-                    last + 1 + class,
-                ));
-            }
-        }
-        Ok(times)
-    }
-
-    fn transferred(&self, name: &str, class: usize, ns: u64, stage: usize) -> OperatorTime {
-        let layers = self.classes[class].layers;
-        let seconds = SimDuration(ns).as_seconds() * f64::from(layers);
-        OperatorTime {
-            name: name.to_owned(),
-            count: layers * self.micro_batches,
-            seconds,
-            flops: 0.0,
-            bytes: 0.0,
-            bound: Bound::Network,
-            bound_s: seconds,
-            provenance: (ns > 0).then_some(Provenance::Unmeasured),
-            stage,
-        }
-    }
-
     /// Returns what all times so far rest on: attention, then the FFN.
     pub fn trust(&mut self) -> Vec<OperatorTrust> {
         let mut trust = self.attention.program.trust();
@@ -601,23 +470,4 @@ fn add(sum: &mut TotalCost, cost: &TotalCost, gpus: f64) {
     sum.flops += cost.flops * gpus;
     sum.bytes += cost.bytes * gpus;
     sum.active_s += cost.active_s * gpus;
-}
-
-/// Sets an operator back to none of its runs.
-fn forget(time: &mut OperatorTime) {
-    (time.count, time.seconds, time.flops, time.bytes, time.bound_s) = (0, 0.0, 0.0, 0.0, 0.0);
-    time.provenance = None;
-}
-
-/// Adds the runs of another micro-batch.
-fn join(sum: &mut OperatorTime, time: &OperatorTime) {
-    if time.seconds > sum.seconds {
-        sum.bound = time.bound;
-    }
-    sum.count += time.count;
-    sum.seconds += time.seconds;
-    sum.flops += time.flops;
-    sum.bytes += time.bytes;
-    sum.bound_s += time.bound_s;
-    sum.provenance = sum.provenance.max(time.provenance);
 }
