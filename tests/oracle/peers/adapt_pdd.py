@@ -3,8 +3,9 @@
 A case is NAME.json (`prefill` and `decode`: blocks, scheduler and step time of each; `handover`), NAME.csv
 (the trace) and NAME.jsonl: the batches (replica 0 computes prompts, 1 makes tokens), then one object per
 request with its times in s: `transfer` from when to when, `ttft` and `tpot` as Frontier defines them (the end
-of the prefill after the arrival; from the end of the first decode iteration to the last over their number less
-one) and `end`. Its latency of the first token is left out: in f19 it is another batch's for 7 of 24 requests.
+of the prefill after the arrival; from the end of the first decode iteration to the last, over their number
+less one) and `end`. Its latency of the first token is left out: in f19, for 7 of 24 requests, it is another
+batch's.
 
 What is adapted:
 
@@ -35,8 +36,8 @@ from peer_files import Batch, rows
 
 DUMMY_STEP_NS = 7_160_000
 FALL_S = 1e-3
-"""What a step takes less for each further request, so that no other part of its time is negative: learned times
-are not monotone."""
+"""What one part of a step takes less for each further request, so that no other part is negative: learned
+times are not monotone."""
 KV_BYTES_PER_TOKEN = {
     "meta-llama/Llama-2-7b-hf": 32 * 2 * 32 * 128 * 2,
     "qwen3-a3b-30b-moe": 48 * 2 * 4 * 128 * 2,
@@ -92,9 +93,9 @@ def handed_over(row: dict[str, str], arrival_s: float) -> dict[str, Any]:
 def decode_times(batches: list[Batch], prompts: list[int]) -> dict[str, Any]:
     """Return tables for iterations whose time depends on their requests and their mean context, rounded up.
 
-    These times are read off the case, so that equal ones prove nothing but that few cells explain all batches.
-    Our tables take the last token of a prompt for a prefill of one token, Frontier for a decode; so there is a cell
-    for every context that the case has, and the iterations that requests join are completed by prefill cells.
+    They are read off the case, so equal times prove no more than that a few of them explain all batches. Our
+    tables take the last token of a prompt for a prefill of one token, Frontier for a decode; so there is a
+    cell for every context that the case has, and prefill cells complete the iterations that requests join.
     """
     most = max(len(members.split()) for _, _, _, members, _ in batches)
     by_tokens = [(most - requests) * FALL_S for requests in range(1, most + 1)]

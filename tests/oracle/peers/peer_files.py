@@ -7,7 +7,7 @@ from pathlib import Path
 MAX_MODEL_LEN = 4096
 
 Batch = tuple[int, float, float, str, int | None]
-"""Replica, start in s, duration in s, "request:tokens ...", blocks held after it was formed (None: not said)."""
+"""Replica, start in s, duration in s, "request:tokens ...", blocks held once formed (None: unsaid)."""
 
 
 def rows(path: Path) -> list[dict[str, str]]:
