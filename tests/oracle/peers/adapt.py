@@ -11,23 +11,23 @@ blocks held after it was formed or null). What is adapted:
   become one table by tokens (counts rounded up to a multiple of 8, KV writes exact) and the cells of the
   attention tables that the case uses.
 * A batch of a pipeline is one line: from the start of its first stage to the end of its last.
-* Frontier's "vllm_v1" becomes vLLM V1's rules, synchronous, with one block more, since vLLM keeps block 0;
-  its dummy predictor is a constant per step.
+* What is adapted of Frontier's cases say `adapt_frontier.py` and, of its disaggregated ones, `adapt_pdd.py`.
 * Cases of several replicas are run replica by replica, with the requests that the peer sent there: its
   least-outstanding router counts waiting requests alone, which is a defect and not reproduced.
 """
 
 import argparse
-import csv
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from adapt_frontier import frontier_case
+from adapt_pdd import pdd_case
+from peer_files import MAX_MODEL_LEN, Batch, rows, tokens_of
+
 GQA = {"Llama-2-7b-hf": False, "Meta-Llama-3-8B": True, "Meta-Llama-3-70B": True}
 LAYERS = {"Llama-2-7b-hf": 32, "Meta-Llama-3-8B": 32, "Meta-Llama-3-70B": 80}
-MAX_MODEL_LEN = 4096
 TOKEN_OPERATORS = (
     "attn_pre_proj_ms",
     "attn_post_proj_ms",
@@ -41,22 +41,6 @@ TOKEN_OPERATORS = (
 )
 BATCHING_OVERHEAD = 1.1
 LAUNCH_MS = 0.02
-DUMMY_STEP_NS = 9_120_000
-SAME = 1e-9
-
-Batch = tuple[int, float, float, str, int | None]
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def tokens_of(text: str) -> str:
-    """Return "request:tokens ..." with whole numbers of tokens."""
-    pairs = (pair.split(":") for pair in text.split())
-    return " ".join(f"{request}:{int(float(tokens))}" for request, tokens in pairs)
 
 
 def vidur_batches(case: Path) -> list[Batch]:
@@ -166,96 +150,6 @@ def vidur_case(case: Path) -> tuple[dict[str, Any], Path, list[Batch]]:
     return adapted, case.parents[1] / workload["trace_file"], vidur_batches(case)
 
 
-def option(command: str, name: str) -> str:
-    return command.split(f"--vllm_v1_scheduler_config_{name}")[1].split(maxsplit=1)[0]
-
-
-def frontier_case(case: Path) -> tuple[dict[str, Any], Path, list[Batch]]:
-    command = (case / "command.txt").read_text().replace("\\\n", " ")
-    blocks = int(option(command, "num_blocks "))
-    trace = command.split("_config_trace_file")[1].split()[0]
-    adapted = {
-        "blocks": blocks,
-        "scheduler": {
-            "kind": "vllm_v1",
-            "block_size": int(option(command, "block_size")),
-            "num_blocks": blocks + 1,
-            "max_model_len": MAX_MODEL_LEN,
-            "max_num_batched_tokens": int(option(command, "max_tokens_in_batch")),
-            "max_num_scheduled_tokens": None,
-            "max_num_seqs": int(option(command, "batch_size_cap")),
-            "max_num_active_seqs": None,
-            "long_prefill_token_threshold": int(option(command, "long_prefill_token_threshold")),
-            "long_prefill_token_threshold_adaptive": False,
-            "enable_chunked_prefill": "--no-vllm_v1_scheduler_config_enable_chunked_prefill" not in command,
-            "enable_prefix_caching": "--vllm_v1_scheduler_config_enable_prefix_caching" in command,
-            "policy": "fcfs",
-            "scheduler_reserve_full_isl": False,
-            "watermark": float(option(command, "watermark_blocks_fraction")),
-            "async_scheduling": False,
-        },
-    }
-    batches = [
-        (
-            int(row["replica_id"]),
-            float(row["stage_start_s"]),
-            float(row["stage_end_s"]) - float(row["stage_start_s"]),
-            tokens_of(row["req_id:tokens"]),
-            None,
-        )
-        for row in rows(case / "batches.csv")
-    ]
-    if "_moe_" in case.name:
-        lengths = [int(row["num_prefill_tokens"]) for row in rows(case.parents[1] / trace)]
-        adapted["step_time"] = times_by_tokens(batches, lengths)
-    else:
-        rates = ("per_prefill_token_ns", "per_decode_token_ns", "per_seq_ns", "per_kv_token_ns")
-        adapted["step_time"] = {"kind": "linear", "per_step_ns": DUMMY_STEP_NS} | dict.fromkeys(rates, 0)
-    return adapted, case.parents[1] / trace, batches
-
-
-def times_by_tokens(batches: list[Batch], prompts: list[int]) -> dict[str, Any]:
-    """Return tables for steps whose time depends on their tokens alone: constants, and transfers of tokens.
-
-    Counts that no batch has are left at 0, attention is free.
-    """
-    times: dict[int, float] = {}
-    computed = [0] * len(prompts)
-    decodes, prefills = set(), set()
-    for _, _, duration, members, _ in batches:
-        pairs = [
-            (int(request), int(tokens)) for request, tokens in (pair.split(":") for pair in members.split())
-        ]
-        total = sum(tokens for _, tokens in pairs)
-        assert abs(times.setdefault(total, duration) / duration - 1) < SAME, "depends on more than its tokens"
-        chunks = [
-            (computed[request], tokens) for request, tokens in pairs if computed[request] < prompts[request]
-        ]
-        contexts = [computed[request] + 1 for request, _ in pairs if computed[request] >= prompts[request]]
-        if contexts:
-            decodes.add((len(contexts), -(-(sum(contexts) // len(contexts)) // 64) * 64))
-        if chunks:
-            before = -(-sum(done for done, _ in chunks) // 64) * 64
-            prefills.add((before, round(sum(tokens**2 for _, tokens in chunks) ** 0.5)))
-        for request, tokens in pairs:
-            computed[request] += tokens
-
-    def free(cells: set[tuple[int, int]]) -> dict[str, Any]:
-        first, second = zip(*sorted(cells), strict=True)
-        return {"first": list(first), "second": list(second), "time_s": [0.0] * len(cells)}
-
-    return {
-        "kind": "tables",
-        "num_stages": 1,
-        "send_recv_s": [],
-        "tokens_s": [times.get(tokens, 0.0) for tokens in range(1, max(times) + 1)],
-        "decode": free(decodes),
-        "prefill": free(prefills),
-        "kv_granularity": 64,
-        "prefill_batching_factor": 1.0,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -266,13 +160,18 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for case in sorted([*arguments.golden.glob("vidur/v*"), *arguments.golden.glob("frontier/f*")]):
         name = case.name
-        if "_pdd_" in name or "_real_" in name:
-            continue  # disaggregation, and decode times that depend on the prompts beside them
-        adapted, trace, batches = (vidur_case if name.startswith("v") else frontier_case)(case)
+        handed_over: list[dict[str, Any]] = []
+        if "_pdd_" in name:
+            adapted, trace, batches, handed_over = pdd_case(case)
+        elif "_real_" in name:
+            continue  # decode times that depend on the prompts beside them
+        else:
+            adapted, trace, batches = (vidur_case if name.startswith("v") else frontier_case)(case)
         target = arguments.out / name
         target.with_suffix(".json").write_text(json.dumps(adapted, indent=None))
         target.with_suffix(".csv").write_text(trace.read_text())
         lines = [json.dumps([r, float(f"{s:.10g}"), float(f"{d:.10g}"), t, b]) for r, s, d, t, b in batches]
+        lines += [json.dumps(request) for request in handed_over]
         target.with_suffix(".jsonl").write_text("\n".join(lines) + "\n")
 
 

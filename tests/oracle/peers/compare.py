@@ -1,4 +1,4 @@
-"""Run the peers' golden cases through frontier and compare batch by batch.
+"""Run the peers' co-located golden cases through frontier and compare batch by batch.
 
 compare.py ARCHIVE.tar.xz [NAME ...]    print a table: batches equal, largest relative error of times, remarks
 """
@@ -56,8 +56,7 @@ def scheduler_plan(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def simulate(config: dict[str, Any], requests: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Return the records of one replica that serves these requests."""
+def trace_of(requests: list[dict[str, str]]) -> _frontier.Trace:
     arrivals = [round(float(row["arrived_at"]) * 1e9) for row in requests]
     columns: dict[str, Any] = {}
     if "block_hash_ids" in requests[0]:
@@ -80,30 +79,35 @@ def simulate(config: dict[str, Any], requests: list[dict[str, str]]) -> list[dic
             "segment_start": np.array(starts, dtype=np.uint32),
             "segment_length": np.array(lengths, dtype=np.uint32),
         }
-    trace = _frontier.Trace(
+    return _frontier.Trace(
         np.array(arrivals, dtype=np.int64),
         np.array([int(row["num_prefill_tokens"]) for row in requests], dtype=np.uint32),
         np.array([int(row["num_decode_tokens"]) for row in requests], dtype=np.uint32),
         **columns,
     )
-    plan = {
+
+
+def plan_of(clusters: list[dict[str, Any]], path: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the plan of clusters of one replica each: `name`, `scheduler` and `step_time` of each."""
+    one = {"replicas": 1, "router": {"policy": "round_robin"}}
+    return {
         "schema_version": _frontier.PLAN_SCHEMA_VERSION,
         "seed": 0,
         "replication": 0,
         "clusters": [
-            {
-                "name": "serve",
-                "replicas": 1,
-                "router": {"policy": "round_robin"},
-                "scheduler": scheduler_plan(config["scheduler"]),
-                "step_time": config["step_time"],
-            }
+            one | cluster | {"scheduler": scheduler_plan(cluster["scheduler"])} for cluster in clusters
         ],
+        "path": path,
         "workload": {"kind": "trace", "arrivals": None, "num_requests": None},
         "output": {"steps": False, "timeline_interval_ns": 10**15, "decision_log": {"block_ids": False}},
         "limits": {"max_steps": None, "refuse_oversized": True, "livelock_steps": 100_000},
     }
-    raw = _frontier.simulate(json.dumps(plan), trace)
+
+
+def simulate(config: dict[str, Any], requests: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Return the records of one replica that serves these requests."""
+    serve = {"name": "serve", "scheduler": config["scheduler"], "step_time": config["step_time"]}
+    raw = _frontier.simulate(json.dumps(plan_of([serve])), trace_of(requests))
     finished = raw["requests"].get("finished_ns")
     assert finished is None or (finished >= 0).all(), "a request was lost"
     return [json.loads(line) for line in raw["decision_log"].splitlines()]
@@ -177,8 +181,8 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = golden_archive.cases(arguments.archive)
     for name, case in cases.items():
-        if arguments.names and not any(name.startswith(wanted) for wanted in arguments.names):
-            continue
+        if "prefill" in case.config or not name.startswith(tuple(arguments.names or [""])):
+            continue  # disaggregated cases: compare_pdd.py
         found = compare(case.config, case.trace, case.log, ordered=name.startswith("v"))
         total = len(case.log)
         print(
