@@ -9,6 +9,7 @@ mod kv_tiers;
 mod rank_balancer;
 mod refusal;
 mod router;
+mod service;
 mod stuck;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use data_parallel::DataParallelRanks;
 pub use kv_tiers::KvTierTotals;
 pub use rank_balancer::{RankBalancer, RankReport};
 pub use router::Router;
+pub use service::{AfterDrain, ReplicaState};
 
 use crate::engine::{ComputedChunk, EngineContext, EngineCore, KvNews, Wake};
 use crate::engine_group::LockStepGroup;
@@ -59,6 +61,19 @@ impl Surroundings {
     pub fn push(&mut self, time: SimTime, event: Event) -> Result<(), SimError> {
         self.queue.push(time, event.phase() as u8, event)
     }
+
+    /// Schedules an event of the present attempt at a request.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn push_for(
+        &mut self,
+        time: SimTime,
+        id: RequestId,
+        event: fn(RequestId, u16) -> Event,
+    ) -> Result<(), SimError> {
+        self.push(time, event(id, self.recorder.attempt(id)))
+    }
 }
 
 /// Lends an engine what it needs from its surroundings.
@@ -96,6 +111,8 @@ pub struct Cluster {
     shared_kv_pool: Option<TierPool>,
     /// Engines read KV from others, or compute it for them.
     hands_over: bool,
+    /// Where each replica stands.
+    states: Vec<ReplicaState>,
 }
 
 impl Cluster {
@@ -147,7 +164,7 @@ impl Cluster {
         }
         let depth = engines.first().map_or(1, EngineCore::depth);
         let replicas = spec.replicas as usize;
-        Ok(Self {
+        let mut cluster = Self {
             name: spec.name.clone(),
             first,
             limits: limits.clone(),
@@ -166,10 +183,15 @@ impl Cluster {
             data_parallel_size: size,
             schedule_pending: vec![false; num_engines as usize],
             hands_over: false,
+            states: vec![ReplicaState::InService; replicas],
             shared_kv_pool: spec.kv_tiers.as_ref().and_then(kv_tiers::shared_pool),
             scheduler,
             timer,
-        })
+        };
+        for replica in spec.in_service.unwrap_or(spec.replicas)..spec.replicas {
+            cluster.set_state(replica, ReplicaState::Reserve);
+        }
+        Ok(cluster)
     }
 
     /// Returns the cluster's name.
@@ -222,14 +244,14 @@ impl Cluster {
         self.frontend.as_ref().map(Frontend::network)
     }
 
-    /// Chooses the engine for a request whose prompt consists of `segments`.
-    pub fn choose(&mut self, now: SimTime, spec: &RequestSpec, segments: &[Segment]) -> ReplicaId {
-        let target = self.router.route(spec, segments, &self.engines);
+    /// Chooses the engine for a request whose prompt consists of `segments`; none while no replica takes requests.
+    pub fn choose(&mut self, now: SimTime, spec: &RequestSpec, segments: &[Segment]) -> Option<ReplicaId> {
+        let target = self.router.route(spec, segments, &self.engines)?;
         let engine = match &mut self.ranks {
             Some(ranks) => ranks.choose(now, target, spec.id),
             None => target,
         };
-        self.global(engine)
+        Some(self.global(engine))
     }
 
     /// Lets the API servers of `engine` take in a request `now`. Returns when it reaches the
@@ -296,7 +318,7 @@ impl Cluster {
         self.router.release(target);
     }
 
-    /// Processes what the awaited step of `unit` brought. The cluster is asked to go on with
+    /// Processes what the awaited step of `unit` brought. Returns false if the step was dropped before. The cluster is asked to go on with
     /// [`Self::after_step`] once what ended is settled.
     ///
     /// # Errors
@@ -306,15 +328,22 @@ impl Cluster {
         now: SimTime,
         unit: ReplicaId,
         around: &mut Surroundings,
-    ) -> Result<(), SimError> {
+    ) -> Result<bool, SimError> {
         let unit = self.local(unit);
+        let dropped = match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
+            Some((group, _)) => group.drops_end(now),
+            None => self.engines[unit.index()].drops_end(now),
+        };
+        if dropped {
+            return Ok(false);
+        }
         let mut context = context!(self, around);
         match self.ranks.as_mut().and_then(|ranks| ranks.group(unit)) {
             Some((group, engines)) => group.complete(now, &mut self.engines[engines], &mut context)?,
             None => self.engines[unit.index()].complete(now, &mut context)?,
         }
         self.report(now, unit);
-        Ok(())
+        Ok(true)
     }
 
     /// Tells whether `unit` may form its next batches at once, without a detour through the queue; if not, asks for
@@ -389,7 +418,7 @@ impl Cluster {
         let mut pushed = Ok(());
         frontend.deliver(servers, now, outputs, |id, at| {
             if recorder.deliver(id, now, at) {
-                let event = Event::Delivered(id);
+                let event = Event::Delivered(id, recorder.attempt(id));
                 let push = queue.push(at, event.phase() as u8, event);
                 pushed = std::mem::replace(&mut pushed, Ok(())).and(push);
             }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 mod completion;
 mod core_loop;
+mod crash;
 mod forming;
 mod handovers;
 mod kv_steps;
@@ -117,6 +118,10 @@ pub struct EngineCore {
     kv_step: Option<KvStep>,
     outcome: StepOutcome,
     handovers: Handovers,
+    /// Steps take so many times as long as they should.
+    slowdown: f64,
+    /// Ends of steps that will be announced, although the steps were dropped.
+    stale_ends: u32,
     spare: Vec<InFlight>,
 }
 
@@ -150,6 +155,8 @@ impl EngineCore {
             kv_step: None,
             outcome: StepOutcome::default(),
             handovers: Handovers::default(),
+            slowdown: 1.0,
+            stale_ends: 0,
             spare: Vec::new(),
         }
     }

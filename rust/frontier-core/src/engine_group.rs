@@ -61,6 +61,8 @@ pub struct LockStepGroup {
     committed: Vec<bool>,
     fruitless_rounds: u8,
     stalled: bool,
+    /// Ends of steps that will be announced, although the steps were dropped.
+    stale_ends: u32,
     shapes: Vec<BatchShape>,
     /// Time of each pipeline stage in the step priced last, in seconds.
     stages_s: Vec<f64>,
@@ -85,6 +87,7 @@ impl LockStepGroup {
             committed: vec![false; ranks],
             fruitless_rounds: 0,
             stalled: false,
+            stale_ends: 0,
             shapes: vec![batch.clone(); ranks],
             stages_s: Vec::new(),
             padded_tokens: Vec::with_capacity(ranks),
@@ -101,6 +104,21 @@ impl LockStepGroup {
     /// Returns the dummy batches of all ranks so far.
     pub fn num_dummies(&self) -> u64 {
         self.dummies
+    }
+
+    /// Drops all steps under way, when the ranks go down.
+    pub fn crash(&mut self) {
+        self.stale_ends += u32::from(self.awaited.take().is_some());
+        self.queue.clear();
+        (self.running, self.stalled, self.fruitless_rounds, self.steps_in_wave) = (false, false, 0, 0);
+        self.committed.fill(false);
+    }
+
+    /// Tells whether the end of a step that is announced for `now` is one of a step that was dropped.
+    pub fn drops_end(&mut self, now: SimTime) -> bool {
+        let stale = self.stale_ends > 0 && self.awaited.as_ref().is_none_or(|step| step.end != now);
+        self.stale_ends -= u32::from(stale);
+        stale
     }
 
     /// Notes that a rank got a request.

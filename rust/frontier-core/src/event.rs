@@ -2,7 +2,8 @@
 
 use crate::ids::{ReplicaId, RequestId};
 
-/// What happens. Events are facts: small, `Copy`, never changed once scheduled.
+/// What happens. Events are facts: small, `Copy`, never changed once scheduled. Those with a number belong to one
+/// attempt at a request, and mean nothing once it has started over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The step that a replica waits for is done.
@@ -10,23 +11,35 @@ pub enum Event {
     /// A transfer of KV that a replica's requests wait for is done.
     KvTransfer(ReplicaId),
     /// A part of a request's KV starts on its way to the next replica.
-    TransferStart(RequestId),
+    TransferStart(RequestId, u16),
     /// A part of a request's KV has reached the next replica.
-    TransferEnd(RequestId),
+    TransferEnd(RequestId, u16),
     /// Flows in the network may have ended.
     FlowEnd,
     /// Rates of flows in the network are settled, once for all changes of an instant.
     SettleFlows,
     /// A request that one replica is done with goes on to the next.
-    HandOver(RequestId),
+    HandOver(RequestId, u16),
     /// A request reaches the cluster.
     Arrival(RequestId),
     /// A request reaches the API servers of its replica.
-    Accept(RequestId),
+    Accept(RequestId, u16),
     /// A request that an API server has processed reaches its engine.
-    Submit(RequestId),
+    Submit(RequestId, u16),
     /// The client has the last token of a request.
-    Delivered(RequestId),
+    Delivered(RequestId, u16),
+    /// A client whose request is not done gives up.
+    Timeout(RequestId, u16),
+    /// A client that was turned away, or gave up, tries again.
+    Retry(RequestId),
+    /// The change of the plan with this number happens.
+    Change(u32),
+    /// The change of the plan with this number is over.
+    ChangeOver(u32),
+    /// A replica, named by its first engine, is in service.
+    InService(ReplicaId),
+    /// An autoscaler looks at its cluster.
+    Autoscale(u32),
     /// A replica forms its next batches.
     Schedule(ReplicaId),
     /// A point of the time line is taken.
@@ -56,9 +69,20 @@ impl Event {
     #[inline]
     pub const fn phase(self) -> Phase {
         match self {
-            Self::FlowEnd | Self::TransferStart(_) | Self::TransferEnd(_) => Phase::Transfer,
-            Self::StepEnd(_) | Self::KvTransfer(_) | Self::Delivered(_) => Phase::Completion,
-            Self::HandOver(_) | Self::Arrival(_) | Self::Accept(_) | Self::Submit(_) => Phase::Arrival,
+            Self::FlowEnd | Self::TransferStart(..) | Self::TransferEnd(..) => Phase::Transfer,
+            Self::StepEnd(_)
+            | Self::KvTransfer(_)
+            | Self::Delivered(..)
+            | Self::Change(_)
+            | Self::ChangeOver(_)
+            | Self::InService(_) => Phase::Completion,
+            Self::HandOver(..)
+            | Self::Arrival(_)
+            | Self::Accept(..)
+            | Self::Submit(..)
+            | Self::Timeout(..)
+            | Self::Retry(_)
+            | Self::Autoscale(_) => Phase::Arrival,
             Self::Schedule(_) => Phase::Schedule,
             Self::SettleFlows | Self::Sample => Phase::Sample,
         }

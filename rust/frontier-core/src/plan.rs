@@ -10,6 +10,7 @@ use crate::error::SimError;
 
 pub mod baseline;
 pub mod data_parallel;
+pub mod dynamics;
 pub mod frontend;
 pub mod kv_tiers;
 pub mod network;
@@ -23,6 +24,9 @@ pub mod vllm_rules;
 pub mod workload;
 
 pub use data_parallel::{BalancerSpec, DataParallelSpec, LockStepSpec, RankScore};
+pub use dynamics::{
+    AdmissionClass, AdmissionSpec, AutoscaleSpec, Change, ChangeSpec, DynamicsSpec, LostPolicy, ScaleMetric,
+};
 pub use frontend::FrontendSpec;
 pub use kv_tiers::KvTiersSpec;
 pub use network::NetworkSpec;
@@ -56,6 +60,10 @@ pub struct Plan {
     pub path: Option<PathSpec>,
     /// The links between GPUs, where transfers share them.
     pub network: Option<NetworkSpec>,
+    /// Who is let in, and how long clients wait; `None`: everybody, for ever.
+    pub admission: Option<AdmissionSpec>,
+    /// What changes while the run goes on.
+    pub dynamics: Option<DynamicsSpec>,
     /// Where requests come from.
     pub workload: WorkloadSpec,
     /// What to record.
@@ -72,6 +80,8 @@ pub struct ClusterSpec {
     pub name: String,
     /// Number of engine instances, at least 1.
     pub replicas: u32,
+    /// How many of them are in service at the start, the first ones; `None`: all. Others are a reserve for changes.
+    pub in_service: Option<u32>,
     /// How requests are spread over them.
     pub router: RouterSpec,
     /// Data-parallel ranks of every replica; `None` where a replica is one engine.
@@ -125,9 +135,16 @@ impl PlacementSpec {
 }
 
 impl ClusterSpec {
+    fn can_lose_requests(&self) -> bool {
+        matches!(self.scheduler, SchedulerSpec::VllmV1(_)) && self.kv_tiers.is_none()
+    }
+
     fn check(&self) -> Result<(), SimError> {
         if self.replicas == 0 {
             return refuse("replicas", "was 0, must be at least 1".into());
+        }
+        if self.in_service.is_some_and(|count| count > self.replicas) {
+            return refuse("in_service", format!("was more than the {} replicas", self.replicas));
         }
         if let Some(ranks) = &self.data_parallel {
             ranks.check()?;
@@ -245,6 +262,19 @@ impl Plan {
         }
         if let Some(network) = &self.network {
             network.check()?;
+        }
+        let replicas: Vec<u32> = self.clusters.iter().map(|cluster| cluster.replicas).collect();
+        if let Some(admission) = &self.admission {
+            admission.check().map_err(|error| error.below("admission"))?;
+        }
+        if let Some(dynamics) = &self.dynamics {
+            dynamics.check(&replicas, self.network.is_some()).map_err(|error| error.below("dynamics"))?;
+        }
+        let aborts = self.dynamics.is_some() || self.admission.is_some();
+        if let Some(number) = self.clusters.iter().position(|cluster| aborts && !cluster.can_lose_requests())
+        {
+            let message = "requests can leave before their end only under vLLM's scheduler without KV tiers";
+            return refuse(&format!("clusters[{number}].scheduler.kind"), message.into());
         }
         if let Some(path) = &self.path {
             path.check(self.clusters.len(), self.network.is_some()).map_err(|error| error.below("path"))?;

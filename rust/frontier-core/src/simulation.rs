@@ -1,5 +1,6 @@
 //! A run: owns all state, and handles every event in one exhaustive `match`.
 
+mod dynamics;
 mod path;
 mod pools;
 mod transport;
@@ -12,12 +13,12 @@ use transport::Transport;
 use crate::cluster::{Cluster, KvTierTotals, Surroundings};
 use crate::engine::{EngineCore, Wake};
 use crate::error::SimError;
-use crate::event::Event;
+use crate::event::{Event, Phase};
 use crate::fidelity::OperatorTrust;
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
-use crate::metrics::{Recorder, RejectReason};
-use crate::plan::{LimitSpec, PathSpec, Plan, Policy};
+use crate::metrics::{Recorder, RejectReason, RequestStatus};
+use crate::plan::{AdmissionSpec, DynamicsSpec, LimitSpec, PathSpec, Plan, Policy};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
 use crate::scores::ArrivalPolicy;
@@ -132,6 +133,16 @@ pub struct Simulation {
     cluster_of: Vec<u32>,
     /// The way through several clusters, where there is one.
     controller: Option<Controller>,
+    admission: Option<AdmissionSpec>,
+    /// Requests of each class that are under way.
+    outstanding_of_class: Vec<u64>,
+    dynamics: Option<DynamicsSpec>,
+    /// Until when each autoscaler leaves things as they are.
+    scaled_until: Vec<SimTime>,
+    /// Requests for which no replica took requests, in order.
+    unplaced: Vec<RequestId>,
+    /// Requests whose clients will try again.
+    retrying: u64,
     /// The links that transfers share, where there are any.
     transport: Option<Transport>,
     around: Surroundings,
@@ -178,6 +189,12 @@ impl Simulation {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
             controller: plan.path.as_ref().map(Controller::new),
+            outstanding_of_class: vec![0; plan.admission.as_ref().map_or(0, |spec| spec.classes.len())],
+            admission: plan.admission.clone(),
+            scaled_until: vec![SimTime::ZERO; plan.dynamics.as_ref().map_or(0, |spec| spec.autoscale.len())],
+            dynamics: plan.dynamics.clone(),
+            unplaced: Vec::new(),
+            retrying: 0,
             transport: transport.transpose()?,
             clusters,
             around: Surroundings {
@@ -203,6 +220,7 @@ impl Simulation {
                 simulation.clusters[cluster].take_part(receives, reports_chunks);
             }
         }
+        simulation.schedule_changes()?;
         simulation.issue_next_arrival()?;
         Ok(simulation)
     }
@@ -243,6 +261,8 @@ impl Simulation {
             self.around.work += 1;
             let handled = if let Some((now, event)) = self.around.queue.pop() {
                 self.handle(now, event)
+            } else if self.fail_unplaced()? {
+                Ok(())
             } else {
                 self.stopped = true;
                 self.check_nothing_is_stuck()
@@ -302,7 +322,19 @@ impl Simulation {
     }
 
     fn handle(&mut self, now: SimTime, event: Event) -> Result<(), SimError> {
-        if !matches!(event, Event::Sample | Event::FlowEnd | Event::SettleFlows) {
+        if !self.is_current(event) {
+            return Ok(());
+        }
+        if !matches!(event.phase(), Phase::Sample)
+            && !matches!(
+                event,
+                Event::FlowEnd
+                    | Event::Change(_)
+                    | Event::ChangeOver(_)
+                    | Event::InService(_)
+                    | Event::Autoscale(_)
+            )
+        {
             self.last_fact = now;
         }
         match event {
@@ -313,22 +345,43 @@ impl Simulation {
             }
             Event::FlowEnd => self.on_flow_end(now),
             Event::SettleFlows => self.arm_flows(),
-            Event::TransferStart(request) => self.on_transfer_start(now, request),
-            Event::TransferEnd(request) => self.on_transfer_end(now, request),
-            Event::HandOver(request) => self.on_hand_over(now, request),
+            Event::TransferStart(request, _) => self.on_transfer_start(now, request),
+            Event::TransferEnd(request, _) => self.on_transfer_end(now, request),
+            Event::HandOver(request, _) => self.on_hand_over(now, request),
             Event::Arrival(request) => self.on_arrival(now, request),
-            Event::Accept(request) => self.on_accept(now, request),
-            Event::Submit(request) => {
-                self.around.recorder.reach_engine(request, now);
-                let (spec, engine) = self.around.recorder.routed(request);
-                self.segments.clear();
-                self.workload.prompt_segments(request, &mut self.segments);
-                self.submit(now, &spec, engine)
-            }
-            Event::Delivered(request) => self.release(now, request),
+            Event::Accept(request, _) => self.on_accept(now, request),
+            Event::Submit(request, _) => self.on_submit(now, request),
+            Event::Delivered(request, _) => self.release(now, request),
+            Event::Timeout(request, _) => self.on_timeout(now, request),
+            Event::Retry(request) => self.on_retry(now, request),
+            Event::Change(number) => self.on_change(now, number),
+            Event::ChangeOver(number) => self.on_change_over(now, number),
+            Event::InService(engine) => self.on_in_service(now, engine),
+            Event::Autoscale(number) => self.on_autoscale(now, number),
             Event::Schedule(unit) => self.on_schedule(now, unit),
             Event::Sample => self.on_sample(now),
         }
+    }
+
+    /// Tells whether an event still means something: those of requests that started over, or were given up, do not.
+    #[inline]
+    fn is_current(&self, event: Event) -> bool {
+        let (Event::TransferStart(id, attempt)
+        | Event::TransferEnd(id, attempt)
+        | Event::HandOver(id, attempt)
+        | Event::Accept(id, attempt)
+        | Event::Submit(id, attempt)
+        | Event::Delivered(id, attempt)
+        | Event::Timeout(id, attempt)) = event
+        else {
+            return true;
+        };
+        let record = &self.around.recorder.requests[id.index()];
+        let over = match event {
+            Event::Delivered(..) => false,
+            _ => record.status != RequestStatus::Unfinished,
+        };
+        record.attempts == attempt && !over
     }
 
     /// One request that follows from no other is pending at a time: an arrival brings the next one.
@@ -356,7 +409,7 @@ impl Simulation {
         let spec = self.around.recorder.requests[id.index()].spec;
         self.arm_sampling(now)?;
         match self.refusal(&spec) {
-            RejectReason::None => self.admit(now, &spec)?,
+            RejectReason::None => self.knock(now, id)?,
             reason => {
                 self.around.recorder.reject(id, reason, now);
                 self.issue_follower(now)?;
@@ -365,10 +418,39 @@ impl Simulation {
         self.issue_next_arrival()
     }
 
+    /// A request is at the front door.
+    fn knock(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let spec = self.around.recorder.requests[id.index()].spec;
+        if self.let_in(&spec) {
+            self.outstanding += 1;
+            self.arm_timeout(now, id)?;
+            return self.admit(now, &spec);
+        }
+        if self.retry(now, id)? {
+            return Ok(());
+        }
+        self.around.recorder.reject(id, RejectReason::QueueFull, now);
+        self.issue_follower(now)
+    }
+
     fn on_accept(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         let (spec, engine) = self.around.recorder.routed(id);
+        if !self.cluster(engine).is_up(engine) {
+            return self.bounce(now, id);
+        }
         let ready = self.cluster(engine).accept(now, &spec, engine)?;
-        self.around.push(ready, Event::Submit(id))
+        self.around.push_for(ready, id, Event::Submit)
+    }
+
+    fn on_submit(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let (spec, engine) = self.around.recorder.routed(id);
+        if !self.cluster(engine).is_up(engine) {
+            return self.bounce(now, id);
+        }
+        self.around.recorder.reach_engine(id, now);
+        self.segments.clear();
+        self.workload.prompt_segments(id, &mut self.segments);
+        self.submit(now, &spec, engine)
     }
 
     /// Returns the cluster of an engine, or of a unit of engines.
@@ -378,7 +460,9 @@ impl Simulation {
 
     fn on_step_end(&mut self, now: SimTime, unit: ReplicaId) -> Result<(), SimError> {
         let number = self.cluster_of[unit.index()] as usize;
-        self.clusters[number].on_step_end(now, unit, &mut self.around)?;
+        if !self.clusters[number].on_step_end(now, unit, &mut self.around)? {
+            return Ok(());
+        }
         self.settle_ended(now, number)?;
         let cluster = &mut self.clusters[number];
         if cluster.has_reached_its_steps(unit) {
@@ -399,6 +483,9 @@ impl Simulation {
         self.stopped |= self.clusters[number].has_reached_its_steps(unit);
         self.settle_ended(now, number)?;
         self.settle_handovers(now, unit)?;
+        if self.dynamics.is_some() {
+            self.settle_drains(now, number)?;
+        }
         match wake {
             Wake::At(time) => self.around.push(time, Event::StepEnd(unit)),
             Wake::OnArrival => Ok(()),
@@ -424,6 +511,13 @@ impl Simulation {
         if self.go_on(now, id, engine)? {
             return Ok(());
         }
+        self.leave(now, id)
+    }
+
+    /// A request is no longer under way.
+    fn leave(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let spec = self.around.recorder.requests[id.index()].spec;
+        self.let_out(&spec);
         self.outstanding -= 1;
         self.issue_follower(now)
     }

@@ -15,6 +15,8 @@ pub struct Router {
     spec: RouterSpec,
     /// Running and waiting requests of each replica.
     outstanding: Vec<u32>,
+    /// Targets that take requests, in order.
+    open: Vec<u32>,
     next: u32,
     stream: Stream,
     homes: FxHashMap<SessionId, ReplicaId>,
@@ -37,6 +39,7 @@ impl Router {
         Self {
             spec,
             outstanding: vec![0; replicas as usize],
+            open: (0..replicas).collect(),
             next: 0,
             stream,
             homes: FxHashMap::default(),
@@ -51,14 +54,43 @@ impl Router {
         self.outstanding[replica.index()] -= 1;
     }
 
+    /// Says whether a target takes requests from now on.
+    pub fn set_open(&mut self, target: u32, open: bool) {
+        match self.open.binary_search(&target) {
+            Ok(at) if !open => {
+                self.open.remove(at);
+            }
+            Err(at) if open => self.open.insert(at, target),
+            _ => {}
+        }
+    }
+
+    /// Tells whether some target takes requests.
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Returns the number of targets, open or not.
+    pub fn num_targets(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// Returns the requests under way at a target.
+    pub fn outstanding(&self, target: usize) -> u32 {
+        self.outstanding[target]
+    }
+
     /// Chooses the replica of `request`, whose prompt consists of `segments`, and counts it as outstanding
-    /// there.
+    /// there. None takes it if none is open.
     pub fn route(
         &mut self,
         request: &RequestSpec,
         segments: &[Segment],
         engines: &[EngineCore],
-    ) -> ReplicaId {
+    ) -> Option<ReplicaId> {
+        if self.open.is_empty() {
+            return None;
+        }
         let replica = match self.spec {
             RouterSpec::RoundRobin {} => self.turn(),
             RouterSpec::Random {} => self.draw(),
@@ -71,7 +103,7 @@ impl Router {
             RouterSpec::SessionSticky {} => self.session_home(request.session),
         };
         self.outstanding[replica.index()] += 1;
-        replica
+        Some(replica)
     }
 
     /// Returns how many tokens of a prompt, which consists of `segments`, `engine` has cached.
@@ -87,38 +119,49 @@ impl Router {
     }
 
     fn turn(&mut self) -> ReplicaId {
-        let replica = ReplicaId(self.next);
-        self.next = (self.next + 1) % self.outstanding.len() as u32;
+        // Those that are closed are passed over.
+        let at = self.open.partition_point(|&target| target < self.next);
+        let replica = ReplicaId(self.open[at % self.open.len()]);
+        self.next = (replica.0 + 1) % self.outstanding.len() as u32;
         replica
     }
 
+    /// Returns a place in the list of open targets.
+    fn draw_place(&mut self) -> usize {
+        self.stream.below(self.open.len() as u64) as usize
+    }
+
     fn draw(&mut self) -> ReplicaId {
-        ReplicaId(self.stream.below(self.outstanding.len() as u64) as u32)
+        let place = self.draw_place();
+        ReplicaId(self.open[place])
     }
 
     fn least_outstanding(&self) -> ReplicaId {
-        let at = (0..self.outstanding.len()).min_by_key(|&at| self.outstanding[at]);
-        ReplicaId::from_index(at.expect("Invariant: a cluster has a replica"))
+        let least = self.open.iter().min_by_key(|target| self.outstanding[**target as usize]);
+        ReplicaId(*least.expect("Invariant: a request is routed while some target is open"))
     }
 
     fn power_of_two(&mut self) -> ReplicaId {
-        let first = self.draw();
-        let others = self.outstanding.len() as u64 - 1;
+        let first = self.draw_place();
+        let others = self.open.len() as u64 - 1;
         if others == 0 {
-            return first;
+            return ReplicaId(self.open[first]);
         }
         // Distinct from the first: drawn from the others, numbered past it.
-        let step = 1 + self.stream.below(others) as u32;
-        let second = ReplicaId((first.0 + step) % self.outstanding.len() as u32);
-        if self.outstanding[second.index()] < self.outstanding[first.index()] { second } else { first }
+        let step = 1 + self.stream.below(others) as usize;
+        let (first, second) = (self.open[first], self.open[(first + step) % self.open.len()]);
+        let load = |target: u32| self.outstanding[target as usize];
+        ReplicaId(if load(second) < load(first) { second } else { first })
     }
 
     fn least_kv_use(&self, engines: &[EngineCore]) -> ReplicaId {
         let usage = |at: usize| self.behind(engines, at).iter().map(EngineCore::kv_usage).sum::<f64>();
-        let rank = |at: usize| (usage(at), self.outstanding[at]);
-        let best =
-            (1..self.outstanding.len()).fold(0, |best, at| if rank(at) < rank(best) { at } else { best });
-        ReplicaId::from_index(best)
+        let rank = |at: u32| (usage(at as usize), self.outstanding[at as usize]);
+        let first = self.open[0];
+        let best = self.open[1..]
+            .iter()
+            .fold(first, |best, &target| if rank(target) < rank(best) { target } else { best });
+        ReplicaId(best)
     }
 
     /// Returns the engines behind target `at`.
@@ -135,17 +178,21 @@ impl Router {
     ) -> ReplicaId {
         self.hash_prompt(request, segments);
         let hashes = self.hasher.hashes();
-        let least = self.outstanding.iter().copied().min().unwrap_or(0);
+        let load = |target: u32| self.outstanding[target as usize];
+        let least = self.open.iter().map(|&target| load(target)).min().unwrap_or(0);
         let cached = |at: usize| {
             let engines = self.behind(engines, at);
             engines.iter().map(|engine| engine.cached_prefix(segments, hashes)).max().unwrap_or(0)
         };
-        let best = (0..self.outstanding.len())
-            .filter(|&at| self.outstanding[at] - least <= max_imbalance)
+        let best = self
+            .open
+            .iter()
+            .copied()
+            .filter(|&target| load(target) - least <= max_imbalance)
             // `max_by_key` keeps the last of equals, hence the reversed order of replicas.
             .rev()
-            .max_by_key(|&at| (cached(at), std::cmp::Reverse(self.outstanding[at])));
-        ReplicaId::from_index(best.expect("Invariant: the least loaded replica qualifies"))
+            .max_by_key(|&target| (cached(target as usize), std::cmp::Reverse(load(target))));
+        ReplicaId(best.expect("Invariant: the least loaded replica qualifies"))
     }
 
     fn session_home(&mut self, session: Option<SessionId>) -> ReplicaId {
@@ -153,6 +200,10 @@ impl Router {
             return self.least_outstanding();
         };
         let least = self.least_outstanding();
-        *self.homes.entry(session).or_insert(least)
+        let home = self.homes.entry(session).or_insert(least);
+        if self.open.binary_search(&home.0).is_err() {
+            *home = least;
+        }
+        *home
     }
 }

@@ -111,6 +111,11 @@ impl EngineCore {
         share: f64,
         mixed: bool,
     ) -> Result<Launch, SimError> {
+        let slowed = self.slowed(time, stages_s)?;
+        let (time, stages_s) = match &slowed {
+            None => (time, stages_s),
+            Some((time, stages_s)) => (time, &stages_s[..]),
+        };
         let passage = self.pipeline.pass(now, time, stages_s)?;
         Ok(Launch { formed: now, passage, time: Some(*time), held_up: SimDuration::ZERO, share, mixed })
     }

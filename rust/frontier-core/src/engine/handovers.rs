@@ -39,12 +39,28 @@ pub(super) struct Handovers {
     chunks: Vec<ComputedChunk>,
 }
 
+impl Handovers {
+    /// Forgets all that is not told yet.
+    pub(super) fn forget_all(&mut self) {
+        self.news.clear();
+        self.reads.clear();
+        self.chunks.clear();
+    }
+}
+
 impl EngineCore {
     /// Takes part in hand-overs: `receives` KV from other engines, or reports the chunks that others wait for.
     pub fn take_part(&mut self, receives: bool, reports_chunks: bool) {
         self.handovers.receives = receives;
         self.handovers.reports_chunks = reports_chunks;
-        if let Some(scheduler) = self.scheduler.vllm_mut().filter(|_| receives) {
+        self.take_up_part();
+    }
+
+    /// Tells a new scheduler what part it has.
+    pub(super) fn take_up_part(&mut self) {
+        if self.handovers.receives
+            && let Some(scheduler) = self.scheduler.vllm_mut()
+        {
             scheduler.receive_kv();
         }
     }

@@ -94,6 +94,16 @@ impl Pipeline {
         Ok(Passage { start, end: at, advance: at.since(start.max(last_end)) })
     }
 
+    /// Drops all that is under way `now`.
+    pub(super) fn stop(&mut self, now: SimTime) {
+        let busy = u128::from(self.busy_ns(now)) * self.free.len() as u128;
+        self.handed_ns = busy;
+        self.ahead.clear();
+        for free in &mut self.free {
+            *free = (*free).min(now);
+        }
+    }
+
     /// Sends an empty batch through, which keeps its place in the order.
     pub(super) fn pass_empty(&mut self, now: SimTime) -> Passage {
         let (start, mut at) = (now.max(self.free[0]), now);

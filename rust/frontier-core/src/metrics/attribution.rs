@@ -7,7 +7,7 @@
 use crate::time::SimTime;
 
 /// Number of [`Cause`]s.
-pub const NUM_CAUSES: usize = 14;
+pub const NUM_CAUSES: usize = 15;
 
 /// Names for stretches of a request's latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Cause {
     KvTransferWait,
     /// Its KV on its way from replica to replica, as far as nothing else hides it.
     KvTransfer,
+    /// Attempts that came to nothing: their replica was lost, or their client gave up and tried again.
+    Lost,
 }
 
 impl Cause {
@@ -62,6 +64,7 @@ impl Cause {
         Self::KvLoad,
         Self::KvTransferWait,
         Self::KvTransfer,
+        Self::Lost,
     ];
 
     /// Returns the name used in columns and reports.
@@ -81,6 +84,7 @@ impl Cause {
             Self::KvLoad => "kv_load",
             Self::KvTransferWait => "kv_transfer_wait",
             Self::KvTransfer => "kv_transfer",
+            Self::Lost => "lost",
         }
     }
 }
@@ -148,6 +152,17 @@ impl Ledger {
         if matches!(self.activity, Activity::Prefill | Activity::PreemptionRedo) {
             self.enter(Activity::Decode, at, meter);
         }
+    }
+
+    /// Books all time so far as lost, and waits anew.
+    pub fn lose(&mut self, at: SimTime) {
+        // What is booked so far ends at `since`, which may lie ahead: the start of a step that was dropped.
+        let before: u64 = self.spent.iter().sum();
+        self.spent = [0; NUM_CAUSES];
+        self.spent[Cause::Lost as usize] = (before + at.0).saturating_sub(self.since.0);
+        self.since = at;
+        self.activity = Activity::Queue;
+        self.meter = HostMeter::default();
     }
 
     /// Forgets the totals of the replica that the request leaves.

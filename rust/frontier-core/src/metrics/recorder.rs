@@ -20,6 +20,8 @@ pub enum RequestStatus {
     Rejected = 1,
     /// The run stopped before it was done.
     Unfinished = 2,
+    /// It was given up after it had been let in.
+    Failed = 3,
 }
 
 /// Why a request was refused.
@@ -34,6 +36,14 @@ pub enum RejectReason {
     ExceedsKvCache = 2,
     /// Chunked prefill is off and the prompt exceeds the token budget of a step.
     ExceedsTokenBudget = 3,
+    /// As many requests of its class were under way as are allowed.
+    QueueFull = 4,
+    /// Its client gave up.
+    TimedOut = 5,
+    /// Its KV was lost with a replica.
+    ReplicaLost = 6,
+    /// No replica was in service, nor would be.
+    NoReplica = 7,
 }
 
 /// Everything known about one request.
@@ -55,6 +65,8 @@ pub struct RequestRecord {
     pub cached_tokens: u32,
     /// How often it was preempted.
     pub preemptions: u32,
+    /// How often it was started.
+    pub attempts: u16,
     /// How it ended.
     pub status: RequestStatus,
     /// Why it was refused.
@@ -205,6 +217,7 @@ impl Recorder {
             generated_tokens: 0,
             cached_tokens: 0,
             preemptions: 0,
+            attempts: 1,
             status: RequestStatus::Unfinished,
             reject_reason: RejectReason::None,
             ttft_causes: [0; NUM_CAUSES],
@@ -268,6 +281,45 @@ impl Recorder {
         record.reject_reason = reason;
         record.witness(3, now, reason as u64);
         self.num_ended += 1;
+    }
+
+    /// Returns the number of the present attempt at a request.
+    #[inline]
+    pub fn attempt(&self, id: RequestId) -> u16 {
+        self.requests[id.index()].attempts
+    }
+
+    /// What was scheduled for the present attempt at a request no longer holds.
+    pub fn next_attempt(&mut self, id: RequestId) {
+        let record = self.request(id);
+        record.attempts = record.attempts.saturating_add(1);
+    }
+
+    /// Records that requests start over: what they got is lost, and the time that it took.
+    pub fn start_over(&mut self, ids: &[RequestId], now: SimTime) {
+        for &id in ids {
+            let record = self.request(id);
+            record.attempts = record.attempts.saturating_add(1);
+            record.ledger.lose(now);
+            record.ttft_causes = [0; NUM_CAUSES];
+            record.first_token = None;
+            record.generated_tokens = 0;
+            record.run = None;
+            record.witness(13, now, u64::from(record.attempts));
+        }
+        let starts_over = |request: RequestId| ids.contains(&request);
+        self.runs.retain(|run| !starts_over(run.request));
+    }
+
+    /// Records that a request which had been let in is given up.
+    pub fn fail(&mut self, id: RequestId, reason: RejectReason, now: SimTime) {
+        let record = self.request(id);
+        record.status = RequestStatus::Failed;
+        record.reject_reason = reason;
+        record.ledger.lose(now);
+        record.witness(14, now, reason as u64);
+        self.num_ended += 1;
+        self.close_run(id);
     }
 
     /// Records an admission in a step that starts at `start`, with `computed` tokens found in the cache.
@@ -369,6 +421,18 @@ impl Recorder {
             table.rows.push(row);
         }
         table.end_ns.len() as u32 - 1
+    }
+
+    /// Drops the steps of `replica` that end after `now`, which gave nobody anything. Returns how many.
+    pub fn drop_steps_after(&mut self, replica: ReplicaId, now: SimTime) -> u64 {
+        let table = &mut self.steps[replica.index()];
+        let done = table.end_ns.partition_point(|&end| end <= now.0);
+        let dropped = table.end_ns.len() - done;
+        table.end_ns.truncate(done);
+        if self.keep_step_rows {
+            table.rows.truncate(done);
+        }
+        dropped as u64
     }
 
     /// Closes the books at the end of the run.

@@ -6,6 +6,7 @@
 //! batch is scheduled, not when it is done; rejected drafts take it back. KV from tiers below
 //! the device: `parking`.
 
+mod abort;
 mod admission;
 mod budget;
 mod caching;

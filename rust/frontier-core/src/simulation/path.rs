@@ -17,6 +17,7 @@ use crate::error::SimError;
 use crate::event::Event;
 use crate::ids::{ReplicaId, RequestId};
 use crate::metrics::{Activity, HostMeter, RejectReason, TransferRecord};
+use crate::network::FlowId;
 use crate::plan::{
     DirectSpec, Granularity, HandoverMode, HandoverSpec, PathSpec, SchedulerSpec, TransportSpec,
 };
@@ -67,6 +68,26 @@ struct Journey {
     start: Option<SimTime>,
     /// Bytes that left.
     bytes: u64,
+    /// Its flows in the network.
+    flows: Vec<FlowId>,
+}
+
+impl Journey {
+    fn new(stage: Stage, source: ReplicaId) -> Self {
+        Self {
+            stage,
+            source,
+            ready: None,
+            row: NO_ROW,
+            num_blocks: 0,
+            sent_blocks: 0,
+            to_start: VecDeque::new(),
+            under_way: 0,
+            start: None,
+            bytes: 0,
+            flows: Vec::new(),
+        }
+    }
 }
 
 /// Stands for no row.
@@ -144,43 +165,41 @@ impl Simulation {
         RejectReason::None
     }
 
-    /// Sends a request that arrived on its way.
+    /// Sends a request on its way, or lets it wait for a replica that takes requests.
     pub(super) fn admit(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
         self.segments.clear();
         self.workload.prompt_segments(spec.id, &mut self.segments);
-        self.outstanding += 1;
         let Some(controller) = &mut self.controller else {
-            let engine = self.clusters[0].choose(now, spec, &self.segments);
-            return self.send(now, spec, engine);
+            return match self.clusters[0].choose(now, spec, &self.segments) {
+                Some(engine) => self.send(now, spec, engine),
+                None => {
+                    self.unplaced.push(spec.id);
+                    Ok(())
+                }
+            };
         };
-        let last = controller.pools.len() - 1;
-        if last == 0 {
-            let cluster = controller.pools[0].choose();
-            let engine = self.clusters[cluster].choose(now, spec, &self.segments);
-            return self.send(now, spec, engine);
-        }
+        let hands_over = controller.handover.as_ref().map(|handover| handover.mode);
+        let Some(mode) = hands_over else {
+            return match self.choose_on(now, 0, spec) {
+                Some(engine) => self.send(now, spec, engine),
+                None => {
+                    self.unplaced.push(spec.id);
+                    Ok(())
+                }
+            };
+        };
         if let Some(engine) = self.shortcut(now, spec) {
             return self.send(now, spec, engine);
         }
-        let Some(controller) = &mut self.controller else { unreachable!("it was there a line before") };
-        controller.queued_tokens += u64::from(spec.prompt_tokens);
-        let cluster = controller.pools[0].choose();
-        let source = self.clusters[cluster].choose(now, spec, &self.segments);
-        let push = controller.spec().mode == HandoverMode::Push;
-        let stage = if push { Stage::Reserving } else { Stage::Computing };
-        let journey = Journey {
-            stage,
-            source,
-            ready: None,
-            row: NO_ROW,
-            num_blocks: 0,
-            sent_blocks: 0,
-            to_start: VecDeque::new(),
-            under_way: 0,
-            start: None,
-            bytes: 0,
+        let Some(source) = self.choose_on(now, 0, spec) else {
+            self.unplaced.push(spec.id);
+            return Ok(());
         };
-        controller.journeys.insert(spec.id, journey);
+        let Some(controller) = &mut self.controller else { unreachable!("it was there some lines before") };
+        controller.queued_tokens += u64::from(spec.prompt_tokens);
+        let push = mode == HandoverMode::Push;
+        let stage = if push { Stage::Reserving } else { Stage::Computing };
+        controller.journeys.insert(spec.id, Journey::new(stage, source));
         if !push {
             return self.send(now, spec, source);
         }
@@ -189,24 +208,31 @@ impl Simulation {
         self.send_on(now, spec)
     }
 
+    /// Chooses a cluster for a leg, and an engine of it.
+    fn choose_on(&mut self, now: SimTime, leg: usize, spec: &RequestSpec) -> Option<ReplicaId> {
+        let clusters = &mut self.clusters;
+        let pool = &mut self.controller.as_mut()?.pools[leg];
+        let cluster = pool.choose(|cluster| clusters[cluster].is_open())?;
+        clusters[cluster].choose(now, spec, &self.segments)
+    }
+
     /// Returns the engine of the last leg that serves a request whole, if it is to skip the legs before.
     fn shortcut(&mut self, now: SimTime, spec: &RequestSpec) -> Option<ReplicaId> {
-        let controller = self.controller.as_mut()?;
+        let controller = self.controller.as_ref()?;
         let direct = controller.direct?;
-        let pool = &mut controller.pools[direct.leg as usize];
         let deflects = direct.deflect_above_tokens.is_some_and(|most| controller.queued_tokens > most);
         if !deflects && direct.max_uncached_tokens.is_none() {
             return None;
         }
-        let number = pool.choose();
+        let engine = self.choose_on(now, direct.leg as usize, spec)?;
+        let number = self.cluster_of[engine.index()] as usize;
         let cluster = &mut self.clusters[number];
-        let engine = cluster.choose(now, spec, &self.segments);
         let uncached = spec.prompt_tokens - cluster.cached_prefix(engine, spec, &self.segments);
         if deflects || direct.max_uncached_tokens.is_some_and(|most| uncached <= most) {
             return Some(engine);
         }
-        pool.release(number);
         cluster.release(engine, spec.id);
+        self.controller.as_mut()?.pools[direct.leg as usize].release(number);
         None
     }
 
@@ -214,7 +240,7 @@ impl Simulation {
     fn send(&mut self, now: SimTime, spec: &RequestSpec, engine: ReplicaId) -> Result<(), SimError> {
         self.around.recorder.route(spec.id, engine, now);
         match self.cluster(engine).network_to_servers() {
-            Some(network) => self.around.push(now.after(network)?, Event::Accept(spec.id)),
+            Some(network) => self.around.push_for(now.after(network)?, spec.id, Event::Accept),
             None => self.submit(now, spec, engine),
         }
     }
@@ -238,15 +264,18 @@ impl Simulation {
         cluster.submit(now, spec, engine, part, &self.segments, &mut self.around)
     }
 
-    /// Chooses the replica that a request goes on to.
-    fn choose_destination(&mut self, now: SimTime, spec: &RequestSpec) -> Result<ReplicaId, SimError> {
+    /// Chooses the replica that a request goes on to; none while none takes requests.
+    fn choose_destination(
+        &mut self,
+        now: SimTime,
+        spec: &RequestSpec,
+    ) -> Result<Option<ReplicaId>, SimError> {
         self.segments.clear();
         self.workload.prompt_segments(spec.id, &mut self.segments);
-        let Some(controller) = &mut self.controller else { unreachable!("only a path leads on") };
-        let pool = controller.pools.len() - 1;
-        let cluster = controller.pools[pool].choose();
-        let destination = self.clusters[cluster].choose(now, spec, &self.segments);
+        let last = self.controller.as_ref().map_or(0, |controller| controller.pools.len() - 1);
+        let Some(destination) = self.choose_on(now, last, spec) else { return Ok(None) };
         let row = self.around.recorder.transfers.len();
+        let Some(controller) = &mut self.controller else { return Ok(None) };
         let journey = controller.journey(spec.id)?;
         journey.row = row;
         let (source, ready) = (journey.source, journey.ready);
@@ -259,14 +288,23 @@ impl Simulation {
             end: None,
             bytes: 0,
         });
-        Ok(destination)
+        Ok(Some(destination))
     }
 
     /// Chooses the replica that a request goes on to, and sends it there.
     fn send_on(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
         let destination = self.choose_destination(now, spec)?;
         let Some(controller) = &mut self.controller else { return Ok(()) };
-        if controller.journey(spec.id)?.stage == Stage::Waiting {
+        let waiting = controller.journey(spec.id)?.stage == Stage::Waiting;
+        let Some(destination) = destination else {
+            if !waiting {
+                // Nothing is computed yet, so it starts from the beginning when there is a replica.
+                self.withdraw(now, spec.id)?;
+            }
+            self.unplaced.push(spec.id);
+            return Ok(());
+        };
+        if waiting {
             return self.send(now, spec, destination);
         }
         // Blocks are asked for while the request still belongs to its source.
@@ -274,7 +312,7 @@ impl Simulation {
         match cluster.network_to_servers() {
             Some(_) => {
                 let ready = cluster.accept(now, spec, destination)?;
-                self.around.push(ready, Event::HandOver(spec.id))
+                self.around.push_for(ready, spec.id, Event::HandOver)
             }
             None => self.submit(now, spec, destination),
         }
@@ -288,7 +326,8 @@ impl Simulation {
         let Some(controller) = &mut self.controller else { return Ok(()) };
         let (row, stage) = (controller.journey(id)?.row, controller.journey(id)?.stage);
         if row == NO_ROW {
-            return self.send_on(now, &spec);
+            let buffered = controller.spec().mode == HandoverMode::Buffer;
+            return if buffered { self.write(now, &spec) } else { self.send_on(now, &spec) };
         }
         let destination = self.around.recorder.transfers[row].destination;
         match stage {
@@ -306,25 +345,15 @@ impl Simulation {
         let spec = self.around.recorder.requests[id.index()].spec;
         journey.ready = Some(now);
         controller.queued_tokens -= u64::from(spec.prompt_tokens);
-        let handover = controller.spec();
-        match handover.mode {
+        let HandoverSpec { mode, granularity, proxy_latency_ns, .. } = *controller.spec();
+        match mode {
             HandoverMode::Pull => {
-                let after = SimDuration(handover.proxy_latency_ns);
+                let after = SimDuration(proxy_latency_ns);
                 controller.journey(id)?.stage = Stage::Waiting;
                 self.pass_proxy(now, &spec, after)?;
             }
-            mode @ (HandoverMode::Store | HandoverMode::Buffer) => {
-                let blocks = self.block_size_of(engine).map_or(0, |size| spec.prompt_tokens.div_ceil(size));
-                if mode == HandoverMode::Buffer {
-                    self.choose_destination(now, &spec)?;
-                }
-                let Some(controller) = &mut self.controller else { return Ok(false) };
-                controller.journey(id)?.stage = Stage::Writing;
-                let piece = controller.piece(blocks, true);
-                self.start_piece(now, id, piece)?;
-            }
+            HandoverMode::Store | HandoverMode::Buffer => self.write(now, &spec)?,
             HandoverMode::Push => {
-                let granularity = handover.granularity;
                 let journey = controller.journey(id)?;
                 journey.stage = Stage::Moving;
                 let (num_blocks, all_there) = (journey.num_blocks, journey.under_way == 0);
@@ -346,9 +375,27 @@ impl Simulation {
         Ok(true)
     }
 
+    /// Lets the source write a prompt's KV to the pool, or to the buffer of its destination.
+    fn write(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let buffered = controller.spec().mode == HandoverMode::Buffer;
+        let journey = controller.journey(spec.id)?;
+        journey.stage = Stage::Waiting;
+        let source = journey.source;
+        if buffered && self.choose_destination(now, spec)?.is_none() {
+            self.unplaced.push(spec.id);
+            return Ok(());
+        }
+        let blocks = self.block_size_of(source).map_or(0, |size| spec.prompt_tokens.div_ceil(size));
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        controller.journey(spec.id)?.stage = Stage::Writing;
+        let piece = controller.piece(blocks, true);
+        self.start_piece(now, spec.id, piece)
+    }
+
     fn pass_proxy(&mut self, now: SimTime, spec: &RequestSpec, after: SimDuration) -> Result<(), SimError> {
         if after.0 > 0 {
-            return self.around.push(now.after(after)?, Event::HandOver(spec.id));
+            return self.around.push_for(now.after(after)?, spec.id, Event::HandOver);
         }
         self.on_hand_over(now, spec.id)
     }
@@ -396,7 +443,7 @@ impl Simulation {
             self.segments.clear();
             self.workload.prompt_segments(id, &mut self.segments);
             return match self.cluster(source).network_to_servers() {
-                Some(network) => self.around.push(now.after(network)?, Event::Accept(id)),
+                Some(network) => self.around.push_for(now.after(network)?, id, Event::Accept),
                 None => self.submit(now, &spec, source),
             };
         }
@@ -446,7 +493,7 @@ impl Simulation {
             let journey = controller.journey(id)?;
             journey.to_start.push_back(piece);
             journey.under_way += 1;
-            self.around.push(at, Event::TransferStart(id))?;
+            self.around.push_for(at, id, Event::TransferStart)?;
         }
         Ok(())
     }
@@ -493,7 +540,7 @@ impl Simulation {
         };
         debug_assert!(start >= now, "Invariant: nothing starts in the past");
         self.note_start(id, start, piece)?;
-        self.around.push(end, Event::TransferEnd(id))?;
+        self.around.push_for(end, id, Event::TransferEnd)?;
         Ok((start, Some(end)))
     }
 
@@ -510,14 +557,15 @@ impl Simulation {
         if at > now {
             journey.to_start.push_back(piece);
             journey.under_way += 1;
-            self.around.push(at, Event::TransferStart(id))?;
+            self.around.push_for(at, id, Event::TransferStart)?;
             return Ok((at, None));
         }
         let ends = (journey.source, self.around.recorder.transfers[journey.row].destination);
         self.note_start(id, now, piece)?;
         self.settle_flows(now)?;
-        if let Some(transport) = &mut self.transport {
-            transport.start(now, id, ends, piece.bytes)?;
+        if let (Some(transport), Some(controller)) = (&mut self.transport, &mut self.controller) {
+            let flow = transport.start(now, id, ends, piece.bytes)?;
+            controller.journey(id)?.flows.push(flow);
         }
         self.settle_flows_later(now)?;
         Ok((now, None))
@@ -554,7 +602,7 @@ impl Simulation {
             (journey.source, transfers[journey.row].destination)
         };
         for (id, there) in transport.advance(now, ends)? {
-            self.around.push(there.after(latency)?, Event::TransferEnd(id))?;
+            self.around.push_for(there.after(latency)?, id, Event::TransferEnd)?;
         }
         Ok(())
     }
@@ -618,6 +666,137 @@ impl Simulation {
         transfer.end = Some(now);
         transfer.bytes = journey.bytes;
         transfer.destination
+    }
+
+    /// Returns the requests on their way from or to one of `engines` whose KV would be lost with them.
+    pub(super) fn journeys_of(&self, engines: &[ReplicaId]) -> Vec<RequestId> {
+        let Some(controller) = &self.controller else { return Vec::new() };
+        let stored = controller.handover.as_ref().is_some_and(|spec| spec.mode == HandoverMode::Store);
+        let hit = |journey: &Journey| {
+            let safe = stored && matches!(journey.stage, Stage::Waiting | Stage::Moving);
+            let transfer = self.around.recorder.transfers.get(journey.row);
+            (engines.contains(&journey.source) && !safe)
+                || transfer.is_some_and(|transfer| engines.contains(&transfer.destination))
+        };
+        controller.journeys.iter().filter(|(_, journey)| hit(journey)).map(|(&id, _)| id).collect()
+    }
+
+    /// Tells whether a request is on its way from one replica to another.
+    pub(super) fn is_on_its_way(&self, id: RequestId) -> bool {
+        self.controller.as_ref().is_some_and(|controller| controller.journeys.contains_key(&id))
+    }
+
+    /// Tells whether the KV of a request waits for a replica that takes it.
+    pub(super) fn is_handed_over(&self, id: RequestId) -> bool {
+        let journeys = self.controller.as_ref().map(|controller| &controller.journeys);
+        journeys.is_some_and(|journeys| {
+            journeys.get(&id).is_some_and(|journey| journey.stage == Stage::Waiting && journey.row == NO_ROW)
+        })
+    }
+
+    /// Sends a request whose destination is among the lost `engines` to another one, if its KV is safe elsewhere.
+    /// Returns whether it is.
+    pub(super) fn goes_elsewhere(
+        &mut self,
+        now: SimTime,
+        id: RequestId,
+        engines: &[ReplicaId],
+    ) -> Result<bool, SimError> {
+        let Some(controller) = &mut self.controller else { return Ok(false) };
+        let mode = controller.handover.as_ref().map(|spec| spec.mode);
+        let Some(journey) = controller.journeys.get(&id) else { return Ok(false) };
+        let stored = mode == Some(HandoverMode::Store);
+        // Where blocks are reserved before prompts are computed, a prompt that holds on to its source could wait for
+        // blocks that are reserved for others who wait for the source.
+        let is_safe = matches!(mode, Some(HandoverMode::Pull | HandoverMode::Store))
+            && matches!(journey.stage, Stage::Waiting | Stage::Moving)
+            && (stored || !engines.contains(&journey.source));
+        if !is_safe {
+            return Ok(false);
+        }
+        self.cancel_flows(now, id)?;
+        let Some(controller) = &mut self.controller else { return Ok(false) };
+        let journey = controller.journey(id)?;
+        let (row, source, ready) = (journey.row, journey.source, journey.ready);
+        *journey = Journey { ready, ..Journey::new(Stage::Waiting, source) };
+        if row != NO_ROW {
+            let destination = self.around.recorder.transfers[row].destination;
+            self.leave_engine(now, id, destination)?;
+        }
+        self.around.recorder.next_attempt(id);
+        self.arm_timeout(now, id)?;
+        self.around.recorder.enter(id, Activity::KvTransferWait, now, HostMeter::default());
+        self.on_hand_over(now, id)?;
+        Ok(true)
+    }
+
+    /// Takes a request out of all engines, queues and links.
+    pub(super) fn withdraw(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        let waits = self.unplaced.len();
+        self.unplaced.retain(|&other| other != id);
+        let unplaced = self.unplaced.len() < waits;
+        self.cancel_flows(now, id)?;
+        let journey = self.controller.as_mut().and_then(|controller| controller.journeys.remove(&id));
+        let Some(journey) = journey else {
+            if unplaced {
+                return Ok(());
+            }
+            let (_, engine) = self.around.recorder.routed(id);
+            return self.leave_engine(now, id, engine);
+        };
+        if matches!(journey.stage, Stage::Reserving | Stage::Computing) {
+            let tokens = u64::from(self.around.recorder.requests[id.index()].spec.prompt_tokens);
+            if let Some(controller) = &mut self.controller {
+                controller.queued_tokens -= tokens;
+            }
+            self.leave_engine(now, id, journey.source)?;
+        } else {
+            let cluster = &mut self.clusters[self.cluster_of[journey.source.index()] as usize];
+            cluster.abort(now, journey.source, id, &mut self.around)?;
+        }
+        if journey.row != NO_ROW {
+            let destination = self.around.recorder.transfers[journey.row].destination;
+            self.leave_engine(now, id, destination)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a request out of an engine, its cluster's router and its pool.
+    fn leave_engine(&mut self, now: SimTime, id: RequestId, engine: ReplicaId) -> Result<(), SimError> {
+        let number = self.cluster_of[engine.index()] as usize;
+        self.clusters[number].release(engine, id);
+        if let Some(controller) = &mut self.controller {
+            controller.pools.iter_mut().for_each(|pool| pool.release(number));
+        }
+        self.clusters[number].abort(now, engine, id, &mut self.around)
+    }
+
+    fn cancel_flows(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
+        self.settle_flows(now)?;
+        let (Some(transport), Some(controller)) = (&mut self.transport, &mut self.controller) else {
+            return Ok(());
+        };
+        let Some(journey) = controller.journeys.get_mut(&id) else { return Ok(()) };
+        for flow in journey.flows.drain(..) {
+            transport.cancel(now, flow)?;
+        }
+        self.settle_flows_later(now)
+    }
+
+    /// Gives the links of a replica a share of their bandwidth.
+    pub(super) fn scale_links(
+        &mut self,
+        now: SimTime,
+        cluster: u32,
+        replica: u32,
+        factor: f64,
+    ) -> Result<(), SimError> {
+        self.settle_flows(now)?;
+        let engines: Vec<ReplicaId> = self.clusters[cluster as usize].engines_of(replica).collect();
+        if let Some(transport) = &mut self.transport {
+            transport.scale_links(now, &engines, factor)?;
+        }
+        self.settle_flows_later(now)
     }
 
     fn tell(&mut self, now: SimTime, engine: ReplicaId, news: KvNews) -> Result<(), SimError> {

@@ -30,17 +30,19 @@ impl Pool {
         &self.clusters
     }
 
-    /// Chooses a cluster, and counts a request as under way there.
-    pub(super) fn choose(&mut self) -> usize {
+    /// Chooses one of the clusters that are open, and counts a request as under way there.
+    pub(super) fn choose(&mut self, is_open: impl Fn(usize) -> bool) -> Option<usize> {
+        let open: Vec<usize> = (0..self.clusters.len()).filter(|&at| is_open(self.clusters[at])).collect();
+        let first = *open.first()?;
         let at = match self.balance {
-            BalanceSpec::Weighted => self.next_in_turn(),
+            BalanceSpec::Weighted => self.next_in_turn(&open),
             BalanceSpec::LeastLoaded => {
                 let load = |at: usize| f64::from(self.outstanding[at]) / self.weights[at];
-                (1..self.clusters.len()).fold(0, |best, at| if load(at) < load(best) { at } else { best })
+                open.iter().fold(first, |best, &at| if load(at) < load(best) { at } else { best })
             }
         };
         self.outstanding[at] += 1;
-        self.clusters[at]
+        Some(self.clusters[at])
     }
 
     /// Notes that a request is no longer under way in `cluster`, if that is one of the pool.
@@ -51,13 +53,13 @@ impl Pool {
     }
 
     /// Every cluster is owed its weight, and the one that is owed most pays for all.
-    fn next_in_turn(&mut self) -> usize {
-        for (credit, weight) in self.credit.iter_mut().zip(&self.weights) {
-            *credit += weight;
+    fn next_in_turn(&mut self, open: &[usize]) -> usize {
+        for &at in open {
+            self.credit[at] += self.weights[at];
         }
         let credit = &self.credit;
-        let at = (1..credit.len()).fold(0, |best, at| if credit[at] > credit[best] { at } else { best });
-        self.credit[at] -= self.weights.iter().sum::<f64>();
+        let at = open.iter().fold(open[0], |best, &at| if credit[at] > credit[best] { at } else { best });
+        self.credit[at] -= open.iter().map(|&at| self.weights[at]).sum::<f64>();
         at
     }
 }
@@ -80,17 +82,19 @@ mod tests {
     #[test]
     fn turns_follow_weights_and_are_spread_evenly() {
         let mut pool = pool(&[5.0, 1.0, 1.0], BalanceSpec::Weighted);
-        let order: Vec<_> = (0..7).map(|_| pool.choose()).collect();
+        let order: Vec<_> = (0..7).map(|_| pool.choose(|_| true).unwrap()).collect();
         assert_eq!(order, [0, 0, 1, 0, 2, 0, 0]);
     }
 
     #[test]
     fn the_least_loaded_for_its_weight_is_next() {
         let mut pool = pool(&[2.0, 1.0], BalanceSpec::LeastLoaded);
-        let order: Vec<_> = (0..6).map(|_| pool.choose()).collect();
+        let order: Vec<_> = (0..6).map(|_| pool.choose(|_| true).unwrap()).collect();
         assert_eq!(order, [0, 1, 0, 0, 1, 0]);
         pool.release(1);
         pool.release(1);
-        assert_eq!(pool.choose(), 1);
+        assert_eq!(pool.choose(|_| true), Some(1));
+        assert_eq!(pool.choose(|cluster| cluster == 0), Some(0));
+        assert_eq!(pool.choose(|_| false), None);
     }
 }

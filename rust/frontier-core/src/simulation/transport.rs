@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 
 use crate::error::SimError;
 use crate::ids::{ReplicaId, RequestId};
-use crate::network::{Bundle, Ended, FlowNetwork, GpuId, Layout, Topology, re_layout};
+use crate::network::{Bundle, Ended, FlowId, FlowNetwork, GpuId, Layout, Topology, re_layout};
 use crate::plan::network::EfficiencySpec;
 use crate::plan::{ClusterSpec, NetworkSpec, PlacementSpec};
 use crate::time::{SimDuration, SimTime};
@@ -75,7 +75,7 @@ impl Transport {
         request: RequestId,
         (source, target): (ReplicaId, ReplicaId),
         bytes: u64,
-    ) -> Result<(), SimError> {
+    ) -> Result<FlowId, SimError> {
         if !self.bundles.contains_key(&(source, target)) {
             let bundle = self.bundle(source, target)?;
             self.bundles.insert((source, target), bundle);
@@ -83,7 +83,7 @@ impl Transport {
         let bundle = &self.bundles[&(source, target)];
         let message = bytes / u64::from(bundle.streams());
         let ceiling = bundle.message_rate(&self.topology, &self.efficiency, message);
-        self.flows.start(now, bundle, bytes, ceiling, u64::from(request.0)).map(drop)
+        self.flows.start(now, bundle, bytes, ceiling, u64::from(request.0))
     }
 
     /// Returns the requests of which a piece has left by `now`, each with when the piece is there.
@@ -123,6 +123,34 @@ impl Transport {
         }
         self.armed = Some(next);
         self.armed
+    }
+
+    /// Stops a flow, if it is under way.
+    ///
+    /// # Errors
+    /// [`SimError::Invariant`] if ends before `now` were not taken.
+    pub(super) fn cancel(&mut self, now: SimTime, flow: FlowId) -> Result<(), SimError> {
+        self.flows.cancel(now, flow).map(drop)
+    }
+
+    /// Gives all links of the GPUs of some engines a share of their bandwidth.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(super) fn scale_links(
+        &mut self,
+        now: SimTime,
+        engines: &[ReplicaId],
+        factor: f64,
+    ) -> Result<(), SimError> {
+        for &engine in engines {
+            for gpu in self.layout(engine)?.1 {
+                for link in self.topology.links_of(gpu)? {
+                    self.flows.set_capacity(now, link, factor)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn bundle(&self, source: ReplicaId, target: ReplicaId) -> Result<Bundle, SimError> {

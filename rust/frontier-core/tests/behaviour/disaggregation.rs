@@ -11,7 +11,7 @@ const BLOCK_BYTES: u64 = 1_000_000;
 
 /// Returns a plan of one prefill and one decode replica with a dedicated link of 1 GB/s, so that a block of 16 tokens
 /// takes a millisecond.
-fn disaggregated(workload: &Value, mode: &str, granularity: &str) -> Value {
+pub(crate) fn disaggregated(workload: &Value, mode: &str, granularity: &str) -> Value {
     let mut plan = plan(workload);
     let mut decode = plan["clusters"][0].clone();
     decode["name"] = json!("decode");
@@ -175,7 +175,7 @@ fn cached_prefixes_are_not_moved_again() {
 }
 
 /// Returns `plan` with its transfers over a network of one NIC of 1 GB/s per replica.
-fn networked(mut plan: Value, prefills: u32, decodes: u32) -> Value {
+pub(crate) fn networked(mut plan: Value, prefills: u32, decodes: u32) -> Value {
     for (cluster, (replicas, first_gpu)) in [(prefills, 0), (decodes, prefills)].into_iter().enumerate() {
         plan["clusters"][cluster]["replicas"] = json!(replicas);
         plan["clusters"][cluster]["placement"] = json!({"first_gpu": first_gpu, "gpus_per_engine": 1,

@@ -7,6 +7,7 @@ mod baseline_laws;
 mod colocated;
 mod data_parallel;
 mod disaggregation;
+mod dynamics;
 mod hangs;
 mod kv_groups;
 mod kv_tiers;

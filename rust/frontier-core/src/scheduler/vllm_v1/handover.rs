@@ -73,6 +73,18 @@ impl Handovers {
         queue.sort(&mut self.waiting, requests);
     }
 
+    /// Returns the requests that ended here and are kept for other engines.
+    pub(super) fn kept(&self) -> impl Iterator<Item = Slot> {
+        self.kept.iter().copied()
+    }
+
+    /// Forgets a request.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.waiting.retain(|&other| other != slot);
+        self.received.retain(|&other| other != slot);
+        self.kept.retain(|&other| other != slot);
+    }
+
     /// Keeps a request that ended here.
     pub(super) fn keep(&mut self, slot: Slot) {
         self.kept.push(slot);

@@ -1,0 +1,273 @@
+//! Faults, maintenance, role switches, autoscaling and the front door: requests are served, run again or given up, never
+//! lost.
+
+use crate::disaggregation::{disaggregated, networked};
+use crate::support::{burst, plan, run, synthetic};
+use frontier_core::metrics::{Cause, Recorder, RejectReason, RequestStatus};
+use frontier_core::time::SimTime;
+use serde_json::{Value, json};
+
+/// Adds changes to a plan.
+fn changing(mut plan: Value, lost: &str, events: Vec<Value>) -> Value {
+    plan["dynamics"] = json!({"lost_requests": lost, "events": events, "autoscale": []});
+    plan
+}
+
+fn change(at_ns: u64, cluster: u32, replica: u32, change: &Value) -> Value {
+    json!({"at_ns": at_ns, "cluster": cluster, "replica": replica, "change": change})
+}
+
+/// Checks that every request came to an end, and that its time is accounted for.
+fn assert_accounted_for(recorder: &Recorder, count: usize) {
+    assert_eq!(recorder.requests.len(), count);
+    for record in &recorder.requests {
+        let arrival = record.spec.arrival.0;
+        match record.status {
+            RequestStatus::Finished => {
+                assert_eq!(record.generated_tokens, record.spec.output_tokens);
+                assert_eq!(record.e2e_causes().iter().sum::<u64>(), record.finished.unwrap().0 - arrival);
+                let first = record.first_token.unwrap().0 - arrival;
+                assert_eq!(record.ttft_causes.iter().sum::<u64>(), first);
+            }
+            RequestStatus::Failed | RequestStatus::Rejected => {
+                assert_ne!(record.reject_reason, RejectReason::None);
+            }
+            RequestStatus::Unfinished => panic!("request {} was lost", record.spec.id.0),
+        }
+    }
+}
+
+#[test]
+fn a_replica_that_fails_takes_its_requests_with_it_or_has_them_run_again() {
+    let mut serving = plan(&burst(8, 160, 20));
+    serving["clusters"][0]["replicas"] = json!(2);
+    let fail = change(10_000_000, 0, 1, &json!({"kind": "fail", "down_ns": null}));
+    let (recorder, _) = run(&changing(serving.clone(), "fail", vec![fail.clone()])).unwrap();
+    assert_accounted_for(&recorder, 8);
+    let failed = |recorder: &Recorder| {
+        let lost = |record: &&frontier_core::metrics::RequestRecord| {
+            record.reject_reason == RejectReason::ReplicaLost
+        };
+        recorder.requests.iter().filter(lost).count()
+    };
+    assert_eq!(failed(&recorder), 4);
+    let (recorder, _) = run(&changing(serving, "rerun", vec![fail])).unwrap();
+    assert_accounted_for(&recorder, 8);
+    assert_eq!(failed(&recorder), 0);
+    for record in &recorder.requests {
+        let again = record.attempts == 2;
+        assert_eq!(record.e2e_causes()[Cause::Lost as usize], if again { 10_000_000 } else { 0 });
+        assert_eq!(record.replica.unwrap().0, 0);
+        assert!(again == (record.spec.id.0 % 2 == 1));
+    }
+}
+
+#[test]
+fn requests_wait_for_a_replica_that_comes_back_and_fail_where_none_does() {
+    let serving = plan(&burst(3, 160, 20));
+    let fail = |down: Value| vec![change(5_000_000, 0, 0, &json!({"kind": "fail", "down_ns": down}))];
+    let (recorder, _) = run(&changing(serving.clone(), "rerun", fail(json!(1_000_000_000)))).unwrap();
+    assert_accounted_for(&recorder, 3);
+    assert!(recorder.requests.iter().all(|record| record.scheduled.is_some()));
+    assert!(recorder.requests.iter().all(|record| record.first_token.unwrap() > SimTime(1_005_000_000)));
+    let (recorder, _) = run(&changing(serving, "rerun", fail(json!(null)))).unwrap();
+    assert_accounted_for(&recorder, 3);
+    assert!(recorder.requests.iter().all(|record| record.reject_reason == RejectReason::NoReplica));
+}
+
+#[test]
+fn a_decode_replica_killed_in_mid_transfer_costs_the_transfer_alone() {
+    let mut pair = disaggregated(&burst(1, 160, 5), "pull", "request");
+    pair["clusters"][1]["replicas"] = json!(2);
+    // The prompt is done at 2.6 ms and on its way for 10 ms.
+    let fail = change(7_600_000, 1, 0, &json!({"kind": "fail", "down_ns": null}));
+    let (recorder, _) = run(&changing(pair, "rerun", vec![fail])).unwrap();
+    assert_accounted_for(&recorder, 1);
+    let ends: Vec<_> = recorder.transfers.iter().map(|transfer| transfer.end.map(|end| end.0)).collect();
+    assert_eq!(ends, [None, Some(17_600_000)]);
+    // The prompt is not computed again: the source kept it.
+    assert_eq!(recorder.requests[0].first_token, Some(SimTime(18_610_000)));
+    assert_eq!(recorder.steps[0].end_ns.len(), 1);
+}
+
+#[test]
+fn a_slow_replica_and_a_slow_link_take_longer_while_they_are() {
+    let alone = plan(&burst(1, 160, 5));
+    let slow = |for_ns: Value| {
+        let slow = json!({"kind": "slow", "factor": 3.0, "for_ns": for_ns});
+        let (recorder, _) = run(&changing(alone.clone(), "fail", vec![change(0, 0, 0, &slow)])).unwrap();
+        recorder.requests[0].finished.unwrap().0
+    };
+    assert_eq!(slow(json!(null)), 3 * 6_600_000);
+    // Over after the prompt: that step was formed before.
+    assert_eq!(slow(json!(1_000_000)), 3 * 2_600_000 + 4_000_000);
+    let pair = networked(disaggregated(&burst(1, 160, 2), "pull", "request"), 1, 1);
+    let degrade = |factor: f64, for_ns: Value| {
+        let degrade = json!({"kind": "degrade_links", "factor": factor, "for_ns": for_ns});
+        let (recorder, _) = run(&changing(pair.clone(), "fail", vec![change(0, 1, 0, &degrade)])).unwrap();
+        recorder.transfers[0].end.unwrap().0
+    };
+    assert_eq!(degrade(0.1, json!(null)), 2_600_000 + 100_000_000);
+    // A link that is down stalls the transfer until it is back.
+    assert_eq!(degrade(0.0, json!(50_000_000)), 50_000_000 + 10_000_000);
+}
+
+#[test]
+fn a_restart_lets_requests_end_and_keeps_new_ones_away() {
+    let mut serving = plan(&synthetic(&json!({"kind": "constant", "rate_per_s": 200.0}), 40, 160, 20));
+    serving["clusters"][0]["replicas"] = json!(2);
+    let restart = change(20_000_000, 0, 0, &json!({"kind": "restart", "down_ns": 100_000_000}));
+    let (recorder, _) = run(&changing(serving, "fail", vec![restart])).unwrap();
+    assert_accounted_for(&recorder, 40);
+    assert!(recorder.requests.iter().all(|record| record.status == RequestStatus::Finished));
+    let routed = |from: u64, to: u64| {
+        let within = |record: &&frontier_core::metrics::RequestRecord| {
+            (from..to).contains(&record.spec.arrival.0) && record.replica.unwrap().0 == 0
+        };
+        recorder.requests.iter().filter(within).count()
+    };
+    assert!(
+        routed(0, 20_000_000) > 0
+            && routed(20_000_001, 120_000_000) == 0
+            && routed(150_000_000, 400_000_000) > 0
+    );
+}
+
+#[test]
+fn a_prefill_replica_becomes_a_decode_replica() {
+    let mut pair = disaggregated(
+        &synthetic(&json!({"kind": "constant", "rate_per_s": 150.0}), 60, 160, 40),
+        "pull",
+        "request",
+    );
+    pair["clusters"][0]["replicas"] = json!(2);
+    pair["clusters"][1]["replicas"] = json!(2);
+    pair["clusters"][1]["in_service"] = json!(1);
+    let switch = change(30_000_000, 0, 1, &json!({"kind": "switch_role", "to": 1, "delay_ns": 50_000_000}));
+    let (recorder, _) = run(&changing(pair, "fail", vec![switch])).unwrap();
+    assert_accounted_for(&recorder, 60);
+    let joined = recorder.requests.iter().filter(|record| record.replica.unwrap().0 == 3);
+    assert!(joined.clone().count() > 0);
+    assert!(joined.clone().all(|record| record.first_token.unwrap() > SimTime(80_000_000)));
+}
+
+#[test]
+fn a_cluster_grows_with_its_queue_and_shrinks_after() {
+    let mut serving = plan(&synthetic(&json!({"kind": "constant", "rate_per_s": 100.0}), 400, 160, 40));
+    serving["clusters"][0]["replicas"] = json!(4);
+    serving["clusters"][0]["in_service"] = json!(1);
+    serving["clusters"][0]["scheduler"]["max_num_seqs"] = json!(2);
+    serving["clusters"][0]["router"] = json!({"policy": "least_outstanding"});
+    serving["dynamics"] = json!({"lost_requests": "fail", "events": [], "autoscale": [{
+        "cluster": 0, "min_replicas": 1, "max_replicas": 4, "interval_ns": 50_000_000, "metric": "outstanding",
+        "up_above": 4.0, "down_below": 1.0, "provision_ns": 200_000_000, "cooldown_ns": 100_000_000}]});
+    let (recorder, _) = run(&serving).unwrap();
+    assert_accounted_for(&recorder, 400);
+    let used: Vec<bool> = (0..4)
+        .map(|replica| recorder.requests.iter().any(|record| record.replica.unwrap().0 == replica))
+        .collect();
+    assert_eq!(used, [true; 4]);
+    let before = recorder.requests.iter().filter(|record| record.spec.arrival < SimTime(250_000_000));
+    assert!(before.clone().all(|record| record.replica.unwrap().0 == 0));
+}
+
+#[test]
+fn the_front_door_turns_away_times_out_and_sees_retries() {
+    let mut serving = plan(&burst(10, 160, 100));
+    let class = |most: Value, timeout: Value, retries: u32| {
+        json!({"classes": [{"priority": 0, "max_outstanding": most, "timeout_ns": timeout, "max_retries": retries,
+                            "retry_delay_ns": 50_000_000}]})
+    };
+    serving["admission"] = class(json!(4), json!(null), 0);
+    let (recorder, _) = run(&serving).unwrap();
+    assert_accounted_for(&recorder, 10);
+    let with = |recorder: &Recorder, reason: RejectReason| {
+        recorder.requests.iter().filter(|record| record.reject_reason == reason).count()
+    };
+    assert_eq!(with(&recorder, RejectReason::QueueFull), 6);
+    serving["admission"] = class(json!(4), json!(null), 20);
+    let (recorder, _) = run(&serving).unwrap();
+    assert_accounted_for(&recorder, 10);
+    assert!(recorder.requests.iter().all(|record| record.status == RequestStatus::Finished));
+    assert!(recorder.requests[9].attempts > 2);
+    // Ten prompts take 26 ms, a hundred tokens 100 ms: nobody is done after 60 ms.
+    serving["admission"] = class(json!(null), json!(60_000_000), 0);
+    let (recorder, totals) = run(&serving).unwrap();
+    assert_accounted_for(&recorder, 10);
+    assert_eq!(with(&recorder, RejectReason::TimedOut), 10);
+    assert!(totals.end <= SimTime(61_000_000));
+}
+
+/// Small random numbers from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Returns a disaggregated plan with faults drawn from a seed.
+fn faulty(seed: u64) -> (Value, usize) {
+    let mut dice = Dice(seed);
+    let count = 4 + dice.below(9) as u32;
+    let workload = synthetic(
+        &json!({"kind": "poisson", "rate_per_s": 200.0}),
+        count,
+        16 + dice.below(400) as u32,
+        2 + dice.below(30) as u32,
+    );
+    let mode = ["pull", "push", "store", "buffer"][dice.below(4) as usize];
+    let granularity =
+        if mode == "push" { ["request", "chunk", "layer"][dice.below(3) as usize] } else { "request" };
+    let mut plan = disaggregated(&workload, mode, granularity);
+    plan["seed"] = json!(seed);
+    let (prefills, decodes) = (1 + dice.below(2) as u32, 1 + dice.below(2) as u32);
+    if mode != "store" && dice.below(2) == 0 {
+        plan = networked(plan, prefills, decodes);
+    }
+    let on_network = !plan["network"].is_null();
+    for (cluster, replicas) in [(0, prefills), (1, decodes)] {
+        plan["clusters"][cluster]["replicas"] = json!(replicas);
+        plan["clusters"][cluster]["scheduler"]["async_scheduling"] = json!(dice.below(2) == 0);
+        plan["clusters"][cluster]["scheduler"]["num_blocks"] = json!(40 + dice.below(60));
+    }
+    plan["path"]["legs"][1]["receives"]["proxy_latency_ns"] = json!(dice.below(3) * 500_000);
+    let events = (0..dice.below(5)).map(|_| {
+        let cluster = dice.below(2) as u32;
+        let replica = dice.below(u64::from([prefills, decodes][cluster as usize])) as u32;
+        let down = if dice.below(3) == 0 { json!(null) } else { json!(dice.below(40) * 1_000_000) };
+        let kind = match dice.below(if on_network { 5 } else { 4 }) {
+            0 | 1 => json!({"kind": "fail", "down_ns": down}),
+            2 => json!({"kind": "restart", "down_ns": dice.below(20) * 1_000_000}),
+            3 => json!({"kind": "slow", "factor": 1.0 + dice.below(5) as f64, "for_ns": 10_000_000}),
+            _ => {
+                json!({"kind": "degrade_links", "factor": dice.below(3) as f64 / 10.0, "for_ns": 20_000_000})
+            }
+        };
+        change(dice.below(80) * 700_000, cluster, replica, &kind)
+    });
+    let events: Vec<Value> = events.collect();
+    let lost = if dice.below(3) == 0 { "fail" } else { "rerun" };
+    let mut plan = changing(plan, lost, events);
+    if dice.below(3) == 0 {
+        plan["admission"] = json!({"classes": [{"priority": 0, "max_outstanding": 3 + dice.below(6),
+            "timeout_ns": (20 + dice.below(60)) * 1_000_000, "max_retries": dice.below(3),
+            "retry_delay_ns": 5_000_000}]});
+    }
+    (plan, count as usize)
+}
+
+#[test]
+fn ten_thousand_random_fault_schedules_lose_no_request() {
+    let (mut again, mut failed) = (0, 0);
+    for seed in 0..10_000 {
+        let (plan, count) = faulty(seed);
+        let (recorder, _) = run(&plan).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_accounted_for(&recorder, count);
+        again += recorder.requests.iter().filter(|record| record.attempts > 1).count();
+        failed += recorder.requests.iter().filter(|record| record.status == RequestStatus::Failed).count();
+    }
+    assert!(again > 5_000 && failed > 1_000, "{again} ran again, {failed} failed");
+}
