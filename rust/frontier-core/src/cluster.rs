@@ -141,7 +141,9 @@ impl Cluster {
         let engine = |id| EngineCore::new(ReplicaId(id), &scheduler, timer.new_batch(), limits);
         let mut engines: Vec<_> = (first..last).map(engine).collect();
         if let Some(tiers) = &spec.kv_tiers {
-            engines.iter_mut().for_each(|engine| engine.attach_kv_tiers(tiers));
+            for engine in &mut engines {
+                engine.attach_kv_tiers(tiers);
+            }
         }
         let depth = engines.first().map_or(1, EngineCore::depth);
         let replicas = spec.replicas as usize;
@@ -173,6 +175,11 @@ impl Cluster {
     /// Returns the cluster's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns the number of the first engine.
+    pub fn first_engine(&self) -> u32 {
+        self.first
     }
 
     /// Returns the engines, all ranks of all replicas.
@@ -225,7 +232,8 @@ impl Cluster {
         self.global(engine)
     }
 
-    /// Lets the API servers of `engine` take in a request `now`. Returns when it reaches the engine.
+    /// Lets the API servers of `engine` take in a request `now`. Returns when it reaches the
+    /// engine: at once without servers.
     ///
     /// # Errors
     /// [`SimError::ClockOverflow`].
@@ -236,7 +244,7 @@ impl Cluster {
         engine: ReplicaId,
     ) -> Result<SimTime, SimError> {
         let servers = self.servers_of(self.local(engine));
-        let frontend = self.frontend.as_mut().expect("Invariant: only API servers accept requests");
+        let Some(frontend) = &mut self.frontend else { return Ok(now) };
         frontend.accept(spec.id, spec.prompt_tokens, servers, now)
     }
 
@@ -452,7 +460,6 @@ impl Cluster {
     }
 
     /// Returns what the engines of `unit` began to read, and which chunks they compute for others, since the last call.
-    #[expect(clippy::type_complexity, reason = "two lists")]
     pub fn take_handovers(
         &mut self,
         unit: ReplicaId,

@@ -13,6 +13,10 @@ pub enum Event {
     TransferStart(RequestId),
     /// A part of a request's KV has reached the next replica.
     TransferEnd(RequestId),
+    /// Flows in the network may have ended.
+    FlowEnd,
+    /// Rates of flows in the network are settled, once for all changes of an instant.
+    SettleFlows,
     /// A request that one replica is done with goes on to the next.
     HandOver(RequestId),
     /// A request reaches the cluster.
@@ -52,11 +56,11 @@ impl Event {
     #[inline]
     pub const fn phase(self) -> Phase {
         match self {
-            Self::TransferStart(_) | Self::TransferEnd(_) => Phase::Transfer,
+            Self::FlowEnd | Self::TransferStart(_) | Self::TransferEnd(_) => Phase::Transfer,
             Self::StepEnd(_) | Self::KvTransfer(_) | Self::Delivered(_) => Phase::Completion,
             Self::HandOver(_) | Self::Arrival(_) | Self::Accept(_) | Self::Submit(_) => Phase::Arrival,
             Self::Schedule(_) => Phase::Schedule,
-            Self::Sample => Phase::Sample,
+            Self::SettleFlows | Self::Sample => Phase::Sample,
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Plan {
     pub clusters: Vec<ClusterSpec>,
     /// The way of a request through them; `None`: the first cluster serves all.
     pub path: Option<PathSpec>,
+    /// The links between GPUs, where transfers share them.
+    pub network: Option<NetworkSpec>,
     /// Where requests come from.
     pub workload: WorkloadSpec,
     /// What to record.
@@ -82,6 +84,44 @@ pub struct ClusterSpec {
     pub step_time: StepTimeSpec,
     /// The API servers; `None`: requests reach the engine, and tokens the client, at once.
     pub frontend: Option<FrontendSpec>,
+    /// Where its GPUs are in the network, if transfers of its requests pass it.
+    pub placement: Option<PlacementSpec>,
+}
+
+/// The GPUs of a cluster in the network: engine `i` has `gpus_per_engine` consecutive ones.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlacementSpec {
+    /// The first GPU of its first engine.
+    pub first_gpu: u32,
+    /// GPUs of an engine: at least those that hold KV, which come first.
+    pub gpus_per_engine: u32,
+    /// GPUs that share the heads of every layer.
+    pub tensor_parallel_size: u32,
+    /// Stages of layers.
+    pub pipeline_parallel_size: u32,
+    /// KV heads of the model; 1 for a latent cache.
+    pub kv_heads: u32,
+}
+
+impl PlacementSpec {
+    fn check(&self) -> Result<(), SimError> {
+        for (field, value) in [
+            ("tensor_parallel_size", self.tensor_parallel_size),
+            ("pipeline_parallel_size", self.pipeline_parallel_size),
+            ("kv_heads", self.kv_heads),
+        ] {
+            if value == 0 {
+                return refuse(&format!("placement.{field}"), "was 0, must be at least 1".into());
+            }
+        }
+        let needed = u64::from(self.tensor_parallel_size) * u64::from(self.pipeline_parallel_size);
+        if needed > u64::from(self.gpus_per_engine) {
+            let message = format!("was {}, must be at least {needed}", self.gpus_per_engine);
+            return refuse("placement.gpus_per_engine", message);
+        }
+        Ok(())
+    }
 }
 
 impl ClusterSpec {
@@ -93,6 +133,9 @@ impl ClusterSpec {
             ranks.check()?;
         }
         self.scheduler.check()?;
+        if let Some(placement) = &self.placement {
+            placement.check()?;
+        }
         if let Some(frontend) = &self.frontend {
             frontend.check()?;
         }
@@ -200,8 +243,11 @@ impl Plan {
         for (number, cluster) in self.clusters.iter().enumerate() {
             cluster.check().map_err(|error| error.below(&format!("clusters[{number}]")))?;
         }
+        if let Some(network) = &self.network {
+            network.check()?;
+        }
         if let Some(path) = &self.path {
-            path.check(self.clusters.len(), false).map_err(|error| error.below("path"))?;
+            path.check(self.clusters.len(), self.network.is_some()).map_err(|error| error.below("path"))?;
         }
         Ok(())
     }

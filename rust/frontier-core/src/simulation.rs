@@ -2,10 +2,12 @@
 
 mod path;
 mod pools;
+mod transport;
 
 use std::sync::Arc;
 
 use path::Controller;
+use transport::Transport;
 
 use crate::cluster::{Cluster, KvTierTotals, Surroundings};
 use crate::engine::{EngineCore, Wake};
@@ -15,7 +17,7 @@ use crate::fidelity::OperatorTrust;
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason};
-use crate::plan::{LimitSpec, Plan, Policy};
+use crate::plan::{LimitSpec, PathSpec, Plan, Policy};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
 use crate::scores::ArrivalPolicy;
@@ -130,6 +132,8 @@ pub struct Simulation {
     cluster_of: Vec<u32>,
     /// The way through several clusters, where there is one.
     controller: Option<Controller>,
+    /// The links that transfers share, where there are any.
+    transport: Option<Transport>,
     around: Surroundings,
     sample_interval_ns: u64,
     sample_pending: bool,
@@ -167,10 +171,14 @@ impl Simulation {
             cluster_of.resize(cluster_of.len() + cluster.engines().len(), number as u32);
             clusters.push(cluster);
         }
+        let first = clusters.iter().map(Cluster::first_engine).collect();
+        let layers = plan.path.as_ref().and_then(PathSpec::num_layers).unwrap_or(1);
+        let transport = plan.network.as_ref().map(|spec| Transport::new(spec, &plan.clusters, first, layers));
         let mut simulation = Self {
             limits: plan.limits.clone(),
             workload: Workload::new(&plan.workload, trace, &streams)?,
             controller: plan.path.as_ref().map(Controller::new),
+            transport: transport.transpose()?,
             clusters,
             around: Surroundings {
                 queue: EventQueue::new(),
@@ -294,7 +302,7 @@ impl Simulation {
     }
 
     fn handle(&mut self, now: SimTime, event: Event) -> Result<(), SimError> {
-        if event != Event::Sample {
+        if !matches!(event, Event::Sample | Event::FlowEnd | Event::SettleFlows) {
             self.last_fact = now;
         }
         match event {
@@ -303,6 +311,8 @@ impl Simulation {
                 let cluster = self.cluster_of[engine.index()] as usize;
                 self.clusters[cluster].on_kv_transfer(now, engine, &mut self.around)
             }
+            Event::FlowEnd => self.on_flow_end(now),
+            Event::SettleFlows => self.arm_flows(),
             Event::TransferStart(request) => self.on_transfer_start(now, request),
             Event::TransferEnd(request) => self.on_transfer_end(now, request),
             Event::HandOver(request) => self.on_hand_over(now, request),

@@ -131,6 +131,11 @@ pub struct DirectSpec {
 }
 
 impl PathSpec {
+    /// Returns the layers that hold KV, where KV is handed over.
+    pub fn num_layers(&self) -> Option<u32> {
+        self.legs.iter().find_map(|leg| leg.receives.as_ref()).map(|handover| handover.num_layers)
+    }
+
     /// Checks a path over `num_clusters` clusters.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::Simulation;
 use super::pools::Pool;
+use super::transport::Transport;
 use crate::engine::{ComputedChunk, KvNews};
 use crate::error::SimError;
 use crate::event::Event;
@@ -488,11 +489,43 @@ impl Simulation {
                 let flight = SimDuration::from_seconds(piece.bytes as f64 / bytes_per_s)?;
                 (at, at.after(latency)?.after(flight)?)
             }
-            TransportSpec::Network {} => {
-                return Err(SimError::Invariant { what: "a network was not refused".into() });
-            }
+            TransportSpec::Network {} => return self.start_flow(now, at, id, piece),
         };
         debug_assert!(start >= now, "Invariant: nothing starts in the past");
+        self.note_start(id, start, piece)?;
+        self.around.push(end, Event::TransferEnd(id))?;
+        Ok((start, Some(end)))
+    }
+
+    /// Starts a piece on its way through the network at `at`, not before `now`. Nobody knows when it ends.
+    fn start_flow(
+        &mut self,
+        now: SimTime,
+        at: SimTime,
+        id: RequestId,
+        piece: Piece,
+    ) -> Result<(SimTime, Option<SimTime>), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok((at, None)) };
+        let journey = controller.journey(id)?;
+        if at > now {
+            journey.to_start.push_back(piece);
+            journey.under_way += 1;
+            self.around.push(at, Event::TransferStart(id))?;
+            return Ok((at, None));
+        }
+        let ends = (journey.source, self.around.recorder.transfers[journey.row].destination);
+        self.note_start(id, now, piece)?;
+        self.settle_flows(now)?;
+        if let Some(transport) = &mut self.transport {
+            transport.start(now, id, ends, piece.bytes)?;
+        }
+        self.settle_flows_later(now)?;
+        Ok((now, None))
+    }
+
+    /// Books that a piece leaves at `start`.
+    fn note_start(&mut self, id: RequestId, start: SimTime, piece: Piece) -> Result<(), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
         let journey = controller.journey(id)?;
         journey.under_way += 1;
         journey.start = Some(journey.start.map_or(start, |first| first.min(start)));
@@ -500,8 +533,44 @@ impl Simulation {
         if journey.stage != Stage::Computing {
             self.around.recorder.enter(id, Activity::KvTransfer, start, HostMeter::default());
         }
-        self.around.push(end, Event::TransferEnd(id))?;
-        Ok((start, Some(end)))
+        Ok(())
+    }
+
+    /// Flows may have ended.
+    pub(super) fn on_flow_end(&mut self, now: SimTime) -> Result<(), SimError> {
+        self.settle_flows(now)?;
+        self.settle_flows_later(now)
+    }
+
+    /// Schedules the arrival of what has left by `now`.
+    fn settle_flows(&mut self, now: SimTime) -> Result<(), SimError> {
+        let (Some(transport), Some(controller)) = (&mut self.transport, &self.controller) else {
+            return Ok(());
+        };
+        let latency = SimDuration(controller.spec().latency_ns);
+        let transfers = &self.around.recorder.transfers;
+        let ends = |id: RequestId| {
+            let journey = &controller.journeys[&id];
+            (journey.source, transfers[journey.row].destination)
+        };
+        for (id, there) in transport.advance(now, ends)? {
+            self.around.push(there.after(latency)?, Event::TransferEnd(id))?;
+        }
+        Ok(())
+    }
+
+    /// Rates depend on all that starts and ends at one instant.
+    fn settle_flows_later(&mut self, now: SimTime) -> Result<(), SimError> {
+        let is_first = self.transport.as_mut().is_some_and(Transport::changes);
+        if is_first { self.around.push(now, Event::SettleFlows) } else { Ok(()) }
+    }
+
+    /// Asks to be told when the next flow ends.
+    pub(super) fn arm_flows(&mut self) -> Result<(), SimError> {
+        match self.transport.as_mut().and_then(Transport::arm) {
+            Some(next) => self.around.push(next, Event::FlowEnd),
+            None => Ok(()),
+        }
     }
 
     /// A piece of a request's KV is there.

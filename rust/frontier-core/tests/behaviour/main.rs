@@ -6,6 +6,7 @@ mod baseline_behaviour;
 mod baseline_laws;
 mod colocated;
 mod data_parallel;
+mod disaggregation;
 mod hangs;
 mod kv_groups;
 mod kv_tiers;
