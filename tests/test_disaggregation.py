@@ -94,3 +94,28 @@ def test_weights_spread_requests_over_pools() -> None:
     result = frontier.simulate(pair(**{"clusters": clusters, "workload.synthetic.num_requests": 40}))
     served = result.requests["cluster"].to_list()
     assert (served.count("a"), served.count("b")) == (30, 10)
+
+
+def test_transfers_share_the_nic_of_their_gpu() -> None:
+    """Two prompts of one step leave over one NIC of 400 Gb/s, of which 80 % are attained."""
+    changes = {"disaggregation.kv_transfer": {"proxy_latency": "1ms"}}
+    nic_bytes_per_ns = 40
+    for requests in (1, 2):
+        several = {**changes, "workload.synthetic.num_requests": requests}
+        result = frontier.simulate(pair(**several))
+        for transfer in result.transfers.to_dicts():
+            alone_ns = 63 * BLOCK_BYTES / nic_bytes_per_ns
+            assert transfer["end_ns"] - transfer["start_ns"] == pytest.approx(
+                requests * alone_ns + 5_000, abs=2
+            )
+
+
+def test_engines_on_one_node_hand_over_by_nvlink() -> None:
+    changes = {
+        "disaggregation.kv_transfer": {},
+        "clusters.decode.hardware": {"price_per_hour": 4.0},
+        "network": {"share_nodes": True, "link_efficiency": 1},
+    }
+    (transfer,) = frontier.simulate(pair(**changes)).transfers.to_dicts()
+    flight_ns = 63 * BLOCK_BYTES / 450 + 4_000
+    assert transfer["end_ns"] - transfer["start_ns"] == pytest.approx(flight_ns, abs=2)
