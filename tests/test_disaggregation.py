@@ -119,3 +119,21 @@ def test_engines_on_one_node_hand_over_by_nvlink() -> None:
     (transfer,) = frontier.simulate(pair(**changes)).transfers.to_dicts()
     flight_ns = 63 * BLOCK_BYTES / 450 + 4_000
     assert transfer["end_ns"] - transfer["start_ns"] == pytest.approx(flight_ns, abs=2)
+
+
+def test_a_function_orders_the_requests_of_one_cluster_alone() -> None:
+    with pytest.raises(frontier.ConfigError, match="policy: was given for 2 clusters, must be for one"):
+        frontier.simulate(pair(), policy=lambda request: request["prompt_tokens"])
+
+
+def test_errors_of_predictors_are_drawn_in_every_cluster_that_has_them() -> None:
+    from frontier.simulation import simulate_with_residuals
+
+    learned = {"engine.step_time": {"learned": {}}, "clusters.decode.engine": {"step_time": "roofline"}}
+    for changes in ({"engine.step_time": {"learned": {}}}, learned):
+        best, drawn = simulate_with_residuals(pair(**changes), 2, reduce=lambda result: result.digest)
+        assert len({best.digest, *drawn}) == 3
+    mixed = pair(**{"clusters.prefill.engine": {"step_time": {"learned": {}}}})
+    best, drawn = simulate_with_residuals(mixed, 1, reduce=lambda result: result.digest)
+    assert best.digest != drawn[0]
+    assert best.facts.step_time == "learned+linear"

@@ -5,7 +5,7 @@ import pickle
 from typing import Any
 
 import pytest
-from disaggregated import DECODE, LINK, PREFILL, WORKLOAD, plain, scenario
+from role_clusters import DECODE, LINK, PREFILL, WORKLOAD, plain, scenario
 
 from frontier.config import Scenario, load
 from frontier.errors import ConfigError, DoesNotFitError, Issue
