@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from disaggregated import REQUESTS, raw_run
+from run_of_two_clusters import REQUESTS, raw_run
 from fifo import MS, Ask, cluster, facts, fifo
 
 from frontier.errors import InvariantError

@@ -33,11 +33,11 @@ def feed_forward_operators(rank: Rank, ffn: FeedForward, count: int, *, sharded:
     if isinstance(ffn, MixtureOfExperts):
         return _experts_layer(rank, ffn, count, sharded=sharded)
     if sharded:
-        return _gated(
+        return gated_operators(
             "", rank, "dense_ffn", ffn.intermediate_size, count, bias=ffn.bias, rows="sharded_tokens"
         )
     width = rank.shard(ffn.intermediate_size)
-    operators = _gated("", rank, "dense_ffn", width, count, bias=ffn.bias, rows="tokens")
+    operators = gated_operators("", rank, "dense_ffn", width, count, bias=ffn.bias, rows="tokens")
     return operators + rank.all_reduce("feed_forward", count, rank.hidden_bytes)
 
 
@@ -51,11 +51,11 @@ def _experts_layer(rank: Rank, moe: MixtureOfExperts, count: int, *, sharded: bo
     spread = rank.sequence_style is not None
     own: Rows = "sharded_tokens" if spread else "tokens"
     operators = [
-        *_router(rank, moe, count, own),
+        *router_operators(rank, moe, count, own),
         *_dispatch(rank, moe, count, own),
-        _routed_experts(rank, moe, count),
+        routed_experts(rank, moe, count),
         *_combine(rank, moe, count, own),
-        *_shared_experts(rank, moe, count, own),
+        *shared_expert_operators(rank, moe, count, own),
     ]
     if not spread:
         return operators + rank.all_reduce("feed_forward", count, rank.hidden_bytes)
@@ -64,7 +64,7 @@ def _experts_layer(rank: Rank, moe: MixtureOfExperts, count: int, *, sharded: bo
     return operators
 
 
-def _gated(
+def gated_operators(
     prefix: str, rank: Rank, component: str, width: int, count: int, *, bias: bool, rows: Rows
 ) -> list[Operator]:
     """Return gate and up projection in one product, activation, down projection."""
@@ -78,7 +78,7 @@ def _gated(
     ]
 
 
-def _router(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -> list[Operator]:
+def router_operators(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -> list[Operator]:
     """Return the router, which every rank holds whole in 16 bits, and the choice of experts."""
     extra = [rank.vector("gate.bias", moe.num_experts)] if moe.router_bias else []
     if moe.correction_bias:
@@ -154,7 +154,7 @@ def _exchange(
     )
 
 
-def _routed_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> FusedMoe:
+def routed_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> FusedMoe:
     """Return the fused operator of the routed experts.
 
     Its input and output are in 16 bits: it quantises to 8 or 4 bits itself.
@@ -193,7 +193,7 @@ def _routed_experts(rank: Rank, moe: MixtureOfExperts, count: int) -> FusedMoe:
     )
 
 
-def _shared_experts(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -> list[Operator]:
+def shared_expert_operators(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -> list[Operator]:
     """Return the shared experts and the sum of their output with the routed ones'.
 
     On shares of the tokens they are whole on every rank (vLLM: `disable_tp`), otherwise cut over tensor
@@ -204,7 +204,7 @@ def _shared_experts(rank: Rank, moe: MixtureOfExperts, count: int, rows: Rows) -
     hidden, component = rank.spec.hidden_size, "shared_experts"
     whole = rows == "sharded_tokens"
     width = moe.shared_intermediate_size if whole else rank.shard(moe.shared_intermediate_size)
-    operators = _gated("shared_experts.", rank, component, width, count, bias=False, rows=rows)
+    operators = gated_operators("shared_experts.", rank, component, width, count, bias=False, rows=rows)
     if moe.shared_gate:
         outputs = [("shared_expert_gate", 1)]
         operators += rank.linear(

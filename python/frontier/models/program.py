@@ -143,7 +143,7 @@ def _stage(rank: Rank, single: Rank, stage: int, layers: range) -> list[Operator
         ends_sharded = rank.sequence_style == "moe_layers" and _has_experts(rank.spec, layers[-1])
         operators += with_model_shares(rank, single, partial(final_norm, sharded=ends_sharded))
         operators += gather_hidden_states(rank)
-        return operators + with_model_shares(rank, single, _head)
+        return operators + with_model_shares(rank, single, head_operators)
     share = rank.hidden_bytes / layout.tensor_parallel_size
     link = layout.stage_link(stage)
     return operators + rank.collective("send_recv", "hidden_states", 2, share, group=link)
@@ -280,7 +280,7 @@ def final_norm(rank: Rank, *, sharded: bool) -> list[Operator]:
     return [*gathered, fused_norm(rank, 1, "tokens")]
 
 
-def _head(rank: Rank) -> list[Operator]:
+def head_operators(rank: Rank) -> list[Operator]:
     """Return the LM head over one row per request, the gather of its logits, and the sampler.
 
     The last of several stages keeps a copy of a tied embedding.

@@ -105,6 +105,38 @@ def layout_issues(spec: ModelSpec, layout: Layout) -> list[Issue]:
     return issues + (_spread_issues(spec, layout) if spec.is_moe else _dense_issues(spec, layout))
 
 
+def disaggregated_issues(
+    spec: ModelSpec,
+    *,
+    attention_tensor_parallel_size: int,
+    ffn_tensor_parallel_size: int,
+    ffn_ranks: int,
+    redundant_experts: int = 0,
+) -> list[Issue]:
+    """Return why attention and FFN cannot each be cut over ranks of their own; empty if they can."""
+    issues, attention, ffn = [], attention_tensor_parallel_size, ffn_tensor_parallel_size
+    of_attention, of_ffn = set(), set()
+    layout = Layout.on_one_node(ffn)
+    for group in spec.layers:
+        of_attention |= set(_attention_reasons(group, attention))
+        of_ffn |= set(_feed_forward_reasons(group, ffn, None))
+        moe = group.feed_forward
+        if isinstance(moe, MixtureOfExperts) and (moe.num_experts + redundant_experts) % ffn_ranks:
+            placed = moe.num_experts + redundant_experts
+            message = f"was {ffn_ranks}, but {placed} experts cannot be spread evenly over as many ranks"
+            issues.append(Issue("ffn_ranks", ffn_ranks, message))
+    of_ffn |= set(_expert_reasons(spec, layout))
+    if math.ceil(spec.vocab_size / VOCAB_PADDING) * VOCAB_PADDING % attention:
+        of_attention.add(f"the padded vocabulary of {spec.vocab_size} tokens is not divisible by {attention}")
+    for path, value, reasons in (
+        ("attention_tensor_parallel_size", attention, of_attention),
+        ("ffn_tensor_parallel_size", ffn, of_ffn),
+    ):
+        if reasons:
+            issues.append(Issue(path, value, f"was {value}, but {'; '.join(sorted(reasons))}"))
+    return issues
+
+
 def partition_issues(spec: ModelSpec, layout: Layout) -> list[Issue]:
     """Return why the model's layers cannot be dealt out as given; empty if they can."""
     partition, stages = layout.pipeline_layer_partition, layout.pipeline_parallel_size

@@ -29,9 +29,11 @@
 //! | [`launches`] | host time of launching kernels and graphs |
 //! | [`draft`] | what speculative decoding computes beside the forward pass |
 //! | [`features`] | features and bounds from columns, for training |
+//! | [`afd`] | decoding with attention and FFN on ranks of their own |
 //! | [`linear`] | the linear clock of the golden logs |
 //! | [`step`] | the step timer |
 
+pub mod afd;
 pub mod attention;
 pub mod attention_operator;
 pub mod batch;

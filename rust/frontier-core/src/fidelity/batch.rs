@@ -5,6 +5,8 @@
 //! A request computes `q` new tokens and has `c` tokens of context afterwards: its queries sit at positions
 //! `c - q .. c`, and the query at position `p` sees `min(p + 1, w)` keys under a sliding window of `w` tokens.
 
+mod shares;
+
 /// Query tokens in one tile of an attention kernel. A tile has 128 rows (`kBlockM` of FlashAttention-2/3) that
 /// hold the packed query heads of a KV head (`PackGQA`, always on for batches of unequal lengths), four as a
 /// rule.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::afd::pipeline::Iteration;
+use super::afd::step::Afd;
 use super::batch::BatchShape;
 use super::cost::{OperatorTime, TotalCost};
 use super::draft::Draft;
@@ -63,6 +65,7 @@ enum Model {
     Linear(LinearSpec),
     Operators(Box<Operators>),
     Tables(Box<Tables>),
+    Afd(Box<Afd>),
 }
 
 #[derive(Clone, Debug)]
@@ -115,6 +118,9 @@ impl StepTimer {
         let model = match spec {
             StepTimeSpec::Linear(linear) => Model::Linear(*linear),
             StepTimeSpec::Tables(spec) => Model::Tables(Box::new(Tables::new(spec))),
+            StepTimeSpec::Afd(spec) => {
+                Model::Afd(Box::new(Afd::compile(spec, max_tokens, max_seqs, predictors)?))
+            }
             StepTimeSpec::Operators(spec) => {
                 Model::Operators(Box::new(Operators::compile(spec, max_tokens, max_seqs, predictors)?))
             }
@@ -129,7 +135,8 @@ impl StepTimer {
             Model::Linear(_) => "linear",
             Model::Tables(_) => "tables",
             Model::Operators(operators) if operators.is_learned() => "learned",
-            Model::Operators(_) => "roofline",
+            Model::Afd(afd) if afd.is_learned() => "learned",
+            Model::Operators(_) | Model::Afd(_) => "roofline",
         }
     }
 
@@ -138,6 +145,7 @@ impl StepTimer {
         match &self.model {
             Model::Linear(_) | Model::Tables(_) => &[],
             Model::Operators(operators) => operators.program.windows(),
+            Model::Afd(afd) => afd.windows(),
         }
     }
 
@@ -158,6 +166,7 @@ impl StepTimer {
         match &self.model {
             Model::Linear(_) | Model::Tables(_) => 1,
             Model::Operators(operators) => operators.data_parallel_size,
+            Model::Afd(afd) => afd.num_ranks(),
         }
     }
 
@@ -185,14 +194,17 @@ impl StepTimer {
             Model::Linear(spec) => Ok(StepTime::of(linear_step(spec, &batches[0])?, &batches[0])),
             Model::Tables(tables) => Ok(StepTime::of(tables.step(&batches[0])?, &batches[0])),
             Model::Operators(operators) => operators.step(batches),
+            Model::Afd(afd) => afd.step(batches),
         }
     }
 
     /// Lets data-parallel ranks compute as many rows as the largest of them, as vLLM did up to 0.16 even without CUDA
     /// graphs. The linear clock has no rows.
     pub fn pad_to_largest(&mut self, pad: bool) {
-        if let Model::Operators(operators) = &mut self.model {
-            operators.pad_to_largest = pad;
+        match &mut self.model {
+            Model::Linear(_) | Model::Tables(_) => {}
+            Model::Operators(operators) => operators.pad_to_largest = pad,
+            Model::Afd(afd) => afd.pad_to_largest(pad),
         }
     }
 
@@ -200,8 +212,10 @@ impl StepTimer {
     /// Until it is said, steps are typical ones.
     #[inline]
     pub fn set_origin(&mut self, origin: StepOrigin) {
-        if let Model::Operators(operators) = &mut self.model {
-            operators.origin = Some(origin);
+        match &mut self.model {
+            Model::Linear(_) | Model::Tables(_) => {}
+            Model::Operators(operators) => operators.origin = Some(origin),
+            Model::Afd(afd) => afd.set_origin(origin),
         }
     }
 
@@ -213,6 +227,16 @@ impl StepTimer {
             Model::Linear(_) => &[],
             Model::Tables(tables) => tables.stages_s(),
             Model::Operators(operators) => &operators.stages_s,
+            Model::Afd(afd) => afd.stages_s(),
+        }
+    }
+
+    /// Returns the last step of attention-FFN disaggregation as an iteration, whose activities
+    /// [`super::afd::event_graph::simulate`] lists; `None` for other models.
+    pub fn afd_iteration(&self) -> Option<&Iteration> {
+        match &self.model {
+            Model::Afd(afd) => Some(afd.iteration()),
+            _ => None,
         }
     }
 
@@ -222,6 +246,7 @@ impl StepTimer {
         let dispatches = match &self.model {
             Model::Linear(_) | Model::Tables(_) => &[][..],
             Model::Operators(operators) => &operators.dispatches,
+            Model::Afd(afd) => afd.rank_dispatches(),
         };
         dispatches.iter().map(|rank| rank.tokens)
     }
@@ -239,6 +264,7 @@ impl StepTimer {
         };
         Ok(match &mut self.model {
             Model::Linear(_) | Model::Tables(_) => Vec::new(),
+            Model::Afd(afd) => afd.breakdown(batches, rank)?,
             Model::Operators(operators) => {
                 operators.dispatch(batches);
                 let dual_batch = operators.is_dual_batch(batches);
@@ -264,6 +290,7 @@ impl StepTimer {
     pub fn trust(&mut self) -> Vec<OperatorTrust> {
         match &mut self.model {
             Model::Linear(_) | Model::Tables(_) => Vec::new(),
+            Model::Afd(afd) => afd.trust(),
             Model::Operators(operators) => {
                 let mut trust = operators.program.trust();
                 trust.append(&mut operators.draft.as_mut().map(Draft::trust).unwrap_or_default());
@@ -276,7 +303,7 @@ impl StepTimer {
     #[inline]
     fn drafts_on(&self) -> bool {
         match &self.model {
-            Model::Linear(_) | Model::Tables(_) => false,
+            Model::Linear(_) | Model::Tables(_) | Model::Afd(_) => false,
             Model::Operators(operators) => operators.draft.as_ref().is_some_and(|draft| draft.next.is_some()),
         }
     }

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::SimError;
 
+mod afd;
 mod check;
 mod draft;
 mod launches;
@@ -12,6 +13,8 @@ mod moe;
 mod operators;
 mod tables;
 
+pub(crate) use afd::under;
+pub use afd::{AfdClassSpec, AfdKind, AfdLayersSpec, AfdSpec, TransferEndSpec, TransferSpec};
 pub use check::{MAX_BATCH, MAX_DIMENSION};
 pub use draft::{DraftCpuSpec, DraftSpec};
 pub use launches::{DraftLaunches, GraphsSpec, LaunchesSpec, MAX_CAPTURE_TOKENS, StageLaunches};
@@ -34,6 +37,8 @@ pub enum StepTimeSpec {
     Operators(Box<OperatorsSpec>),
     /// Tables of the user's own.
     Tables(Box<TablesSpec>),
+    /// Decoding with attention and FFN on ranks of their own.
+    Afd(Box<AfdSpec>),
 }
 
 /// A constant, plus a rate times each of prefill tokens, decode tokens, scheduled requests and context tokens;

@@ -25,12 +25,13 @@ impl StepTimeSpec {
             Self::Linear(_) => Ok(()),
             Self::Operators(spec) => spec.check(),
             Self::Tables(spec) => spec.check(),
+            Self::Afd(spec) => spec.check(),
         }
     }
 }
 
 impl OperatorsSpec {
-    fn check(&self) -> Result<(), SimError> {
+    pub(super) fn check(&self) -> Result<(), SimError> {
         self.gpu.check()?;
         for (link, name) in [(&self.links.node, "node"), (&self.links.network, "network")] {
             if let Some(link) = link {
@@ -336,7 +337,7 @@ pub(super) fn at_least(path: &str, field: &str, value: u32, least: u32) -> Resul
     Ok(())
 }
 
-fn within(path: &str, field: &str, value: u32, most: u32) -> Result<(), SimError> {
+pub(super) fn within(path: &str, field: &str, value: u32, most: u32) -> Result<(), SimError> {
     if value == 0 || value > most {
         return refuse(path, field, format!("was {value}, must be in 1 ..= {most}"));
     }
@@ -350,7 +351,7 @@ pub(super) fn positive(path: &str, field: &str, value: f64) -> Result<(), SimErr
     refuse(path, field, format!("was {value}, must be positive and finite"))
 }
 
-fn not_negative(path: &str, field: &str, value: f64) -> Result<(), SimError> {
+pub(super) fn not_negative(path: &str, field: &str, value: f64) -> Result<(), SimError> {
     if value >= 0.0 && value.is_finite() {
         return Ok(());
     }
