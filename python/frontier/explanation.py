@@ -210,7 +210,10 @@ def explain(
     """
     from frontier.simulation import as_scenario  # noqa: PLC0415 - imports this package's facade
 
-    chosen = as_scenario(scenario).view(cluster).scenario
+    whole = as_scenario(scenario)
+    view = whole.view(cluster)
+    share = view.weight / sum(each.weight for each in whole.views() if each.role == view.role)
+    chosen = view.scenario
     lowered = lower(chosen)
     _check(lowered, prefill, decode, context)
     prompt = typical_prefill(chosen, lowered) if prefill is None else prefill
@@ -224,7 +227,7 @@ def explain(
         step = _breakdown(lowered, [(1 + drafts, tokens, False)] * requests, drafts)
         return float(step["total_ns"]) / 1e9 / emitted  # per token of a request
 
-    batch = typical_decode(chosen, lowered, timed, requests=decode, context=context)
+    batch = typical_decode(chosen, lowered, timed, requests=decode, context=context, share=share)
     notes = [*lowered.warnings, *lowered.notes]
     if lowered.attached is None:
         source = "tables have" if lowered.step_time == "tables" else "a linear step time has"

@@ -17,7 +17,6 @@ from frontier.results.cluster_facts import ClusterFacts
 
 if TYPE_CHECKING:
     from frontier.config.fields import Span
-    from frontier.config.views import ClusterView
     from frontier.workloads import LoadedTrace
 
 T = TypeVar("T")
@@ -58,6 +57,7 @@ def simulate(
             request, on its arrival, with a dict of `request`, `now_s`, `prompt_tokens`, `output_tokens`
             (the true length, which no real engine knows), `priority`, `session`, `replica` and that
             replica's `num_running`, `num_waiting` and `num_free_blocks`; the number that it returns stays.
+            Only for a scenario of one cluster.
             Slower than any policy of the scenario, since each arrival takes the GIL; what changes as
             requests wait needs `engine.scheduling_policy.expression`.
 
@@ -89,15 +89,17 @@ def _check_policy(scenario: Scenario, policy: object) -> None:
     """
     if not callable(policy):
         raise ConfigError(Issue("policy", policy, f"was {type(policy).__name__}, must be a function"))
-    for view in scenario.views():
-        _check_order(view)
-
-
-def _check_order(view: ClusterView) -> None:
+    views = scenario.views()
+    if len(views) > 1:
+        message = (
+            f"was given for {len(views)} clusters, must be for one; set engine.scheduling_policy of each"
+        )
+        raise ConfigError(Issue("policy", policy, message))
+    (view,) = views
     engine, order = view.engine.name, view.engine.scheduling_policy.chosen
     if engine == "sglang":
         message = "was given for engine sglang, whose orders are its own; set engine.sglang.schedule_policy"
-        raise ConfigError(Issue("policy", None, message))
+        raise ConfigError(Issue("policy", policy, message))
     if order != "fcfs":
         message = f"was '{order}', but a policy was given to simulate, which decides; remove one of the two"
         raise ConfigError(view.placed(Issue("engine.scheduling_policy", order, message)))

@@ -7,6 +7,7 @@ KV cache and the workload allow; where arrivals do not bound it (a burst), it is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,6 +52,7 @@ def typical_decode(
     *,
     requests: int | None,
     context: int | None,
+    share: float = 1.0,
 ) -> DecodeStep:
     """Return a typical decode batch, with what is given as it is.
 
@@ -61,6 +63,7 @@ def typical_decode(
             each.
         requests: requests of the batch, None to estimate them.
         context: tokens of each after the step, None for the mean prompt and half the mean output.
+        share: of the requests that the cluster serves, where there are several.
     """
     resolved, load = lowered.resolved, _load(scenario, lowered)
     if context is None:
@@ -72,10 +75,10 @@ def typical_decode(
     budget = resolved.max_num_batched_tokens // (1 + drafts)
     most = max(1, min(resolved.max_num_seqs, budget, fits))
     if load.most_requests is not None:
-        most = max(1, min(most, -(-load.most_requests // _engines(scenario))))
+        most = max(1, min(most, math.ceil(load.most_requests * share / _engines(scenario))))
     if load.rate_per_s is None:
         return DecodeStep(most, context)
-    wanted_per_s = load.rate_per_s * load.output_tokens / _engines(scenario)
+    wanted_per_s = load.rate_per_s * share * load.output_tokens / _engines(scenario)
     batch = 1
     while batch < most and batch / step_s(batch, context) < wanted_per_s:
         batch = min(2 * batch, most)

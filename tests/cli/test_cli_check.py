@@ -6,6 +6,7 @@ import pytest
 
 import frontier
 
+LINK = "disaggregation.kv_transfer.bandwidth"
 SMALL_GPU = ("--set", "model=llama-3.1-8b", "--set", "hardware.gpu=rtx-4090")
 
 
@@ -110,11 +111,13 @@ def test_each_cluster_is_explained(cli):
     assert result.exit_code == 0
     text = result.stdout
     scenario = frontier.load("pdd-llama-70b")
-    assert "KV transfer  pull by request, 160GB/s each, 5MiB per block" in text
+    assert "KV transfer  pull by request, over the network, 5MiB per block" in text
     assert text.index("cluster prefill") < text.index("cluster decode")
     for view in scenario.views():
         assert f"{view.facts.num_blocks:,}" in text
-    assert "warning: disaggregation.kv_transfer.bandwidth" in text
+    text = cli("check", "pdd-llama-70b", "--set", f"{LINK}=160GB/s").stdout
+    assert "KV transfer  pull by request, 160GB/s each, 5MiB per block" in text
+    assert f"warning: {LINK}" in text
 
 
 def test_json_of_several_clusters(cli):

@@ -42,7 +42,6 @@ def test_printed_example_is_a_scenario_of_the_same_meaning(cli, name, tmp_path):
     assert printed["scenario"]["name"] == name
     # Packs of predictors are no part of a checkout that has not trained any.
     warnings = [warning for warning in printed["warnings"] if "no pack of predictors" not in warning]
-    warnings = [warning for warning in warnings if "every transfer has a link of its own" not in warning]
     told = [warning for warning in warnings if "timed with its launch" not in warning]
     assert told == [] or name == "offline-batch"  # sliding windows
 

@@ -64,6 +64,7 @@ CONTEXTS: dict[str, Context] = {
     "cluster.router": CROWD | PREFIXES | {"cluster.replicas": 2},
     "clusters.router": CROWD | PREFIXES,
     "disaggregation": CROWD,
+    "network": CROWD,
     f"{SYN}.max_priority": FEW_SEQS | {f"{ORDER}.priority": {}},
     "engine.kv_": RETURNING,
     "engine.kv_tiers.prefetch": RETURNING | {f"{ARR}.poisson.rate": 3},

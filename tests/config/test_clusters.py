@@ -5,7 +5,7 @@ import pickle
 from typing import Any
 
 import pytest
-from disaggregated import DECODE, LINK, PREFILL, WORKLOAD, plain, scenario
+from role_clusters import DECODE, LINK, PREFILL, WORKLOAD, plain, scenario
 
 from frontier.config import Scenario, load
 from frontier.errors import ConfigError, DoesNotFitError, Issue
@@ -59,9 +59,11 @@ def test_a_gpu_of_its_own_brings_its_price_and_its_node() -> None:
     both = scenario(
         {**PREFILL, "hardware": {"price_per_hour": 1.5}},
         {**DECODE, "hardware": {"gpu": "h200"}},
+        {**DECODE, "name": "third"},
         hardware={"gpu": "h100", "price_per_hour": 2.0, "gpus_per_node": 4},
     )
-    prefill, decode = (view.facts for view in both.views())
+    prefill, decode, third = (view.facts for view in both.views())
+    assert (third.price_per_hour, third.layout.gpus_per_node) == (2.0, 4)
     assert (prefill.price_per_hour, prefill.layout.gpus_per_node) == (1.5, 4)
     assert decode.price_per_hour == decode.gpu.price_per_hour_usd
     assert decode.layout.gpus_per_node == 8
@@ -277,6 +279,13 @@ def test_clusters_are_a_list(clusters: Any) -> None:
 def test_sections_without_effect_are_refused(sections: dict[str, Any], path: str, words: str) -> None:
     own = [{**role, "engine": {"watermark": 0.2}} for role in (PREFILL, DECODE)]
     assert words in problems(*own, **sections)[path].message
+
+
+def test_hardware_that_no_cluster_takes_over_is_refused() -> None:
+    own = ({**PREFILL, "hardware": "h200"}, {**DECODE, "hardware": {"price_per_hour": 3.0}})
+    issue = problems(*own, hardware={"gpu": "h100", "price_per_hour": 2.0})["hardware.price_per_hour"]
+    assert "no cluster takes it over" in issue.message
+    scenario(*own, hardware={"gpu": "h100", "gpus_per_node": 4})
 
 
 @pytest.mark.parametrize("section", [{"disaggregation": LINK}, {"network": {}}])

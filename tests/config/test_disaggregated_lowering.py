@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from disaggregated import DECODE, LINK, PREFILL, plain, scenario
+from role_clusters import DECODE, LINK, PREFILL, plain, scenario
 
 from frontier.config import Scenario
 from frontier.disaggregated_lowering import kv_bytes_per_block

@@ -15,7 +15,7 @@ from busy_scenarios import busy_context
 
 from frontier.config import Scenario
 from frontier.config.issues import leaf_paths
-from frontier.errors import ConfigError, FrontierError
+from frontier.errors import FrontierError
 from frontier.lowering import lower
 from frontier.simulation import run_facts, simulate
 
@@ -452,24 +452,30 @@ EFFECTS |= {
     "disaggregation.balance.decode": (TWO_OF_EACH, *BALANCES),
 }
 
-NETWORK: dict[str, tuple[Any, Any]] = {
-    "share_nodes": (False, True),
-    "nvlink_bandwidth": ("450GB/s", "100GB/s"),
-    "nvlink_nodes": (1, 2),
-    "pcie_bandwidth": ("64GB/s", "10GB/s"),
-    "gpus_per_pcie_switch": (1, 8),
-    "nics_per_node": (8, 1),
-    "nic_bandwidth": ("400Gbps", "100Gbps"),
-    "oversubscription": (1, 8),
-    "nodes_per_pod": (1, 32),
-    "rail_optimised": (True, False),
-    "intra_latency": ("4us", "1ms"),
-    "inter_latency": ("5us", "1ms"),
-    "link_efficiency": (0.8, 0.4),
-    "half_size": (None, "1GiB"),
+# Engines of four GPUs on nodes of eight, two of each: KV crosses NICs, or NVLink where nodes are shared.
+NODES = {
+    "clusters": [{**each, "replicas": 2} for each in PAIR],
+    "engine.tensor_parallel_size": 4,
 }
-"""Fields whose links the simulator does not have yet: `test_the_network_is_still_to_come` fails once it has,
-and these become EFFECTS, two clusters without a bandwidth being their context."""
+ONE_NODE = {"clusters": PAIR, "engine.tensor_parallel_size": 4, "network.share_nodes": True}
+PODS = NODES | {"clusters": [{**each, "replicas": 6} for each in PAIR], "network.oversubscription": 16}
+FEW_NICS = NODES | {"network.nics_per_node": 2}
+EFFECTS |= {
+    "network.share_nodes": ({"clusters": PAIR, "engine.tensor_parallel_size": 4}, False, True),
+    "network.nvlink_bandwidth": (ONE_NODE, "450GB/s", "50GB/s"),
+    "network.nvlink_nodes": (NODES, 1, 2),
+    "network.pcie_bandwidth": (NODES, "64GB/s", "10GB/s"),
+    "network.gpus_per_pcie_switch": (NODES, 1, 8),
+    "network.nics_per_node": (NODES, 8, 2),
+    "network.nic_bandwidth": (NODES, "400Gbps", "50Gbps"),
+    "network.oversubscription": (NODES | {"network.nodes_per_pod": 1}, 1, 16),
+    "network.nodes_per_pod": (PODS, 1, 32),
+    "network.rail_optimised": (PODS | {"network.nodes_per_pod": 1}, True, False),
+    "network.intra_latency": (ONE_NODE, "4us", "1ms"),
+    "network.inter_latency": (NODES, "5us", "1ms"),
+    "network.link_efficiency": (NODES, 0.8, 0.1),
+    "network.half_size": (NODES, None, "1GiB"),
+}
 
 
 STARTS: dict[str, Change] = {
@@ -557,7 +563,7 @@ def effects(scenario: Scenario) -> tuple[Any, ...]:
 
 
 def test_every_field_is_listed() -> None:
-    listed = {*EFFECTS, *STARTS, *ONE_VALUE, *NO_FIELDS, *(f"network.{name}" for name in NETWORK)}
+    listed = {*EFFECTS, *STARTS, *ONE_VALUE, *NO_FIELDS}
     assert listed == set(leaf_paths(Scenario))
 
 
@@ -569,22 +575,6 @@ def test_two_values_differ(base: Scenario, file: str, path: str) -> None:
         change = {first_entry(path): value}
         outcomes.append(effects(base.with_(filled({**busy_context(path), **context, **change}, file))))
     assert outcomes[0] != outcomes[1]
-
-
-def test_the_network_is_still_to_come(base: Scenario) -> None:
-    """A plan with a network is refused as a whole; when it is not, `NETWORK` goes to `EFFECTS`."""
-    pair = base.with_({"clusters": PAIR})
-    assert "network" in lower(pair).plan
-    with pytest.raises(ConfigError, match=r"unknown field `(placement|network)`"):
-        simulate(pair)
-
-
-@pytest.mark.parametrize("path", NETWORK)
-def test_fields_of_the_network_change_the_plan(base: Scenario, path: str) -> None:
-    needs = {"network.oversubscription": 4} if path in ("nodes_per_pod", "rail_optimised") else {}
-    pair = base.with_({"clusters": PAIR, **needs})
-    one, other = (lower(pair.with_({f"network.{path}": value})).plan_json for value in NETWORK[path])
-    assert one != other
 
 
 @pytest.mark.parametrize("path", STARTS)

@@ -41,6 +41,26 @@ seed: 7
 output: {steps: false, timeline_interval: 250ms}
 """
 
+START_CLUSTERS = """
+model: llama-3.1-8b
+hardware: {gpu: h100, price_per_hour: 2.5}
+engine: {max_num_seqs: 64, step_time: {linear: {per_step: 1ms}}}
+clusters:
+  - {role: prefill, name: a, replicas: 4, weight: 2, engine: {max_num_batched_tokens: 16K}}
+  - {role: prefill, name: b, hardware: h200, router: {policy: prefix_aware, max_imbalance: 4}}
+  - role: decode
+    hardware: {price_per_hour: 1.5}
+    engine: {max_num_seqs: null, step_time: roofline, tensor_parallel_size: 2}
+disaggregation:
+  kv_transfer: {mode: push, granularity: layer, proxy_latency: 1ms, latency: 50us}
+  direct_below: 1K
+  deflect_above: 64K
+  balance: {prefill: least_loaded}
+network: {share_nodes: true, nic_bandwidth: 400Gbps, oversubscription: 2, nodes_per_pod: 4, half_size: 64KiB}
+workload:
+  synthetic: {arrivals: burst, num_requests: 10, prompt_tokens: 1000, output_tokens: 100}
+"""
+
 STRANGE: list[Any] = [
     None,
     True,
@@ -115,9 +135,10 @@ def outcome(make: Callable[[], Scenario]) -> Scenario | ConfigError:
         return error
 
 
+@pytest.mark.parametrize("text", [START, START_CLUSTERS], ids=["cluster", "clusters"])
 @pytest.mark.parametrize("block", range(5))
-def test_mutated_values(block: int) -> None:
-    start = Scenario.from_yaml(START).to_dict()
+def test_mutated_values(block: int, text: str) -> None:
+    start = Scenario.from_yaml(text).to_dict()
     outcomes = {"valid": 0, "refused": 0}
     for number in range(100):
         draw = random.Random(f"{block} {number}")

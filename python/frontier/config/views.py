@@ -12,6 +12,7 @@ from frontier.config.disaggregation import Disaggregation, KvTransfer
 from frontier.config.engine import Engine
 from frontier.config.network import Network, network_facts
 from frontier.config.resolve import Examined, Parts, Resolved, examine
+from frontier.config.sections import Hardware
 from frontier.config.validate import validate_section
 from frontier.errors import Issue, show_value
 
@@ -133,6 +134,7 @@ def examine_clusters(
     ]
     disaggregation = sections.get("disaggregation")
     issues += _overridden(sections.get("engine"), entries)
+    issues += _overridden_hardware(sections.get("hardware"), entries)
     issues += rules.program_issues(entries, disaggregation)
     examined = [
         _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
@@ -171,6 +173,18 @@ def _overridden(top: Engine | None, entries: Sequence[RoleCluster | None]) -> li
         for path, value in _leaves(top.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
         if all(entry is not None and is_given(entry.engine, Engine, path) for entry in entries)
     ]
+
+
+def _overridden_hardware(top: Hardware | None, entries: Sequence[RoleCluster | None]) -> list[Issue]:
+    """Return fields of the common hardware that no cluster takes over; the GPU is always needed there."""
+    issues = []
+    for name in ("price_per_hour", "gpus_per_node", "placement"):
+        value = None if top is None else getattr(top, name)
+        own = [entry is not None and bool({"gpu", name} & set(entry.hardware or ())) for entry in entries]
+        if value is not None and all(own):
+            message = f"was {show_value(value)}, has no effect: no cluster takes it over; remove it here"
+            issues.append(Issue(f"hardware.{name}", value, message))
+    return issues
 
 
 def _leaves(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
