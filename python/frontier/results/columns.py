@@ -28,8 +28,8 @@ NEVER = -1
 NONE_U32 = 4_294_967_295
 """`replica` of a request that was never routed, `session` of a request without one."""
 
-STATUSES = ("finished", "rejected", "unfinished")
-FINISHED, REJECTED, UNFINISHED = range(3)
+STATUSES = ("finished", "rejected", "unfinished", "failed")
+FINISHED, REJECTED, UNFINISHED, FAILED = range(4)
 GRAPH_MODES = ("eager", "piecewise", "full")
 """How the kernels of a step are launched, as `steps.graph` counts them."""
 REJECT_REASONS = ("none", "exceeds_max_model_len", "exceeds_kv_cache", "exceeds_token_budget")

@@ -170,23 +170,12 @@ impl Simulation {
         self.segments.clear();
         self.workload.prompt_segments(spec.id, &mut self.segments);
         let Some(controller) = &mut self.controller else {
-            return match self.clusters[0].choose(now, spec, &self.segments) {
-                Some(engine) => self.send(now, spec, engine),
-                None => {
-                    self.unplaced.push(spec.id);
-                    Ok(())
-                }
-            };
+            let engine = self.clusters[0].choose(now, spec, &self.segments);
+            return self.send_or_wait(now, spec, engine);
         };
-        let hands_over = controller.handover.as_ref().map(|handover| handover.mode);
-        let Some(mode) = hands_over else {
-            return match self.choose_on(now, 0, spec) {
-                Some(engine) => self.send(now, spec, engine),
-                None => {
-                    self.unplaced.push(spec.id);
-                    Ok(())
-                }
-            };
+        let Some(mode) = controller.handover.as_ref().map(|handover| handover.mode) else {
+            let engine = self.choose_on(now, 0, spec);
+            return self.send_or_wait(now, spec, engine);
         };
         if let Some(engine) = self.shortcut(now, spec) {
             return self.send(now, spec, engine);
@@ -234,6 +223,20 @@ impl Simulation {
         cluster.release(engine, spec.id);
         self.controller.as_mut()?.pools[direct.leg as usize].release(number);
         None
+    }
+
+    /// Sends a request to `engine`, or lets it wait until there is one.
+    fn send_or_wait(
+        &mut self,
+        now: SimTime,
+        spec: &RequestSpec,
+        engine: Option<ReplicaId>,
+    ) -> Result<(), SimError> {
+        if let Some(engine) = engine {
+            return self.send(now, spec, engine);
+        }
+        self.unplaced.push(spec.id);
+        Ok(())
     }
 
     /// Sends a request to `engine`, through its API servers where there are any. `segments` holds its prompt.
