@@ -32,7 +32,16 @@ STATUSES = ("finished", "rejected", "unfinished", "failed")
 FINISHED, REJECTED, UNFINISHED, FAILED = range(4)
 GRAPH_MODES = ("eager", "piecewise", "full")
 """How the kernels of a step are launched, as `steps.graph` counts them."""
-REJECT_REASONS = ("none", "exceeds_max_model_len", "exceeds_kv_cache", "exceeds_token_budget")
+REJECT_REASONS = (
+    "none",
+    "exceeds_max_model_len",
+    "exceeds_kv_cache",
+    "exceeds_token_budget",
+    "queue_full",
+    "timed_out",
+    "replica_lost",
+    "no_replica",
+)
 
 ATTRIBUTION_CAUSES = (
     "ingress",
@@ -49,6 +58,7 @@ ATTRIBUTION_CAUSES = (
     "kv_load",
     "kv_transfer_wait",
     "kv_transfer",
+    "lost",
 )
 """Where the time of a request goes; `docs/metrics.md` defines each."""
 
@@ -68,6 +78,7 @@ REQUEST_COLUMNS: dict[str, np.dtype[Any]] = {
     "generated_tokens": _U32,
     "cached_tokens": _U32,
     "preemptions": _U32,
+    "attempts": _U32,
     "num_drafts": _U32,
     "draft_tokens": _U32,
     "accepted_tokens": _U32,
@@ -199,7 +210,10 @@ class Columns:
     def causes(self) -> tuple[str, ...]:
         """Return the causes that latency may have: those of hand-overs only with several clusters."""
         several = len(self.clusters) > 1
-        return tuple(cause for cause in ATTRIBUTION_CAUSES if several or cause not in TRANSFER_CAUSES)
+        hidden = set() if several else set(TRANSFER_CAUSES)
+        if not (self.requests["attempts"] > 1).any() and not (self.requests["status"] == FAILED).any():
+            hidden.add("lost")
+        return tuple(cause for cause in ATTRIBUTION_CAUSES if cause not in hidden)
 
     @property
     def steps_recorded(self) -> bool:

@@ -132,6 +132,7 @@ fn requests<'py>(py: Python<'py>, records: &[RequestRecord]) -> PyResult<Bound<'
     table.set_item("generated_tokens", column(py, records, |r| r.generated_tokens))?;
     table.set_item("cached_tokens", column(py, records, |r| r.cached_tokens))?;
     table.set_item("preemptions", column(py, records, |r| r.preemptions))?;
+    table.set_item("attempts", column(py, records, |r| u32::from(r.attempts)))?;
     table.set_item("num_drafts", column(py, records, |r| r.num_drafts))?;
     table.set_item("draft_tokens", column(py, records, |r| r.draft_tokens))?;
     table.set_item("accepted_tokens", column(py, records, |r| r.accepted_tokens))?;

@@ -8,7 +8,7 @@ use frontier_core::time::SimTime;
 use serde_json::{Value, json};
 
 /// Adds changes to a plan.
-fn changing(mut plan: Value, lost: &str, events: Vec<Value>) -> Value {
+fn changing(mut plan: Value, lost: &str, events: &[Value]) -> Value {
     plan["dynamics"] = json!({"lost_requests": lost, "events": events, "autoscale": []});
     plan
 }
@@ -42,7 +42,7 @@ fn a_replica_that_fails_takes_its_requests_with_it_or_has_them_run_again() {
     let mut serving = plan(&burst(8, 160, 20));
     serving["clusters"][0]["replicas"] = json!(2);
     let fail = change(10_000_000, 0, 1, &json!({"kind": "fail", "down_ns": null}));
-    let (recorder, _) = run(&changing(serving.clone(), "fail", vec![fail.clone()])).unwrap();
+    let (recorder, _) = run(&changing(serving.clone(), "fail", std::slice::from_ref(&fail))).unwrap();
     assert_accounted_for(&recorder, 8);
     let failed = |recorder: &Recorder| {
         let lost = |record: &&frontier_core::metrics::RequestRecord| {
@@ -51,7 +51,7 @@ fn a_replica_that_fails_takes_its_requests_with_it_or_has_them_run_again() {
         recorder.requests.iter().filter(lost).count()
     };
     assert_eq!(failed(&recorder), 4);
-    let (recorder, _) = run(&changing(serving, "rerun", vec![fail])).unwrap();
+    let (recorder, _) = run(&changing(serving, "rerun", &[fail])).unwrap();
     assert_accounted_for(&recorder, 8);
     assert_eq!(failed(&recorder), 0);
     for record in &recorder.requests {
@@ -66,11 +66,11 @@ fn a_replica_that_fails_takes_its_requests_with_it_or_has_them_run_again() {
 fn requests_wait_for_a_replica_that_comes_back_and_fail_where_none_does() {
     let serving = plan(&burst(3, 160, 20));
     let fail = |down: Value| vec![change(5_000_000, 0, 0, &json!({"kind": "fail", "down_ns": down}))];
-    let (recorder, _) = run(&changing(serving.clone(), "rerun", fail(json!(1_000_000_000)))).unwrap();
+    let (recorder, _) = run(&changing(serving.clone(), "rerun", &fail(json!(1_000_000_000)))).unwrap();
     assert_accounted_for(&recorder, 3);
     assert!(recorder.requests.iter().all(|record| record.scheduled.is_some()));
     assert!(recorder.requests.iter().all(|record| record.first_token.unwrap() > SimTime(1_005_000_000)));
-    let (recorder, _) = run(&changing(serving, "rerun", fail(json!(null)))).unwrap();
+    let (recorder, _) = run(&changing(serving, "rerun", &fail(json!(null)))).unwrap();
     assert_accounted_for(&recorder, 3);
     assert!(recorder.requests.iter().all(|record| record.reject_reason == RejectReason::NoReplica));
 }
@@ -81,7 +81,7 @@ fn a_decode_replica_killed_in_mid_transfer_costs_the_transfer_alone() {
     pair["clusters"][1]["replicas"] = json!(2);
     // The prompt is done at 2.6 ms and on its way for 10 ms.
     let fail = change(7_600_000, 1, 0, &json!({"kind": "fail", "down_ns": null}));
-    let (recorder, _) = run(&changing(pair, "rerun", vec![fail])).unwrap();
+    let (recorder, _) = run(&changing(pair, "rerun", &[fail])).unwrap();
     assert_accounted_for(&recorder, 1);
     let ends: Vec<_> = recorder.transfers.iter().map(|transfer| transfer.end.map(|end| end.0)).collect();
     assert_eq!(ends, [None, Some(17_600_000)]);
@@ -95,7 +95,7 @@ fn a_slow_replica_and_a_slow_link_take_longer_while_they_are() {
     let alone = plan(&burst(1, 160, 5));
     let slow = |for_ns: Value| {
         let slow = json!({"kind": "slow", "factor": 3.0, "for_ns": for_ns});
-        let (recorder, _) = run(&changing(alone.clone(), "fail", vec![change(0, 0, 0, &slow)])).unwrap();
+        let (recorder, _) = run(&changing(alone.clone(), "fail", &[change(0, 0, 0, &slow)])).unwrap();
         recorder.requests[0].finished.unwrap().0
     };
     assert_eq!(slow(json!(null)), 3 * 6_600_000);
@@ -104,7 +104,7 @@ fn a_slow_replica_and_a_slow_link_take_longer_while_they_are() {
     let pair = networked(disaggregated(&burst(1, 160, 2), "pull", "request"), 1, 1);
     let degrade = |factor: f64, for_ns: Value| {
         let degrade = json!({"kind": "degrade_links", "factor": factor, "for_ns": for_ns});
-        let (recorder, _) = run(&changing(pair.clone(), "fail", vec![change(0, 1, 0, &degrade)])).unwrap();
+        let (recorder, _) = run(&changing(pair.clone(), "fail", &[change(0, 1, 0, &degrade)])).unwrap();
         recorder.transfers[0].end.unwrap().0
     };
     assert_eq!(degrade(0.1, json!(null)), 2_600_000 + 100_000_000);
@@ -117,7 +117,7 @@ fn a_restart_lets_requests_end_and_keeps_new_ones_away() {
     let mut serving = plan(&synthetic(&json!({"kind": "constant", "rate_per_s": 200.0}), 40, 160, 20));
     serving["clusters"][0]["replicas"] = json!(2);
     let restart = change(20_000_000, 0, 0, &json!({"kind": "restart", "down_ns": 100_000_000}));
-    let (recorder, _) = run(&changing(serving, "fail", vec![restart])).unwrap();
+    let (recorder, _) = run(&changing(serving, "fail", &[restart])).unwrap();
     assert_accounted_for(&recorder, 40);
     assert!(recorder.requests.iter().all(|record| record.status == RequestStatus::Finished));
     let routed = |from: u64, to: u64| {
@@ -144,7 +144,7 @@ fn a_prefill_replica_becomes_a_decode_replica() {
     pair["clusters"][1]["replicas"] = json!(2);
     pair["clusters"][1]["in_service"] = json!(1);
     let switch = change(30_000_000, 0, 1, &json!({"kind": "switch_role", "to": 1, "delay_ns": 50_000_000}));
-    let (recorder, _) = run(&changing(pair, "fail", vec![switch])).unwrap();
+    let (recorder, _) = run(&changing(pair, "fail", &[switch])).unwrap();
     assert_accounted_for(&recorder, 60);
     let joined = recorder.requests.iter().filter(|record| record.replica.unwrap().0 == 3);
     assert!(joined.clone().count() > 0);
@@ -250,7 +250,7 @@ fn faulty(seed: u64) -> (Value, usize) {
     });
     let events: Vec<Value> = events.collect();
     let lost = if dice.below(3) == 0 { "fail" } else { "rerun" };
-    let mut plan = changing(plan, lost, events);
+    let mut plan = changing(plan, lost, &events);
     if dice.below(3) == 0 {
         plan["admission"] = json!({"classes": [{"priority": 0, "max_outstanding": 3 + dice.below(6),
             "timeout_ns": (20 + dice.below(60)) * 1_000_000, "max_retries": dice.below(3),
