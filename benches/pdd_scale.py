@@ -1,16 +1,18 @@
-"""Prefill and decode apart on 32 to 4,096 GPUs: CPU seconds and memory, beside those of the reference simulator.
+"""Prefill and decode apart on 32 to 4,096 GPUs: CPU seconds and memory beside the reference simulator's.
 
     python benches/pdd_scale.py [--gpus 32 1024 4096] [--cases dense moe] [--clocks linear learned]
                                 [--links dedicated network] [--runs 3]
 
-The workload is that of the reference's own study of its wall-clock time: 512 prompt and 128 output tokens, two requests
-per GPU, Poisson arrivals at a quarter of a request per GPU and second, half of the GPUs prefill and half decode.
-`dense` is Llama-3.1-70B with TP4 PP2, `moe` Qwen3-235B-A22B with TP4 DP2 EP8 PP2. The reference ran with constants of
-1 ms per operator and without metrics; `linear` is a step of constants (so that work, not its price, is compared),
-`roofline` and `learned` price every operator of every step. All results and metrics are kept.
+The workload is that of the reference's own study of its wall-clock time: 512 prompt and 128 output tokens,
+two requests per GPU, Poisson arrivals at a quarter of a request per GPU and second, half of the GPUs prefill
+and half decode. `dense` is Llama-3.1-70B with TP4 PP2, `moe` Qwen3-235B-A22B with TP4 DP2 EP8 PP2. The
+reference ran with constants of 1 ms per operator and without metrics; `linear` is a step of constants (so
+that work, not its price, is compared), `roofline` and `learned` price every operator of every step. All
+results and metrics are kept.
 
-Every size runs in a process of its own: CPU is user + system of that process, the interpreter's start and all imports
-included; `simulate` is the part in the core; peak is the resident set.
+Every size runs in a process of its own: CPU is user + system of that process, the interpreter's start and
+all imports included (of modules compiled before, as those of an installed package are); `simulate` is the
+part in the core; peak is the resident set.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +94,9 @@ def scenario_of(case: str, gpus: int, clock: str, links: str) -> dict[str, Any]:
     fixed, per_replica = CASES[case]
     replicas = gpus // 2 // per_replica
     if not replicas:
-        raise SystemExit(f"{case}: {gpus} GPUs are fewer than a prefill and a decode replica of {per_replica}")
+        raise SystemExit(
+            f"{case}: {gpus} GPUs are fewer than a prefill and a decode replica of {per_replica}"
+        )
     transfer = {"mode": "pull"} | ({"bandwidth": "50GB/s"} if links == "dedicated" else {})
     return fixed | {
         "engine": fixed["engine"] | {"step_time": CLOCKS[clock]},
@@ -142,10 +147,12 @@ def child(case: str, gpus: int, clock: str, links: str) -> None:
     print(json.dumps(facts))
 
 
-def run_once(case: str, gpus: int, clock: str, links: str) -> Run:
-    """Run a size in a process of its own."""
+def run_once(case: str, gpus: int, clock: str, links: str, bytecode: str) -> Run:
+    """Run a size in a process of its own, whose compiled modules lie in the folder `bytecode`."""
     command = [sys.executable, __file__, "--child", case, str(gpus), clock, links]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = bytecode
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -169,12 +176,21 @@ def main() -> None:
         case, gpus, clock, links = options.child
         child(case, int(gpus), clock, links)
         return
+    with tempfile.TemporaryDirectory() as bytecode:
+        measure(options, bytecode)
+
+
+def measure(options: argparse.Namespace, bytecode: str) -> None:
+    """Print a table for each case, clock and kind of links."""
     for case, clock, links in itertools.product(options.cases, options.clocks, options.links):
+        run_once(case, options.gpus[0], clock, links, bytecode)  # compile modules, warm the file cache
         print(f"\n{case}, step time {clock}, {links} links; medians of {options.runs} processes")
-        print("| GPUs | requests | steps | CPU s | simulate s | us/step | peak MiB | reference s | ratio | its MB |")
+        print(
+            "| GPUs | requests | steps | CPU s | simulate s | us/step | peak MiB | its s | ratio | its MB |"
+        )
         print("|---|---|---|---|---|---|---|---|---|---|")
         for gpus in options.gpus:
-            runs = [run_once(case, gpus, clock, links) for _ in range(options.runs)]
+            runs = [run_once(case, gpus, clock, links, bytecode) for _ in range(options.runs)]
             if len({run.facts["digest"] for run in runs}) > 1:
                 raise SystemExit("runs of one scenario differ")
             cpu = statistics.median(run.cpu_s for run in runs)
@@ -183,7 +199,8 @@ def main() -> None:
             steps = runs[0].facts["steps"]
             theirs, theirs_mb = REFERENCE_S[case].get(gpus), REFERENCE_MB[case].get(gpus)
             beside = f"{theirs:,} | {theirs / cpu:,.0f} | {theirs_mb:,}" if theirs else "- | - | -"
-            row = f"{gpus:,} | {2 * gpus:,} | {steps:,} | {cpu:.2f} | {simulate:.3f} | {simulate / steps * 1e6:.2f}"
+            per_step_us = simulate / steps * 1e6
+            row = f"{gpus:,} | {2 * gpus:,} | {steps:,} | {cpu:.2f} | {simulate:.3f} | {per_step_us:.2f}"
             print(f"| {row} | {peak:.0f} | {beside} |", flush=True)
 
 
