@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frontier.results.columns import NEVER, NONE_U32, Columns
+from frontier.results.columns import NEVER, NONE_U32, Columns, Ints
 from frontier.results.statistics import share
 from frontier.results.timeline import peak_used_blocks
 from frontier.results.transfers import first_engine
@@ -19,7 +19,7 @@ NAMES = ("mean_kv_use", "peak_kv_use", "gpu_busy_share", "num_steps", "prefix_hi
 
 
 def kv_use(
-    columns: Columns, window: Window, used_block_ns: Iterable[float], engines: slice
+    columns: Columns, window: Window, used_block_ns: Iterable[float], peaks: Ints, engines: slice
 ) -> tuple[float | None, float | None]:
     """Return the mean and the peak share of the usable KV blocks of some engines.
 
@@ -27,11 +27,11 @@ def kv_use(
         columns: the run.
         window: the window.
         used_block_ns: what the counter of that name grew by in the window, by engine.
+        peaks: the most blocks used at once, by engine (`peak_used_blocks`).
         engines: which of them.
     """
     blocks = columns.usable_blocks_of_engine[engines].tolist()
-    peaks = peak_used_blocks(columns, window)[engines].tolist()
-    shares = [share(peak, usable) for peak, usable in zip(peaks, blocks, strict=True)]
+    shares = [share(peak, usable) for peak, usable in zip(peaks[engines].tolist(), blocks, strict=True)]
     span_ns = float(window.end_ns - window.start_ns)
     held = sum(list(used_block_ns)[engines])
     return share(held, span_ns * sum(blocks)), max(
@@ -60,11 +60,14 @@ def by_cluster(
     requests = columns.requests
     engine = first_engine(columns)
     admitted = arrived & (requests["scheduled_ns"] != NEVER) & (engine != NONE_U32)
+    peaks = peak_used_blocks(columns, window) if grown is not None else np.zeros(0, np.int64)
     for cluster in columns.clusters:
         name, engines = cluster.name, cluster.slice
         if grown is not None:
             used = grown["used_block_ns"].tolist()
-            found["mean_kv_use"][name], found["peak_kv_use"][name] = kv_use(columns, window, used, engines)
+            found["mean_kv_use"][name], found["peak_kv_use"][name] = kv_use(
+                columns, window, used, peaks, engines
+            )
             span_ns = float(window.end_ns - window.start_ns) * len(cluster.engines)
             found["gpu_busy_share"][name] = share(sum(grown["busy_ns"].tolist()[engines]), span_ns)
         rows = slice(*columns.replica_offsets[[engines.start, engines.stop]].tolist())

@@ -106,8 +106,8 @@ def _limits(columns: Columns, max_model_lens: Sequence[int | None]) -> Ints:
     return of_request
 
 
-def check_token_runs(columns: Columns) -> None:
-    """Check that token runs lie within their replica's steps and agree with the request columns."""
+def check_token_runs(columns: Columns) -> TokenRuns:
+    """Check that token runs lie within their replica's steps and agree with the requests; return them."""
     requests, raw = columns.requests, columns.token_runs
     if bool((raw["request"] >= len(requests["status"])).any()):
         raise InvariantError(f"token_runs names request {raw['request'].max()} of {len(requests['status'])}")
@@ -139,6 +139,7 @@ def check_token_runs(columns: Columns) -> None:
         last = np.append(~same, True)
         done = last & (requests["status"][runs.request] == FINISHED)
         _check_stamp(columns, "finished_ns", runs.request[done], runs.end_ns[runs.last[done]])
+    return runs
 
 
 def _check_stamp(columns: Columns, name: str, request: Ints, step_end_ns: Ints) -> None:
@@ -293,8 +294,10 @@ def check_drafts(columns: Columns) -> None:
             raise InvariantError(f"totals.{name} sums up to {counted}, the requests to {expected}")
 
 
-def check_all(columns: Columns, max_model_lens: Sequence[int | None]) -> None:
-    """Run every check; `max_model_lens` are the limits of the clusters, or one for all.
+def check_all(columns: Columns, max_model_lens: Sequence[int | None]) -> TokenRuns:
+    """Run every check, and return the token runs.
+
+    `max_model_lens` are the limits of the clusters, or one for all.
 
     Raises:
         InvariantError: naming the first request and the law it breaks.
@@ -304,8 +307,9 @@ def check_all(columns: Columns, max_model_lens: Sequence[int | None]) -> None:
     check_transfers(columns)
     check_tokens(columns, max_model_lens)
     check_steps(columns)
-    check_token_runs(columns)
+    runs = check_token_runs(columns)
     check_timeline(columns)
     check_prefix_hits(columns)
     check_drafts(columns)
     check_kv_tiers(columns)
+    return runs

@@ -29,7 +29,7 @@ from frontier.results.rates import Seconds, mean_concurrent_requests, peak_concu
 from frontier.results.saturation import SATURATED, judge_saturation
 from frontier.results.statistics import NS_PER_S, Sample, sample, share
 from frontier.results.summary import Summary
-from frontier.results.timeline import counters_between
+from frontier.results.timeline import counters_between, peak_used_blocks
 from frontier.results.tokens import TokenRuns
 from frontier.results.transfers import transfer_metrics
 from frontier.results.window import Window
@@ -257,7 +257,9 @@ def _engine(
         return values
     span_ns = float(window.end_ns - window.start_ns)
     used = grown["used_block_ns"].tolist()
-    values["mean_kv_use"], values["peak_kv_use"] = kv_use(columns, window, used, slice(None))
+    values["mean_kv_use"], values["peak_kv_use"] = kv_use(
+        columns, window, used, peak_used_blocks(columns, window), slice(None)
+    )
     values["gpu_busy_share"] = share(sum(grown["busy_ns"].tolist()), span_ns * totals["replicas"])
     values |= utilisation(facts, window.duration_s, grown)
     return values

@@ -75,7 +75,8 @@ class Result:
         Raises:
             InvariantError: naming the first request and the law it breaks.
         """
-        check_all(self.columns, [pool.max_model_len for pool in self.facts.gpu_pools])
+        runs = check_all(self.columns, [pool.max_model_len for pool in self.facts.gpu_pools])
+        self.__dict__.setdefault("token_runs", runs)  # which would only be ordered once more
 
     @property
     def totals(self) -> Mapping[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from frontier.results.columns import TIMELINE_COUNTERS, Columns, Ints
-from frontier.results.transfers import requests_at
+from frontier.results.columns import NONE_U32, TIMELINE_COUNTERS, Columns, Ints
 from frontier.results.window import Window
 
 
@@ -38,8 +37,9 @@ def peak_used_blocks(columns: Columns, window: Window) -> Ints:
     """
     peak = columns.timeline["peak_used_blocks"]
     largest = np.zeros(columns.totals["replicas"], np.int64)
+    arrivals, offsets = _arrivals_by_engine(columns)
     for replica, rows in _rows_by_replica(columns):
-        begin = _stretch_begins(columns, replica, rows)
+        begin = _stretch_begins(columns, arrivals[slice(*offsets[replica : replica + 2])], rows)
         overlaps = (begin < window.stop_ns) & (columns.timeline["time_ns"][rows] > window.start_ns)
         largest[replica] = peak[rows][overlaps].max(initial=0)
     return largest
@@ -56,12 +56,27 @@ def _rows_by_replica(columns: Columns) -> Iterator[tuple[int, NDArray[np.intp]]]
         yield int(number), rows
 
 
-def _stretch_begins(columns: Columns, replica: int, rows: NDArray[np.intp]) -> Ints:
+def _arrivals_by_engine(columns: Columns) -> tuple[Ints, Ints]:
+    """Return when requests arrived that came to an engine, be it for a part of their work, in order of time.
+
+    Those of engine i are entries offsets[i] .. offsets[i + 1] of the first array.
+    """
+    requests, transfers = columns.requests, columns.transfers
+    request = np.concatenate(
+        [np.arange(len(requests["replica"])), transfers["request"], transfers["request"]]
+    )
+    engine = np.concatenate([requests["replica"], transfers["source"], transfers["destination"]])
+    known = engine != NONE_U32
+    engine, arrival = engine[known], requests["arrival_ns"][request[known]]
+    order = np.lexsort((arrival, engine))
+    return arrival[order], np.searchsorted(engine[order], np.arange(columns.totals["replicas"] + 1))
+
+
+def _stretch_begins(columns: Columns, arrivals: Ints, rows: NDArray[np.intp]) -> Ints:
     """Return for each sample of a replica when the stretch that it describes began."""
-    timeline, requests = columns.timeline, columns.requests
+    timeline = columns.timeline
     begin: Ints = np.append(0, timeline["time_ns"][rows][:-1])
     held = timeline["used_blocks"][rows] + timeline["num_running"][rows] + timeline["num_waiting"][rows]
     idle = np.append(True, held[:-1] == 0)
-    arrivals = np.sort(requests["arrival_ns"][requests_at(columns, replica)])
     arrivals = np.append(arrivals, np.iinfo(np.int64).max)
     return np.where(idle, arrivals[np.searchsorted(arrivals, begin)], begin)

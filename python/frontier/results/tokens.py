@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,10 +93,24 @@ class TokenRuns:
     def tokens_until(self, time_ns: Ints) -> Ints:
         """Return how many tokens (of all requests) were emitted before each moment."""
         tokens = np.zeros(len(time_ns), np.int64)
-        for base, stop in pairwise(self.replica_offsets.tolist()):
-            step = base + np.searchsorted(self.end_ns[base:stop], time_ns)
-            tokens += self._tokens_before(step) - self._tokens_before(np.array([base]))
+        firsts, stops = self.replica_offsets[:-1], self.replica_offsets[1:]
+        at_once = max(1, _BLOCK // max(1, len(time_ns)))  # replicas, to spare long temporaries
+        for begin in range(0, len(firsts), at_once):
+            first, stop = firsts[begin : begin + at_once, None], stops[begin : begin + at_once, None]
+            step = self._first_step_from(first, stop, time_ns)
+            tokens += (self._tokens_before(step) - self._tokens_before(first)).sum(axis=0)
         return tokens
+
+    def _first_step_from(self, first: Ints, stop: Ints, time_ns: Ints) -> Ints:
+        """Return the first step of `first` .. `stop` that ends at each moment or later, by bisection."""
+        low, high = (np.broadcast_to(edge, (len(edge), len(time_ns))).copy() for edge in (first, stop))
+        while bool((low < high).any()):
+            middle = (low + high) // 2
+            # Where nothing is left to halve, the step in the middle may not exist.
+            earlier = self.end_ns[np.minimum(middle, len(self.end_ns) - 1)] < time_ns
+            np.copyto(low, middle + 1, where=earlier & (low < high))
+            np.copyto(high, middle, where=~earlier & (low < high))
+        return low
 
     def _tokens_before(self, step: Ints) -> Ints:
         """Return how many tokens came in the steps up to each of `step`, which is left out."""

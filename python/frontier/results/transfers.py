@@ -38,15 +38,6 @@ def first_engine(columns: Columns) -> NDArray[np.uint32]:
     return engine
 
 
-def requests_at(columns: Columns, engine: int) -> NDArray[np.bool_]:
-    """Return which requests came to an engine, be it for a part of their work."""
-    transfers = columns.transfers
-    came: NDArray[np.bool_] = columns.requests["replica"] == engine
-    involved = (transfers["source"] == engine) | (transfers["destination"] == engine)
-    came[transfers["request"][involved]] = True
-    return came
-
-
 def transfer_metrics(columns: Columns, window: Window) -> dict[str, Any]:
     """Return the metrics of the hand-overs that ended in the window; all are None in a run without any."""
     transfers = columns.transfers

@@ -63,6 +63,8 @@ pub struct LockStepGroup {
     stalled: bool,
     /// Ends of steps that will be announced, although the steps were dropped.
     stale_ends: u32,
+    /// A rank got something since all of them formed a batch last.
+    untried: bool,
     shapes: Vec<BatchShape>,
     /// Time of each pipeline stage in the step priced last, in seconds.
     stages_s: Vec<f64>,
@@ -88,6 +90,7 @@ impl LockStepGroup {
             fruitless_rounds: 0,
             stalled: false,
             stale_ends: 0,
+            untried: false,
             shapes: vec![batch.clone(); ranks],
             stages_s: Vec::new(),
             padded_tokens: Vec::with_capacity(ranks),
@@ -121,9 +124,10 @@ impl LockStepGroup {
         stale
     }
 
-    /// Notes that a rank got a request.
+    /// Notes that a rank got a request, or news of a transfer.
     pub fn wake(&mut self) {
         self.stalled = false;
+        self.untried = true;
     }
 
     /// Processes the outputs of the awaited step, which ends `now`; `engines` are the ranks.
@@ -141,16 +145,19 @@ impl LockStepGroup {
                 what: "a group of ranks completed a step it did not await".into(),
             });
         };
-        let in_vain = step.in_vain && !self.queue.iter().any(GroupStep::executes);
+        let mut fruitful = false;
+        for (engine, batch) in engines.iter_mut().zip(&mut step.batches) {
+            if let Some(batch) = batch.take() {
+                // Nothing was computed, but news of a transfer may let the next step do so.
+                fruitful |= engine.process(batch, now, context)?;
+            }
+        }
+        let in_vain =
+            step.in_vain && !fruitful && !self.untried && !self.queue.iter().any(GroupStep::executes);
         self.fruitless_rounds = if in_vain { self.fruitless_rounds + 1 } else { 0 };
         if self.fruitless_rounds == FRUITLESS_ROUNDS {
             self.fruitless_rounds = 0;
             self.stalled = true;
-        }
-        for (engine, batch) in engines.iter_mut().zip(&mut step.batches) {
-            if let Some(batch) = batch.take() {
-                engine.process(batch, now, context)?;
-            }
         }
         self.spare.push(step);
         if !self.running {
@@ -251,6 +258,7 @@ impl LockStepGroup {
             self.committed[rank] = !unfinished;
             self.drafts.push(draft);
         }
+        self.untried &= held_back;
         // Loads of experts are those of a step of all ranks.
         let origin = engines.first().map(EngineCore::origin).unwrap_or_default();
         context.timer.set_origin(StepOrigin { step: self.num_steps, ..origin });

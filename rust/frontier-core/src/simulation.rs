@@ -1,13 +1,16 @@
 //! A run: owns all state, and handles every event in one exhaustive `match`.
 
 mod dynamics;
+mod journey;
+mod leaving;
+mod moving;
 mod path;
 mod pools;
 mod transport;
 
 use std::sync::Arc;
 
-use path::Controller;
+use journey::Controller;
 use transport::Transport;
 
 use crate::cluster::{Cluster, KvTierTotals, Surroundings};

@@ -215,3 +215,30 @@ fn a_path_over_a_network_needs_a_place_and_a_layout_that_fits() {
     plan["network"] = json!(null);
     assert!(run(&plan).unwrap_err().to_string().contains("transport.kind"));
 }
+
+#[test]
+fn ranks_in_lock_step_hear_of_transfers_however_late_they_come() {
+    // While KV is on its way the ranks step in vain, and fall asleep; its news, or a request that reaches an idle rank
+    // meanwhile, must wake them whenever it comes.
+    for stages in [1, 2] {
+        for bytes_per_s in [1e10, 1e9, 3e8] {
+            for seed in 0..8 {
+                let arrivals = json!({"kind": "poisson", "rate_per_s": 25.0});
+                let mut plan = disaggregated(&synthetic(&arrivals, 60, 100, 5), "pull", "request");
+                plan["seed"] = json!(seed);
+                for cluster in 0..2 {
+                    let scheduler = &mut plan["clusters"][cluster]["scheduler"];
+                    scheduler["pipeline_parallel_size"] = json!(stages);
+                    scheduler["async_scheduling"] = json!(true);
+                    plan["clusters"][cluster]["data_parallel"] = json!({
+                        "size": 2, "ranks_per_balancer": 2, "balancer": {"kind": "round_robin"},
+                        "lock_step": {"dummy_tokens": 1, "sync_interval": 32, "sync_at_first_step": false,
+                                      "pad_to_largest": false, "prefill_schedule_interval": 1}
+                    });
+                }
+                handover(&mut plan)["transport"]["bytes_per_s"] = json!(bytes_per_s);
+                finished(&plan);
+            }
+        }
+    }
+}

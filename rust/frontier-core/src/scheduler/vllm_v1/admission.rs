@@ -34,7 +34,7 @@ impl VllmScheduler {
         let mut passed_over: Vec<Slot> = Vec::new();
         let mut still_loading = 0;
         // Those put aside in this very step are not looked at.
-        let (mut at, mut to_look_at) = (0, self.handovers.num_waiting());
+        let (mut at, mut to_look_at) = (0, self.handovers.num_to_look_at());
         while budget.room() > 0 && self.running.len() < self.max_running {
             if at < to_look_at {
                 match self.admit_received(at, prompt_continues, beside_running, budget, out) {

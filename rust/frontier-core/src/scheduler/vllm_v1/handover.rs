@@ -44,6 +44,8 @@ pub(super) struct Handovers {
     waiting: Vec<Slot>,
     /// Those of them whose KV is there, but which were not looked at since.
     received: Vec<Slot>,
+    /// How many of them were looked at since, and had no room to run.
+    num_without_room: usize,
     /// Reads that began in the step that was formed last.
     reads: Vec<RemoteRead>,
     /// Ended here and kept for another engine.
@@ -66,6 +68,12 @@ impl Handovers {
     #[inline]
     pub(super) fn num_waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Returns how many of the requests put aside are worth looking at, in order: none while all wait for their KV.
+    #[inline]
+    pub(super) fn num_to_look_at(&self) -> usize {
+        if self.received.is_empty() && self.num_without_room == 0 { 0 } else { self.waiting.len() }
     }
 
     /// Brings the requests put aside into the order of the queue, where that is not first come, first served.
@@ -185,6 +193,7 @@ impl VllmScheduler {
             };
             self.handovers.received.swap_remove(come);
             request.handover = Handover::Neither;
+            self.handovers.num_without_room += 1;
             cache_full_blocks(&mut self.pool, request, request.num_computed, block_size);
             if request.num_computed == request.num_tokens {
                 // The last token is computed again, which gives the first logits.
@@ -209,6 +218,7 @@ impl VllmScheduler {
         self.pool.allocate(fresh, &mut request.blocks);
         cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), block_size);
         self.handovers.waiting.remove(at);
+        self.handovers.num_without_room -= 1;
         self.start(slot, computed, (num_tokens, num_drafts), budget, out);
         Received::Admitted
     }
@@ -216,17 +226,19 @@ impl VllmScheduler {
     /// Takes blocks for the whole prompt of the first waiting request, which has the hits in `self.hits`, and puts it
     /// aside until its KV is there. Returns false if it does not fit.
     pub(super) fn put_aside(&mut self, slot: Slot) -> bool {
-        let promised = if self.rules.reserves_for_loads { self.promised_blocks() } else { 0 };
-        let request = &mut self.requests[slot.index()];
+        let request = &self.requests[slot.index()];
         let config = &self.config;
         let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
         let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u64;
         let held = self.hits.len() as u32;
         let fresh = config.blocks_for(request.num_tokens.min(config.max_model_len)).saturating_sub(held);
         let needed = u64::from(fresh) + revived + u64::from(watermark);
-        if needed + promised > u64::from(self.pool.num_free()) {
+        let free = u64::from(self.pool.num_free());
+        // What is promised is a sum over all requests, so it is asked for last.
+        if needed > free || (self.rules.reserves_for_loads && needed + self.promised_blocks() > free) {
             return false;
         }
+        let request = &mut self.requests[slot.index()];
         for &block in &self.hits {
             self.pool.touch(block);
         }
