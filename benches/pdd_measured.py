@@ -1,11 +1,11 @@
 """Compare measured runs with prefill and decode apart with simulated ones.
 
-    python benches/pdd_measured.py DATA [--group c3|dstack|silicon] [--json FILE]
+    python benches/pdd_measured.py DATA [--group c3|dstack|silicon|control] [--set PATH=VALUE] [--json FILE]
 
 DATA is the folder `measured` of the reference data. What each run was, and what is assumed where it was not
-published, is in `pdd_points.py`. Errors are simulated / measured - 1. Provenance is the share of GPU time that
-is measured, interpolated, extrapolated and unmeasured (`frontier.results.trust`), in percent: where the last
-two are large, an error says more about luck than about operators.
+published, is in `pdd_points.py`. Errors are simulated / measured - 1. Provenance is the share of GPU time
+that is measured, interpolated, extrapolated and unmeasured (`frontier.results.trust`), in percent: where the
+last two are large, an error says more about luck than about operators.
 """
 
 import argparse
@@ -16,16 +16,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pdd_points import C1, C3, UPSTREAM_FIT, Left, Point, dstack_points, llama_scenario, rows_of, silicon_points
+from pdd_points import (
+    C1,
+    C3,
+    UPSTREAM_FIT,
+    Left,
+    Point,
+    control_points,
+    dstack_points,
+    llama_scenario,
+    rows_of,
+    silicon_points,
+)
 
 import frontier
+from frontier.results.trust import PROVENANCES
 
 METRICS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "output_tok_s": "tokens/s"}
+GROUPS = {"dstack": dstack_points, "silicon": silicon_points, "control": control_points}
 MS = 1e6
 
 
 def simulate(scenario: dict[str, Any]) -> frontier.Result:
     return frontier.simulate(frontier.Scenario.from_dict(scenario))
+
+
+def set_in(scenario: dict[str, Any], path: str, value: str) -> None:
+    """Set a field of a scenario, given as a dotted path."""
+    *above, last = path.split(".")
+    for name in above:
+        scenario = scenario.setdefault(name, {})
+    scenario[last] = value
 
 
 def request_times(result: frontier.Result) -> dict[str, np.ndarray]:
@@ -84,50 +105,61 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 
 def shares(result: frontier.Result) -> str:
-    parts = [round(100 * result.trust.shares[name]) for name in frontier_provenances()]
-    return "/".join(str(part) for part in parts)
-
-
-def frontier_provenances() -> tuple[str, ...]:
-    return ("measured", "interpolated", "extrapolated", "unmeasured")
+    return "/".join(str(round(100 * result.trust.shares[name])) for name in PROVENANCES)
 
 
 # --- c3 -----------------------------------------------------------------------------------------------------
 
 
+LLAMA_RUNS: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "c1, one GPU (control)": (C1, None),
+    "c3, KV over NVLink as the data sheet has it": (C3, {"mode": "buffer"}),
+    "c3, KV by the constants upstream fitted to c3": (C3, UPSTREAM_FIT),
+}
+
+
+def llama_figures(
+    table: Path, transfer: dict[str, Any] | None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """Return latencies of c1 or c3 in ms, by request: measured, simulated; and what the latter rest on.
+
+    Of c3, TTFT is to the end of the prompt on the prefill side, as it was measured; `gap_ms` is from there to
+    the first token of the decode side.
+    """
+    rows = rows_of(table)
+    result = simulate(llama_scenario(table, transfer))
+    times = request_times(result)
+    decoded = times["output"] - 1
+    ours = {
+        "ttft_ms": times["ready"],
+        "tpot_ms": (times["last"] - times["first"]) / decoded,
+        "e2e_ms": times["last"],
+    }
+    theirs = {key: np.array([float(row[key]) for row in rows]) for key in ours}
+    if transfer is not None:
+        ours["gap_ms"] = times["first"] - times["ready"]
+        theirs["gap_ms"] = theirs["e2e_ms"] - theirs["ttft_ms"] - theirs["tpot_ms"] * decoded
+    return theirs, ours, shares(result)
+
+
 def compare_requests(data: Path) -> None:
     """Compare c3 request by request, and c1, the same engine on one GPU, as a control."""
-    folder = data / "h200_e2e"
-    runs = (
-        ("c1, one GPU (control)", C1, None),
-        ("c3, KV over NVLink as the data sheet has it", C3, {"mode": "buffer"}),
-        ("c3, KV by the constants upstream fitted to c3", C3, UPSTREAM_FIT),
-    )
-    print("Llama-2-7B on H200, vLLM, 100 requests of 2,048 + 256 tokens, 2/s; ms. In c3, TTFT is to the end of")
-    print("the prompt on the prefill side; gap is from there to the first token of the decode side.")
-    print(f"{'':46}{'measured':>9}{'simulated':>10}{'error':>8}{'median':>8}{'p90':>8}{'p99':>8}{'MAPE':>7}{'r':>6}")
-    for name, file, transfer in runs:
-        rows = rows_of(folder / file)
-        result = simulate(llama_scenario(folder / file, transfer))
-        times = request_times(result)
-        ours = {
-            "ttft_ms": times["ready"],
-            "tpot_ms": (times["last"] - times["first"]) / (times["output"] - 1),
-            "e2e_ms": times["last"],
-        }
-        theirs = {key: np.array([float(row[key]) for row in rows]) for key in ours}
-        if transfer is not None:
-            ours["gap_ms"] = times["first"] - times["ready"]
-            theirs["gap_ms"] = theirs["e2e_ms"] - theirs["ttft_ms"] - theirs["tpot_ms"] * (times["output"] - 1)
-        print(f"{name} (provenance {shares(result)})")
+    print("Llama-2-7B on H200, vLLM, 100 requests of 2,048 + 256 tokens, 2/s; ms. In c3, TTFT is to the end")
+    print("of the prompt on the prefill side; gap is from there to the first token of the decode side.")
+    heads = f"{'median':>8}{'p90':>8}{'p99':>8}{'MAPE':>7}{'r':>6}"
+    print(f"{'':46}{'measured':>9}{'simulated':>10}{'error':>8}{heads}")
+    for name, (file, transfer) in LLAMA_RUNS.items():
+        theirs, ours, provenance = llama_figures(data / "h200_e2e" / file, transfer)
+        print(f"{name} (provenance {provenance})")
         for key, simulated in ours.items():
             measured = theirs[key]
-            percentiles = [np.percentile(simulated, p) / np.percentile(measured, p) - 1 for p in (50, 90, 99)]
+            errors = [np.percentile(simulated, p) / np.percentile(measured, p) - 1 for p in (50, 90, 99)]
             print(
                 f"    {key:42}{measured.mean():9.2f}{simulated.mean():10.2f}"
                 f"{simulated.mean() / measured.mean() - 1:+8.1%}"
-                + "".join(f"{error:+8.1%}" for error in percentiles)
-                + f"{np.abs(simulated / measured - 1).mean():7.1%}{np.corrcoef(simulated, measured)[0, 1]:6.2f}"
+                + "".join(f"{error:+8.1%}" for error in errors)
+                + f"{np.abs(simulated / measured - 1).mean():7.1%}"
+                + f"{np.corrcoef(simulated, measured)[0, 1]:6.2f}"
             )
 
 
@@ -145,7 +177,7 @@ def run_points(points: Iterable[Point | Left]) -> tuple[list[dict[str, Any]], li
             continue
         if point.group != group:
             group = point.group
-            print(f"\n{group}: measured, simulated, error of mean TTFT (ms), TPOT (ms), output tokens/s; provenance")
+            print(f"\n{group}: TTFT, TPOT (ms), output tokens/s: measured, simulated, error; provenance")
         try:
             result = simulate(point.scenario)
         except frontier.ConfigError as error:
@@ -160,7 +192,9 @@ def run_points(points: Iterable[Point | Left]) -> tuple[list[dict[str, Any]], li
             for key, digits in zip(METRICS, (0, 1, 0), strict=True)
         ]
         print(f"{point.name:76}" + "".join(cells) + f"  {shares(result)}", flush=True)
-        done.append({"point": point, "measured": measured, "simulated": simulated, "trust": result.trust.shares})
+        done.append(
+            {"point": point, "measured": measured, "simulated": simulated, "trust": result.trust.shares}
+        )
     return done, left
 
 
@@ -169,13 +203,15 @@ def statistics_of(done: list[dict[str, Any]]) -> None:
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in done:
         groups.setdefault(one["point"].group, []).append(one)
-    print(f"\n{'group':36}{'points':>7}  {'metric':9}{'mean':>7}{'median':>8}{'p90':>7}{'bias':>8}{'Spearman':>9}")
+    heads = f"{'mean':>7}{'median':>8}{'p90':>7}{'bias':>8}{'Spearman':>9}"
+    print(f"\nabsolute errors{'':21}{'points':>7}  {'metric':9}{heads}")
     for group, members in groups.items():
         for key, title in METRICS.items():
             pairs = [(one["measured"][key], one["simulated"][key]) for one in members]
             if key == "output_tok_s":  # what a choice between configurations is made by
                 pairs = [
-                    (a / one["point"].gpus, b / one["point"].gpus) for (a, b), one in zip(pairs, members, strict=True)
+                    (a / one["point"].gpus, b / one["point"].gpus)
+                    for (a, b), one in zip(pairs, members, strict=True)
                 ]
             errors = [ours / theirs - 1 for theirs, ours in pairs]
             absolute = np.abs(errors)
@@ -197,7 +233,8 @@ def _same_load(members: list[dict[str, Any]]) -> None:
     best = comparable = 0
     for same in loads.values():
         theirs, ours = (
-            [one[side]["output_tok_s"] / one["point"].gpus for one in same] for side in ("measured", "simulated")
+            [one[side]["output_tok_s"] / one["point"].gpus for one in same]
+            for side in ("measured", "simulated")
         )
         rank = spearman(theirs, ours)
         if rank is not None:
@@ -212,18 +249,26 @@ def _same_load(members: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
-    parser.add_argument("--group", choices=("c3", "dstack", "silicon"))
+    parser.add_argument("--group", choices=("c3", *GROUPS), help="one group; left out, all")
+    parser.add_argument("--set", metavar="PATH=VALUE", help="another setting in all scenarios of points")
     parser.add_argument("--json", type=Path, help="write the points here too")
     given = parser.parse_args()
     if given.group in (None, "c3"):
         compare_requests(given.data)
     points: list[Point | Left] = []
-    for name, made in (("dstack", dstack_points), ("silicon", silicon_points)):
+    for name, made in GROUPS.items():
         if given.group in (None, name):
             points += made(given.data)
     points.sort(key=lambda point: (point.group, point.name))
+    if given.set is not None:
+        path, _, value = given.set.partition("=")
+        for point in points:
+            if isinstance(point, Point):
+                set_in(point.scenario, path, value)
     done, left = run_points(points)
     if done:
         statistics_of(done)

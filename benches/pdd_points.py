@@ -6,8 +6,9 @@ Three groups, from the folder `measured` of the reference data:
   (NetX-lab/Frontier, fixtures of its end-to-end gate; MIT). `c1` is the same engine on one GPU, as a control.
 - `dstack`: gpt-oss-120b on H200, SGLang with NIXL on one node, 1P1D to 3P1D of TP2 workers
   (dstackai/benchmarks; Apache-2.0).
-- `silicon`: rows of `silicon_sample.csv` of ai-dynamo/aiconfigurator (Apache-2.0) with prefill and decode apart
-  and all sizes given.
+- `silicon`: rows of `silicon_sample.csv` of ai-dynamo/aiconfigurator (Apache-2.0) with prefill and decode
+  apart and all sizes given. `control` has rows of the same file with one co-located SGLang engine, which is
+  modelled: what is wrong there too is not a matter of prefill and decode apart.
 
 Nothing here is fitted to a measured latency or throughput. Where an engine is not modelled with prefill and
 decode apart (SGLang, TensorRT-LLM), vLLM's scheduler stands in for its own.
@@ -26,6 +27,9 @@ import frontier
 
 STAND_IN_VERSION = "0.32"
 """vLLM's release whose rules stand in for other engines': like theirs, it schedules ahead of the GPU."""
+DECODE_BUDGET = 1024
+"""Tokens of a step of decode workers, who get no prompts: vLLM sets memory aside for the activations of a
+full budget, SGLang and TensorRT-LLM for those of what their decode servers are configured to run."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,6 @@ class Point:
         concurrency: clients of the closed loop.
         output_tokens: mean output, for Little's law where no throughput was published.
         first_token: whose token the engine sends first: SGLang's and TensorRT-LLM's is the prefill side's.
-        remarks: what about the simulation is not as it was measured.
     """
 
     group: str
@@ -53,7 +56,6 @@ class Point:
     concurrency: int
     output_tokens: float
     first_token: str
-    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 C3, C1 = "c3_llama2_7b_1P1D_H200_vllm_pd_qps2.csv", "c1_llama2_7b_1xH200_vllm_qps2.csv"
 SIZES = [1, 2, 4, *range(8, 65, 8)]
 LLAMA_ENGINE = {
-    "version": "0.11",  # measured: a fork of 0.10.2, before the first that is modelled; not asynchronous either
+    "version": "0.11",  # measured: a fork of 0.10.2; neither schedules asynchronously
     "dtype": "float16",
     "max_num_seqs": 64,
     "max_num_batched_tokens": 16384,
@@ -94,7 +96,11 @@ def llama_scenario(table: Path, transfer: dict[str, Any] | None) -> dict[str, An
 
     A transfer without a bandwidth goes over NVLink, with what the GPU's data sheet says of it.
     """
-    columns = {"arrival": "arrival_rel_s", "prompt_tokens": "prefill_tokens", "output_tokens": "decode_tokens"}
+    columns = {
+        "arrival": "arrival_rel_s",
+        "prompt_tokens": "prefill_tokens",
+        "output_tokens": "decode_tokens",
+    }
     scenario: dict[str, Any] = {
         "model": "llama-2-7b",
         "hardware": "h200",
@@ -114,9 +120,10 @@ def llama_scenario(table: Path, transfer: dict[str, Any] | None) -> dict[str, An
 # --- dstack -------------------------------------------------------------------------------------------------
 
 STOPPED_TOKENS = 28
-"""Mean output of requests that end by themselves. The same prompts were run with three limits: mean outputs of
-62 of 128, 690 of 2,048 and 11,500 of 32,784 tokens are those of a mixture in which a third goes on to the limit
-and the others stop after some 28 tokens (24 to 33, solved for each deployment from its first two limits)."""
+"""Mean output of requests that end by themselves. The same prompts were run with three limits: mean outputs
+of 62 of 128, 690 of 2,048 and 11,500 of 32,784 tokens are those of a mixture in which a third goes on to the
+limit and the others stop after some 28 tokens (24 to 33, solved for each deployment from its first two
+limits)."""
 
 
 def two_kinds(mean: float, limit: int) -> dict[str, Any]:
@@ -126,8 +133,24 @@ def two_kinds(mean: float, limit: int) -> dict[str, Any]:
     return {"histogram": {"edges": edges, "weights": [1 - going_on, 0, going_on]}}
 
 
+CACHEABLE_PROMPT = 2048
+"""500 prompts of this length fit in the prefix cache of a prefill worker (75 GB), those of 32,784 do not."""
+
+
+def prompts_of(isl: int, cached: bool) -> dict[str, Any]:
+    """Return prompts of one length; if cached, all but their last 16 tokens are (after the first)."""
+    if not cached:
+        return {"prompt_tokens": isl}
+    return {"prompt_tokens": 16, "shared_prefix": {"count": 1, "tokens": isl - 16}}
+
+
 def dstack_points(data: Path) -> Iterator[Point | Left]:
-    """Yield the runs of dstack's table; the benchmark sent 500 requests, without a warm-up."""
+    """Yield the runs of dstack's table; the benchmark sent 500 requests, without a warm-up.
+
+    Every run sent the same 500 prompts (their mean length is the same to the third decimal in all), to
+    servers with a prefix cache, so all but a server's first run may have found them there. Which one was a
+    server's first is not recorded: prompts that fit are simulated both ways.
+    """
     for row in rows_of(data / "points" / "dstack.csv"):
         if "pd_ratio" not in row["source"]:
             continue
@@ -140,39 +163,58 @@ def dstack_points(data: Path) -> Iterator[Point | Left]:
             reason = f"{row['n_requests']} of 500 requests, {mean:g} output tokens of {limit}: the run failed"
             yield Left("dstack", name, reason)
             continue
-        scenario = {
-            "model": "gpt-oss-120b",
-            "hardware": "h200",
-            "engine": {
-                "version": STAND_IN_VERSION,
-                "tensor_parallel_size": 2,
-                "enable_prefix_caching": False,  # random prompts, so it would find nothing
-                "disable_hybrid_kv_cache_manager": True,  # SGLang 0.5 keeps all of gpt-oss's KV
-            },
-            "clusters": [
-                {"role": "prefill", "replicas": prefill},
-                {"role": "decode", "replicas": decode},
-            ],
-            "disaggregation": {"kv_transfer": {"mode": "pull"}},
-            "network": {"share_nodes": True},
-            "workload": {
-                "synthetic": {
-                    "arrivals": {"closed_loop": {"concurrency": concurrency}},
-                    "num_requests": int(row["n_requests"]),
-                    "prompt_tokens": isl,
-                    "output_tokens": two_kinds(mean, limit),
-                }
-            },
-        }
         measured = {
             "ttft_ms": float(row["ttft_ms_mean"]),
             "tpot_ms": float(row["tpot_ms_mean"]),
             "output_tok_s": float(row["output_tok_s"]),
         }
-        gpus = 2 * (prefill + decode)
-        yield Point(
-            "dstack", name, workload, scenario, measured, gpus, concurrency, mean, "prefill", ("SGLang",)
-        )
+        fits = isl <= CACHEABLE_PROMPT
+        groups = {"dstack, prompts new": False, "dstack, prompts cached": True}
+        for group, cached in groups.items() if fits else {"dstack, ISL 32784": False}.items():
+            lengths = prompts_of(isl, cached) | {"output_tokens": two_kinds(mean, limit)}
+            requests = int(row["n_requests"])
+            scenario = _gpt_oss(
+                prefill, decode, concurrency=concurrency, requests=requests, lengths=lengths, cached=cached
+            )
+            yield Point(
+                group=group,
+                name=name,
+                workload=workload,
+                scenario=scenario,
+                measured=measured,
+                gpus=2 * (prefill + decode),
+                concurrency=concurrency,
+                output_tokens=mean,
+                first_token="prefill",
+            )
+
+
+def _gpt_oss(
+    prefill: int, decode: int, *, concurrency: int, requests: int, lengths: dict[str, Any], cached: bool
+) -> dict[str, Any]:
+    return {
+        "model": "gpt-oss-120b",
+        "hardware": "h200",
+        "engine": {
+            "version": STAND_IN_VERSION,
+            "tensor_parallel_size": 2,
+            "enable_prefix_caching": False,
+            "disable_hybrid_kv_cache_manager": True,  # SGLang 0.5 keeps all of gpt-oss's KV
+        },
+        "clusters": [
+            {"role": "prefill", "replicas": prefill, "engine": {"enable_prefix_caching": cached}},
+            {"role": "decode", "replicas": decode, "engine": {"max_num_batched_tokens": DECODE_BUDGET}},
+        ],
+        "disaggregation": {"kv_transfer": {"mode": "pull"}},
+        "network": {"share_nodes": True},
+        "workload": {
+            "synthetic": {
+                "arrivals": {"closed_loop": {"concurrency": concurrency}},
+                "num_requests": requests,
+                **lengths,
+            }
+        },
+    }
 
 
 # --- silicon ------------------------------------------------------------------------------------------------
@@ -186,6 +228,7 @@ MODELS = {
     "deepseek-ai/DeepSeek-R1": "deepseek-r1",
     "Qwen/Qwen3-32B": "qwen3-32b",
 }
+GPUS_PER_HOST = {"gb200": 4}
 NVL72_GPUS = 72
 
 
@@ -221,11 +264,14 @@ def _hardware(gpu: str) -> Any:
     return {"gpu": yaml.safe_load(preset.read_text()) | {"gpus_per_node": NVL72_GPUS}}
 
 
-def _cluster(name: str, role: _Role, gpus_per_domain: int) -> dict[str, Any]:
+def _cluster(name: str, role: _Role, gpus_per_host: int) -> dict[str, Any]:
+    """Return a cluster; experts over more than one host are reached by DeepEP, others by gathering tokens."""
     engine: dict[str, Any] = {"tensor_parallel_size": role.tp, "data_parallel_size": role.dp}
+    if name == "decode":
+        engine["max_num_batched_tokens"] = DECODE_BUDGET
     if role.ep > 1:
         engine["enable_expert_parallel"] = True
-        if role.dp > 1 and role.tp * role.dp > gpus_per_domain:
+        if role.dp > 1 and role.tp * role.dp > gpus_per_host:
             kind = "high_throughput" if name == "prefill" else "low_latency"
             engine["moe"] = {"all2all_backend": f"deepep_{kind}"}
     return {"role": name, "replicas": role.workers, "engine": engine}
@@ -251,11 +297,9 @@ def silicon_points(data: Path) -> Iterator[Point | Left]:
             yield Left(group, name, f"no preset of {row['system']}, nor measured operators")
             continue
         if row["gemm_quant_mode"] == "nvfp4":
-            yield Left(group, name, "NVFP4 checkpoint: no preset of it, no measured NVFP4 kernels in the packs")
+            yield Left(group, name, "NVFP4 checkpoint: no preset of it, and no NVFP4 kernels in the packs")
             continue
-        remarks = [{"sglang": "SGLang", "trtllm": "TensorRT-LLM", "vllm": "vLLM"}[row["backend"]]]
         if not known:
-            remarks.append("concurrency not recorded, taken from the decode batch")
             group = "silicon, concurrency not recorded"
         gpu = SYSTEMS[row["system"]]
         engine: dict[str, Any] = {
@@ -267,34 +311,80 @@ def silicon_points(data: Path) -> Iterator[Point | Left]:
             engine["quantization"] = "fp8_per_block"
         if row["backend"] == "sglang":
             engine["step_time"] = {"learned": {"backend": "sglang"}}
-        domain = NVL72_GPUS if gpu == "gb200" else 8
-        lengths = [{"uniform": {"min": int(RANGE_RATIO * most), "max": most}} for most in (isl, osl)]
+        host = GPUS_PER_HOST.get(gpu, 8)
         scenario = {
             "model": MODELS[row["model_path"]],
             "hardware": _hardware(gpu),
             "engine": engine,
-            "clusters": [_cluster("prefill", prefill, domain), _cluster("decode", decode, domain)],
+            "clusters": [_cluster("prefill", prefill, host), _cluster("decode", decode, host)],
             "disaggregation": {"kv_transfer": {"mode": "pull"}},
             "network": {"share_nodes": gpu == "gb200"},
-            "workload": {
-                "synthetic": {
-                    "arrivals": {"closed_loop": {"concurrency": concurrency}},
-                    "num_requests": REQUESTS_PER_CLIENT * concurrency,
-                    "prompt_tokens": lengths[0],
-                    "output_tokens": lengths[1],
-                }
-            },
+            "workload": _inferencex(isl, osl, concurrency),
         }
-        measured = {"ttft_ms": float(row["silicon_ttft_ms"]), "tpot_ms": float(row["silicon_tpot_ms"])}
         yield Point(
-            group,
-            name,
-            workload,
-            scenario,
-            measured,
-            prefill.gpus + decode.gpus,
-            concurrency,
-            (1 + RANGE_RATIO) / 2 * osl,
-            "decode" if row["backend"] == "vllm" else "prefill",
-            tuple(remarks),
+            group=group,
+            name=name,
+            workload=workload,
+            scenario=scenario,
+            measured=_silicon_measured(row),
+            gpus=prefill.gpus + decode.gpus,
+            concurrency=concurrency,
+            output_tokens=(1 + RANGE_RATIO) / 2 * osl,
+            first_token="decode" if row["backend"] == "vllm" else "prefill",
+        )
+
+
+def _inferencex(isl: int, osl: int, concurrency: int) -> dict[str, Any]:
+    lengths = [{"uniform": {"min": int(RANGE_RATIO * most), "max": most}} for most in (isl, osl)]
+    return {
+        "synthetic": {
+            "arrivals": {"closed_loop": {"concurrency": concurrency}},
+            "num_requests": REQUESTS_PER_CLIENT * concurrency,
+            "prompt_tokens": lengths[0],
+            "output_tokens": lengths[1],
+        }
+    }
+
+
+def _silicon_measured(row: dict[str, str]) -> dict[str, float]:
+    return {"ttft_ms": float(row["silicon_ttft_ms"]), "tpot_ms": float(row["silicon_tpot_ms"])}
+
+
+def control_points(data: Path) -> Iterator[Point]:
+    """Yield co-located DeepSeek FP8 on 8 H200 or B200 (SGLang, TP8), 1,024 tokens of output; each once."""
+    seen = set()
+    for row in rows_of(data / "points" / "silicon_open.csv"):
+        gpu = SYSTEMS.get(row["system"])
+        known = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
+        sizes = (row["tp_size"], row["pp_size"], row["attention_dp_size"], row["moe_tp_size"], row["osl"])
+        if (
+            row["mode"] != "agg"
+            or row["backend"] != "sglang"
+            or gpu not in ("h200", "b200")
+            or row["model_path"] not in MODELS
+            or not row["gemm_quant_mode"].startswith("fp8")
+            or sizes != ("8", "1", "1", "8", "1024")
+            or known is None
+            or (row["silicon_ttft_ms"], row["silicon_tpot_ms"]) in seen
+        ):
+            continue
+        seen.add((row["silicon_ttft_ms"], row["silicon_tpot_ms"]))
+        isl, osl, concurrency = int(row["isl"]), int(row["osl"]), int(known.group(1))
+        workload = f"{row['model_path'].split('/')[-1]} {row['gemm_quant_mode']} {isl}/{osl} C{concurrency}"
+        engine = {"name": "sglang", "tensor_parallel_size": 8, "sglang": {"disable_radix_cache": True}}
+        yield Point(
+            group=f"control, co-located {gpu} sglang",
+            name=f"{row['system']} sglang TP8 {workload}",
+            workload=workload,
+            scenario={
+                "model": MODELS[row["model_path"]],
+                "hardware": gpu,
+                "engine": engine,
+                "workload": _inferencex(isl, osl, concurrency),
+            },
+            measured=_silicon_measured(row),
+            gpus=8,
+            concurrency=concurrency,
+            output_tokens=(1 + RANGE_RATIO) / 2 * osl,
+            first_token="decode",
         )
