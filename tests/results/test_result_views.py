@@ -26,7 +26,7 @@ def cut() -> Result:
 def test_requests_frame() -> None:
     frame = cut().requests
     assert frame["status"].to_list() == ["finished", "rejected", "finished", "unfinished"]
-    assert frame["status"].dtype == pl.Enum(["finished", "rejected", "unfinished"])
+    assert frame["status"].dtype == pl.Enum(["finished", "rejected", "unfinished", "failed"])
     assert frame["reject_reason"].to_list() == [None, "exceeds_kv_cache", None, None]
     assert frame["replica"].to_list() == [0, None, 1, 0]
     assert frame["session"].to_list() == [None] * 4
