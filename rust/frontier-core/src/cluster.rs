@@ -113,6 +113,7 @@ pub struct Cluster {
     hands_over: bool,
     /// Where each replica stands.
     states: Vec<ReplicaState>,
+    num_draining: u32,
 }
 
 impl Cluster {
@@ -184,6 +185,7 @@ impl Cluster {
             schedule_pending: vec![false; num_engines as usize],
             hands_over: false,
             states: vec![ReplicaState::InService; replicas],
+            num_draining: 0,
             shared_kv_pool: spec.kv_tiers.as_ref().and_then(kv_tiers::shared_pool),
             scheduler,
             timer,

@@ -24,8 +24,9 @@ use crate::fidelity::{BatchShape, StepTimer};
 use crate::frontend::Output;
 use crate::ids::{ReplicaId, RequestId};
 use crate::kvcache::BlockHash;
+use crate::kvcache::tiers::TierCounters;
 use crate::metrics::{HostMeter, Recorder, ReplicaSample};
-use crate::plan::{LimitSpec, SchedulerSpec};
+use crate::plan::{KvTiersSpec, LimitSpec, SchedulerSpec};
 use crate::scheduler::{BatchScheduler, KvStep, Scheduler, SchedulerOutput, StepOutcome, Submission};
 use crate::time::SimTime;
 use crate::workload::Segment;
@@ -95,6 +96,8 @@ pub struct EngineCore {
     fruitless_rounds: u8,
     /// Nothing changes until a request arrives, although requests are waiting.
     stalled: bool,
+    /// A request came, or news of one, since a batch was formed last.
+    untried: bool,
     /// The stages of layers that batches pass.
     pipeline: Pipeline,
     meter: HostMeter,
@@ -114,6 +117,10 @@ pub struct EngineCore {
     /// What the real engine does wrong without stopping is an error.
     refuses_failures: bool,
     shape: BatchShape,
+    /// The tiers of KV below the device, if any.
+    kv_tiers: Option<Box<KvTiersSpec>>,
+    /// What tiers did that went down with the engine.
+    lost_kv_tiers: Option<((u64, u64), Vec<TierCounters>)>,
     /// What moving KV does to the batch drafted last.
     kv_step: Option<KvStep>,
     outcome: StepOutcome,
@@ -137,6 +144,7 @@ impl EngineCore {
             last_formed_changed: false,
             fruitless_rounds: 0,
             stalled: false,
+            untried: false,
             pipeline: Pipeline::new(scheduler.pipeline_parallel_size() as usize),
             meter: HostMeter::default(),
             counters: ReplicaSample::default(),
@@ -152,6 +160,8 @@ impl EngineCore {
             fills_stages: matches!(scheduler, SchedulerSpec::Baseline(_)) && scheduler.queue_depth() > 1,
             refuses_failures: limits.refuse_oversized,
             shape,
+            kv_tiers: None,
+            lost_kv_tiers: None,
             kv_step: None,
             outcome: StepOutcome::default(),
             handovers: Handovers::default(),
@@ -210,6 +220,7 @@ impl EngineCore {
     /// Adds a request to the waiting queue, `now`.
     pub fn submit(&mut self, now: SimTime, submission: &Submission<'_>) {
         self.stalled = false;
+        self.untried = true;
         if let Some(loads) = self.scheduler.kv_loads_mut() {
             loads.set_now(now);
         }

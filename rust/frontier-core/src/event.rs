@@ -70,18 +70,16 @@ impl Event {
     pub const fn phase(self) -> Phase {
         match self {
             Self::FlowEnd | Self::TransferStart(..) | Self::TransferEnd(..) => Phase::Transfer,
-            Self::StepEnd(_)
-            | Self::KvTransfer(_)
-            | Self::Delivered(..)
-            | Self::Change(_)
-            | Self::ChangeOver(_)
-            | Self::InService(_) => Phase::Completion,
+            Self::StepEnd(_) | Self::KvTransfer(_) | Self::Delivered(..) => Phase::Completion,
             Self::HandOver(..)
             | Self::Arrival(_)
             | Self::Accept(..)
             | Self::Submit(..)
             | Self::Timeout(..)
             | Self::Retry(_)
+            | Self::Change(_)
+            | Self::ChangeOver(_)
+            | Self::InService(_)
             | Self::Autoscale(_) => Phase::Arrival,
             Self::Schedule(_) => Phase::Schedule,
             Self::SettleFlows | Self::Sample => Phase::Sample,

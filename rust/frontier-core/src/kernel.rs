@@ -72,6 +72,11 @@ impl<E: Copy> EventQueue<E> {
         self.popped
     }
 
+    /// Returns how many events are pending.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// Tells whether nothing is pending.
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()

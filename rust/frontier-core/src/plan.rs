@@ -136,7 +136,7 @@ impl PlacementSpec {
 
 impl ClusterSpec {
     fn can_lose_requests(&self) -> bool {
-        matches!(self.scheduler, SchedulerSpec::VllmV1(_)) && self.kv_tiers.is_none()
+        matches!(self.scheduler, SchedulerSpec::VllmV1(_))
     }
 
     fn check(&self) -> Result<(), SimError> {
@@ -268,16 +268,29 @@ impl Plan {
             admission.check().map_err(|error| error.below("admission"))?;
         }
         if let Some(dynamics) = &self.dynamics {
-            dynamics.check(&replicas, self.network.is_some()).map_err(|error| error.below("dynamics"))?;
+            let in_reserve =
+                |cluster: &ClusterSpec| cluster.in_service.is_some_and(|count| count < cluster.replicas);
+            let reserves: Vec<bool> = self.clusters.iter().map(in_reserve).collect();
+            let has_network = self.network.is_some();
+            dynamics.check(&replicas, &reserves, has_network).map_err(|error| error.below("dynamics"))?;
+            let serial = |path: &PathSpec| {
+                path.legs.iter().filter_map(|leg| leg.receives.as_ref()).any(HandoverSpec::is_serial)
+            };
+            if self.path.as_ref().is_some_and(serial) {
+                return refuse(
+                    "dynamics",
+                    "needs a transport other than 'serial', which never gives up its turn".into(),
+                );
+            }
         }
         let aborts = self.dynamics.is_some() || self.admission.is_some();
         if let Some(number) = self.clusters.iter().position(|cluster| aborts && !cluster.can_lose_requests())
         {
-            let message = "requests can leave before their end only under vLLM's scheduler without KV tiers";
+            let message = "requests can leave before their end only under vLLM's scheduler";
             return refuse(&format!("clusters[{number}].scheduler.kind"), message.into());
         }
         if let Some(path) = &self.path {
-            path.check(self.clusters.len(), self.network.is_some()).map_err(|error| error.below("path"))?;
+            path.check(&self.clusters, self.network.is_some()).map_err(|error| error.below("path"))?;
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ mod transport;
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use journey::Controller;
 use transport::Transport;
 
@@ -146,6 +148,12 @@ pub struct Simulation {
     unplaced: Vec<RequestId>,
     /// Requests whose clients will try again.
     retrying: u64,
+    /// How often clients have tried, those that did more than once.
+    tries: FxHashMap<RequestId, u16>,
+    /// Pending looks of autoscalers.
+    ticks: u64,
+    /// Changes that are on, by number.
+    changes_on: Vec<u32>,
     /// The links that transfers share, where there are any.
     transport: Option<Transport>,
     around: Surroundings,
@@ -198,6 +206,9 @@ impl Simulation {
             dynamics: plan.dynamics.clone(),
             unplaced: Vec::new(),
             retrying: 0,
+            tries: FxHashMap::default(),
+            ticks: 0,
+            changes_on: Vec::new(),
             transport: transport.transpose()?,
             clusters,
             around: Surroundings {
@@ -380,8 +391,12 @@ impl Simulation {
             return true;
         };
         let record = &self.around.recorder.requests[id.index()];
+        if matches!(event, Event::Timeout(..)) {
+            return attempt == self.try_of(id) && record.status == RequestStatus::Unfinished;
+        }
         let over = match event {
-            Event::Delivered(..) => false,
+            // The last token, or that of a prefill, is on its way to the client after the engine is done.
+            Event::Delivered(..) => record.status == RequestStatus::Failed,
             _ => record.status != RequestStatus::Unfinished,
         };
         record.attempts == attempt && !over
@@ -424,6 +439,7 @@ impl Simulation {
     /// A request is at the front door.
     fn knock(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         let spec = self.around.recorder.requests[id.index()].spec;
+        self.arm_sampling(now)?;
         if self.let_in(&spec) {
             self.outstanding += 1;
             self.arm_timeout(now, id)?;
@@ -511,6 +527,7 @@ impl Simulation {
     fn release(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         let (_, engine) = self.around.recorder.routed(id);
         self.cluster(engine).release(engine, id);
+        self.settle_drains(now, self.cluster_of[engine.index()] as usize)?;
         if self.go_on(now, id, engine)? {
             return Ok(());
         }

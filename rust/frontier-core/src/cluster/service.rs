@@ -63,6 +63,9 @@ impl Cluster {
 
     /// Moves a replica to a state, and opens or closes it to the router.
     pub fn set_state(&mut self, replica: u32, state: ReplicaState) {
+        let drains = |state| u32::from(matches!(state, ReplicaState::Draining(_)));
+        self.num_draining -= drains(self.states[replica as usize]);
+        self.num_draining += drains(state);
         self.states[replica as usize] = state;
         for target in self.targets_of(replica) {
             self.router.set_open(target as u32, state == ReplicaState::InService);
@@ -110,7 +113,7 @@ impl Cluster {
 
     /// Tells whether some replica drains.
     pub fn drains(&self) -> bool {
-        self.states.iter().any(|state| matches!(state, ReplicaState::Draining(_)))
+        self.num_draining > 0
     }
 
     /// Lets a replica lose everything. Returns the requests that lived on it, with their engines.

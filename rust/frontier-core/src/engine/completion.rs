@@ -39,8 +39,11 @@ impl EngineCore {
             let output = |emission: &Emission| Output { request: emission.id, tokens: emission.num_tokens };
             outputs.extend(self.outcome.emitted.iter().map(output));
         }
+        let some_go_on = self.outcome.emitted.iter().any(|emission| emission.hands_over);
         for &id in &self.outcome.finished {
-            if self.outcome.emitted.iter().any(|emission| emission.hands_over && emission.id == id) {
+            if some_go_on
+                && self.outcome.emitted.iter().any(|emission| emission.hands_over && emission.id == id)
+            {
                 context.recorder.hand_over(id, now, batch.meter);
             } else {
                 context.recorder.finish(id, now, batch.meter);

@@ -110,7 +110,7 @@ impl EngineCore {
         self.fruitless_rounds = if fruitful { 0 } else { self.fruitless_rounds + 1 };
         if self.fruitless_rounds == FRUITLESS_ROUNDS {
             self.fruitless_rounds = 0;
-            self.stalled = true;
+            self.stalled = !self.untried;
         }
         Ok(())
     }

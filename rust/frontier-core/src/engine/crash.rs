@@ -23,7 +23,9 @@ impl EngineCore {
             scheduler.visit_live(&mut |id| lost.push(id));
         }
         self.count_blocks(now);
+        self.lost_kv_tiers = self.kv_tier_counters();
         self.scheduler = Scheduler::new(scheduler);
+        self.replace_kv_tiers();
         self.handovers.forget_all();
         self.take_up_part();
         self.stale_ends += u32::from(self.awaited.take().is_some());
@@ -44,6 +46,7 @@ impl EngineCore {
             self.scheduler.retire(slot);
         }
         self.stalled = false;
+        self.untried = true;
         true
     }
 

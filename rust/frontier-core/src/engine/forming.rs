@@ -63,6 +63,7 @@ impl EngineCore {
         work: &mut u64,
         recorder: &mut Recorder,
     ) -> Result<(InFlight, StepRow), SimError> {
+        self.untried = false;
         self.count_blocks(now);
         let mut batch = self.spare.pop().unwrap_or_default();
         let has_tiers = self.scheduler.kv_loads().is_some();

@@ -68,6 +68,7 @@ impl EngineCore {
     /// Hears of a transfer, with the output of the batch that it processes next.
     pub fn hear(&mut self, news: KvNews) {
         self.stalled = false;
+        self.untried = true;
         self.handovers.news.push(news);
     }
 

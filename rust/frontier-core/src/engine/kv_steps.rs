@@ -16,6 +16,7 @@ impl EngineCore {
             let config = scheduler.config();
             let loads = KvLoads::new(spec, config.block_size, config.num_blocks);
             scheduler.attach_kv_loads(loads);
+            self.kv_tiers = Some(Box::new(spec.clone()));
         }
     }
 
@@ -33,7 +34,19 @@ impl EngineCore {
 
     /// Returns blocks asked for and found on the device, and what each tier below it did; nothing without tiers.
     pub fn kv_tier_counters(&self) -> Option<((u64, u64), Vec<TierCounters>)> {
-        self.scheduler.kv_loads().map(|loads| (loads.device_blocks(), loads.counters()))
+        let (blocks, tiers) =
+            self.scheduler.kv_loads().map(|loads| (loads.device_blocks(), loads.counters()))?;
+        let Some(((lookups, hits), before)) = &self.lost_kv_tiers else { return Some((blocks, tiers)) };
+        let mut sums = before.clone();
+        sums.iter_mut().zip(&tiers).for_each(|(sum, tier)| sum.add(tier));
+        Some(((lookups + blocks.0, hits + blocks.1), sums))
+    }
+
+    /// Puts empty tiers below a new scheduler, where the one before had some; what those did stays on the books.
+    pub(super) fn replace_kv_tiers(&mut self) {
+        if let Some(spec) = self.kv_tiers.take() {
+            self.attach_kv_tiers(&spec);
+        }
     }
 
     /// Goes on with the transfers that are done `now`.

@@ -297,6 +297,7 @@ impl Recorder {
 
     /// Records that requests start over: what they got is lost, and the time that it took.
     pub fn start_over(&mut self, ids: &[RequestId], now: SimTime) {
+        let had_tokens = ids.iter().any(|&id| self.requests[id.index()].generated_tokens > 0);
         for &id in ids {
             let record = self.request(id);
             record.attempts = record.attempts.saturating_add(1);
@@ -307,8 +308,9 @@ impl Recorder {
             record.run = None;
             record.witness(13, now, u64::from(record.attempts));
         }
-        let starts_over = |request: RequestId| ids.contains(&request);
-        self.runs.retain(|run| !starts_over(run.request));
+        if had_tokens {
+            self.runs.retain(|run| !ids.contains(&run.request));
+        }
     }
 
     /// Records that a request which had been let in is given up.

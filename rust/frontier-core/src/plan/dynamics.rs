@@ -139,11 +139,16 @@ pub struct AdmissionClass {
 }
 
 impl DynamicsSpec {
-    /// Checks changes of clusters that have `replicas` replicas each.
+    /// Checks changes of clusters that have `replicas` replicas each, some of them in reserve or not.
     ///
     /// # Errors
     /// [`SimError::Plan`] naming the first value that is not allowed.
-    pub(super) fn check(&self, replicas: &[u32], has_network: bool) -> Result<(), SimError> {
+    pub(super) fn check(
+        &self,
+        replicas: &[u32],
+        reserves: &[bool],
+        has_network: bool,
+    ) -> Result<(), SimError> {
         let refuse = |path: String, message: String| Err(SimError::Plan { path, message });
         for (number, event) in self.events.iter().enumerate() {
             let at = |field: &str| format!("events[{number}].{field}");
@@ -171,6 +176,9 @@ impl DynamicsSpec {
                 }
                 Change::SwitchRole { to, .. } if to == event.cluster || to as usize >= replicas.len() => {
                     return refuse(at("change.to"), format!("was {to}, must be another cluster"));
+                }
+                Change::SwitchRole { to, .. } if !reserves[to as usize] => {
+                    return refuse(at("change.to"), format!("was {to}, whose replicas are all in service"));
                 }
                 _ => {}
             }

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::{ClusterSpec, SchedulerSpec};
 use crate::error::SimError;
 
 /// Legs that a request takes one after the other, and what makes it leave them out.
@@ -79,7 +80,8 @@ pub enum HandoverMode {
     /// The destination reads once it has blocks (vLLM's NIXL connector): it hears of a request when the source is done
     /// with it, and the source keeps its blocks until they are read.
     Pull,
-    /// The destination takes blocks first, then the source starts to compute, and sends (`SGLang`, Mooncake).
+    /// The destination takes blocks first, then the source starts to compute, and sends: the order of `SGLang` and
+    /// Mooncake, under vLLM's scheduler.
     Push,
     /// The source sends when it is done, into memory of the destination beside its KV cache (vLLM's P2P NCCL
     /// connector); the destination hears of the request when its KV is there, and has it at once when it admits it.
@@ -140,11 +142,13 @@ impl PathSpec {
     ///
     /// # Errors
     /// [`SimError::Plan`] naming the first value that is not allowed.
-    pub(super) fn check(&self, num_clusters: usize, has_network: bool) -> Result<(), SimError> {
+    pub(super) fn check(&self, clusters: &[ClusterSpec], has_network: bool) -> Result<(), SimError> {
+        let num_clusters = clusters.len();
         let refuse = |path: String, message: String| Err(SimError::Plan { path, message });
         let Some(last) = self.legs.len().checked_sub(1) else {
             return refuse("legs".into(), "was empty, must have at least one".into());
         };
+        self.check_engines(clusters)?;
         let mut served = vec![false; num_clusters];
         for (number, leg) in self.legs.iter().enumerate() {
             let at = |field: &str| format!("legs[{number}].{field}");
@@ -191,9 +195,44 @@ impl PathSpec {
         }
         Ok(())
     }
+
+    /// Checks that the engines which hand KV over are of a kind that does, and agree on what a block is.
+    fn check_engines(&self, clusters: &[ClusterSpec]) -> Result<(), SimError> {
+        let Some(handover) = self.legs.iter().find_map(|leg| leg.receives.as_ref()) else { return Ok(()) };
+        let refuse = |leg: usize, message: String| {
+            Err(SimError::Plan { path: format!("legs[{leg}].clusters"), message })
+        };
+        let mut block_size = None;
+        for (number, leg) in self.legs.iter().enumerate() {
+            for cluster in leg.clusters.iter().filter_map(|&at| clusters.get(at as usize)) {
+                let SchedulerSpec::VllmV1(config) = &cluster.scheduler else {
+                    return refuse(number, format!("'{}' has a scheduler other than vLLM's", cluster.name));
+                };
+                if !config.kv_group_windows.is_empty() {
+                    return refuse(number, format!("'{}' has groups of layers with windows", cluster.name));
+                }
+                if number > 0 && cluster.kv_tiers.is_some() {
+                    return refuse(number, format!("'{}' receives KV and has tiers", cluster.name));
+                }
+                // A buffer takes what the source has; everything else is counted on both sides.
+                let common = *block_size.get_or_insert(config.block_size);
+                if common != config.block_size && handover.mode != HandoverMode::Buffer {
+                    let message =
+                        format!("'{}' has blocks of {}, others of {common}", cluster.name, config.block_size);
+                    return refuse(number, message + " tokens");
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl HandoverSpec {
+    /// Tells whether all transfers pass one link, one after the other.
+    pub(super) fn is_serial(&self) -> bool {
+        matches!(self.transport, TransportSpec::Serial { .. })
+    }
+
     fn check(&self, has_network: bool) -> Result<(), SimError> {
         let refuse =
             |path: &str, message: &str| Err(SimError::Plan { path: path.into(), message: message.into() });

@@ -89,6 +89,8 @@ pub struct KvLoads {
     hierarchy: Hierarchy,
     /// In order of admission.
     parked: Vec<Parked>,
+    /// Loads whose requests are gone: they go on to their end, as a real transfer does.
+    orphans: Vec<Parked>,
     /// Blocks that loads bring to the device.
     in_flight: FxHashMap<u64, u32>,
     prefetches: FxHashMap<Slot, Prefetched>,
@@ -121,6 +123,7 @@ impl KvLoads {
             block_size,
             hierarchy: Hierarchy::new(spec),
             parked: Vec::new(),
+            orphans: Vec::new(),
             in_flight: FxHashMap::default(),
             prefetches: FxHashMap::default(),
             prefetched_blocks: 0,
@@ -385,8 +388,10 @@ impl KvLoads {
     pub fn advance(&mut self, now: SimTime) -> Result<(), SimError> {
         self.hierarchy.set_now(now);
         let mut loaded = false;
-        for index in 0..self.parked.len() {
-            let parked = &mut self.parked[index];
+        let num_parked = self.parked.len();
+        for index in 0..num_parked + self.orphans.len() {
+            let orphan = index >= num_parked;
+            let parked = if orphan { &mut self.orphans[index - num_parked] } else { &mut self.parked[index] };
             while !parked.loaded && parked.read.due() <= now {
                 parked.loaded = self.hierarchy.go_on(&mut parked.read)?;
                 if !parked.loaded {
@@ -402,10 +407,13 @@ impl KvLoads {
                         }
                     }
                 }
-                self.waits.push(KvWait { slot: parked.slot, at: now, begins: false });
+                if !orphan {
+                    self.waits.push(KvWait { slot: parked.slot, at: now, begins: false });
+                }
                 loaded = true;
             }
         }
+        self.orphans.retain(|orphan| !orphan.loaded);
         let waits = &mut self.waits;
         self.held.retain(|&(slot, awaits)| {
             let over = match awaits {
@@ -435,6 +443,20 @@ impl KvLoads {
         self.parked.get(at).filter(|parked| parked.loaded).map(|parked| parked.computed)
     }
 
+    /// Forgets a request that leaves before its end.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        if let Some(ahead) = self.prefetches.remove(&slot) {
+            self.prefetched_blocks -= ahead.keys.len() as u64;
+            self.hierarchy.let_go(&ahead.keys);
+        }
+        self.held.retain(|&(other, _)| other != slot);
+        self.waits.retain(|wait| wait.slot != slot);
+        if let Some(at) = self.parked.iter().position(|parked| parked.slot == slot) {
+            let parked = self.parked.remove(at);
+            self.orphans.extend((!parked.loaded).then_some(parked));
+        }
+    }
+
     /// Takes the request at place `at` back into the engine.
     pub(super) fn unpark(&mut self, at: usize) {
         self.parked.remove(at);
@@ -445,7 +467,8 @@ impl KvLoads {
     /// # Errors
     /// [`SimError::Invariant`] naming the first law that does not hold.
     pub fn check_integrity(&self) -> Result<(), SimError> {
-        let awaited: usize = self.parked.iter().map(|parked| parked.hashes.len()).sum();
+        let loads = self.parked.iter().chain(&self.orphans);
+        let awaited: usize = loads.map(|parked| parked.hashes.len()).sum();
         let in_flight: u64 = self.in_flight.values().map(|&count| u64::from(count)).sum();
         if awaited as u64 != in_flight {
             let what = format!("{in_flight} blocks are being loaded, requests wait for {awaited}");

@@ -19,6 +19,7 @@ impl Simulation {
             self.around.push(SimTime(change.at_ns), Event::Change(number as u32))?;
         }
         for (number, scaler) in dynamics.autoscale.iter().enumerate() {
+            self.ticks += 1;
             self.around.push(SimTime(scaler.interval_ns), Event::Autoscale(number as u32))?;
         }
         Ok(())
@@ -52,27 +53,36 @@ impl Simulation {
             Change::SwitchRole { to, delay_ns } => {
                 self.drain(now, number_of_cluster, replica, AfterDrain::Switch(to, delay_ns))
             }
-            Change::Slow { factor, for_ns } => {
-                cluster.slow_down(replica, factor);
-                for_ns.map_or(Ok(()), |ns| self.around.push(over(ns)?, Event::ChangeOver(number)))
-            }
-            Change::DegradeLinks { factor, for_ns } => {
-                self.scale_links(now, number_of_cluster, replica, factor)?;
+            Change::Slow { for_ns, .. } | Change::DegradeLinks { for_ns, .. } => {
+                self.changes_on.push(number);
+                self.apply_factors(now, number)?;
                 for_ns.map_or(Ok(()), |ns| self.around.push(over(ns)?, Event::ChangeOver(number)))
             }
         }
     }
 
     pub(super) fn on_change_over(&mut self, now: SimTime, number: u32) -> Result<(), SimError> {
+        self.changes_on.retain(|&other| other != number);
+        self.apply_factors(now, number)
+    }
+
+    /// Brings the speed of a change's replica, or of its links, in line with all changes that are on.
+    fn apply_factors(&mut self, now: SimTime, number: u32) -> Result<(), SimError> {
         let Some(ChangeSpec { cluster, replica, change, .. }) = self.change(number) else { return Ok(()) };
-        match change {
-            Change::Slow { .. } => {
-                self.clusters[cluster as usize].slow_down(replica, 1.0);
-                Ok(())
+        let (mut slow, mut links) = (1.0, 1.0);
+        for other in self.changes_on.iter().filter_map(|&on| self.change(on)) {
+            match other.change {
+                _ if (other.cluster, other.replica) != (cluster, replica) => {}
+                Change::Slow { factor, .. } => slow *= factor,
+                Change::DegradeLinks { factor, .. } => links *= factor,
+                Change::Fail { .. } | Change::Restart { .. } | Change::SwitchRole { .. } => {}
             }
-            Change::DegradeLinks { .. } => self.scale_links(now, cluster, replica, 1.0),
-            Change::Fail { .. } | Change::Restart { .. } | Change::SwitchRole { .. } => Ok(()),
         }
+        if matches!(change, Change::DegradeLinks { .. }) {
+            return self.scale_links(now, cluster, replica, links);
+        }
+        self.clusters[cluster as usize].slow_down(replica, slow);
+        Ok(())
     }
 
     /// A replica comes into service: requests that found none are sent on their way.
@@ -111,11 +121,14 @@ impl Simulation {
                 }
                 AfterDrain::Switch(to, ns) => {
                     let other = &mut self.clusters[to as usize];
-                    let next = other.first_in(ReplicaState::Reserve);
-                    if let Some(next) = next {
+                    if let Some(next) = other.first_in(ReplicaState::Reserve) {
                         other.set_state(next, ReplicaState::Starting);
+                        // Its GPUs are the other cluster's now.
+                        (Some((other.engine_of(next), ns)), ReplicaState::Down)
+                    } else {
+                        // No room there any more: it stays what it was.
+                        (None, ReplicaState::InService)
                     }
-                    (next.map(|next| (self.clusters[to as usize].engine_of(next), ns)), ReplicaState::Reserve)
                 }
             };
             self.clusters[number].set_state(replica, reserve);
@@ -168,7 +181,6 @@ impl Simulation {
     /// Starts a request over.
     fn start_over(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         self.around.recorder.start_over(&[id], now);
-        self.arm_timeout(now, id)?;
         self.place(now, id)
     }
 
@@ -231,22 +243,30 @@ impl Simulation {
         }
     }
 
-    /// Sets the time when the client of a request gives up.
+    /// Returns how often the client of a request has tried.
+    pub(super) fn try_of(&self, id: RequestId) -> u16 {
+        self.tries.get(&id).copied().unwrap_or(1)
+    }
+
+    /// Sets the time when the client of a request gives up. It does not know of attempts within.
     pub(super) fn arm_timeout(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         let spec = self.around.recorder.requests[id.index()].spec;
         match self.class(&spec).and_then(|(_, class)| class.timeout_ns) {
-            Some(ns) => self.around.push_for(now.after(SimDuration(ns))?, id, Event::Timeout),
+            Some(ns) => {
+                let event = Event::Timeout(id, self.try_of(id));
+                self.around.push(now.after(SimDuration(ns))?, event)
+            }
             None => Ok(()),
         }
     }
 
-    /// Tries again later, if the client does. `in_service`: the request had been let in.
+    /// Tries again later, if the client does. Returns whether it does.
     pub(super) fn retry(&mut self, now: SimTime, id: RequestId) -> Result<bool, SimError> {
-        let record = &self.around.recorder.requests[id.index()];
-        let (spec, attempts) = (record.spec, record.attempts);
-        let Some((_, class)) = self.class(&spec).filter(|(_, class)| attempts <= class.max_retries) else {
+        let (spec, tries) = (self.around.recorder.requests[id.index()].spec, self.try_of(id));
+        let Some((_, class)) = self.class(&spec).filter(|(_, class)| tries <= class.max_retries) else {
             return Ok(false);
         };
+        self.tries.insert(id, tries + 1);
         self.around.recorder.start_over(&[id], now);
         self.retrying += 1;
         self.around.push(now.after(SimDuration(class.retry_delay_ns))?, Event::Retry(id))?;
@@ -275,41 +295,55 @@ impl Simulation {
             .as_ref()
             .and_then(|dynamics: &DynamicsSpec| dynamics.autoscale.get(number as usize));
         let Some(&scaler) = scaler else { return Ok(()) };
+        self.ticks -= 1;
         if self.outstanding == 0 && self.expected == 0 && self.retrying == 0 {
             return Ok(());
         }
-        self.around.push(now.after(SimDuration(scaler.interval_ns))?, Event::Autoscale(number))?;
-        let AutoscaleSpec { cluster: at, min_replicas, max_replicas, metric, .. } = scaler;
-        if now < self.scaled_until[number as usize] {
+        let acted = now >= self.scaled_until[number as usize] && self.scale(now, number as usize, scaler)?;
+        // Where nothing else is to come, looking again would change nothing, for ever.
+        let others = self.around.queue.len() as u64 - self.ticks - u64::from(self.sample_pending);
+        if !acted && others == 0 && now >= self.scaled_until[number as usize] {
             return Ok(());
         }
+        self.ticks += 1;
+        self.around.push(now.after(SimDuration(scaler.interval_ns))?, Event::Autoscale(number))
+    }
+
+    /// Adds a replica or takes one away, as the load asks for. Returns whether it did.
+    fn scale(&mut self, now: SimTime, number: usize, scaler: AutoscaleSpec) -> Result<bool, SimError> {
+        let AutoscaleSpec { cluster: at, min_replicas, max_replicas, metric, .. } = scaler;
+        let unplaced = self.unplaced.len() as u64;
         let cluster = &mut self.clusters[at as usize];
         let serving = cluster.count_in(ReplicaState::InService);
         let coming = serving + cluster.count_in(ReplicaState::Starting);
         let (outstanding, waiting, kv_use) = cluster.load();
-        let per_replica = |total: u64| total as f64 / f64::from(serving.max(1));
+        // Requests that found no replica wait for any.
+        let per_replica = |total: u64| (total + unplaced) as f64 / f64::from(serving.max(1));
         let load = match metric {
             ScaleMetric::Outstanding => per_replica(outstanding),
             ScaleMetric::Waiting => per_replica(waiting),
             ScaleMetric::KvUse => kv_use,
         };
-        if load > scaler.up_above
+        let until = now.after(SimDuration(scaler.cooldown_ns))?;
+        if (load > scaler.up_above || coming < min_replicas)
             && coming < max_replicas
             && let Some(replica) = cluster.first_in(ReplicaState::Reserve)
         {
             cluster.set_state(replica, ReplicaState::Starting);
             let engine = cluster.engine_of(replica);
-            self.scaled_until[number as usize] = now.after(SimDuration(scaler.cooldown_ns))?;
-            return self.around.push(now.after(SimDuration(scaler.provision_ns))?, Event::InService(engine));
+            self.scaled_until[number] = until;
+            self.around.push(now.after(SimDuration(scaler.provision_ns))?, Event::InService(engine))?;
+            return Ok(true);
         }
         if load < scaler.down_below
             && coming > min_replicas
             && serving > 1
             && let Some(replica) = cluster.last_in(ReplicaState::InService)
         {
-            self.scaled_until[number as usize] = now.after(SimDuration(scaler.cooldown_ns))?;
-            return self.drain(now, at, replica, AfterDrain::Reserve);
+            self.scaled_until[number] = until;
+            self.drain(now, at, replica, AfterDrain::Reserve)?;
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 }

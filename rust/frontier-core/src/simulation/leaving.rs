@@ -12,9 +12,14 @@ impl Simulation {
     /// Returns the requests on their way from or to one of `engines` whose KV would be lost with them.
     pub(super) fn journeys_of(&self, engines: &[ReplicaId]) -> Vec<RequestId> {
         let Some(controller) = &self.controller else { return Vec::new() };
-        let stored = controller.handover.as_ref().is_some_and(|spec| spec.mode == HandoverMode::Store);
+        let mode = controller.handover.as_ref().map(|spec| spec.mode);
         let hit = |journey: &Journey| {
-            let safe = stored && matches!(journey.stage, Stage::Waiting | Stage::Moving);
+            // What is in the pool, or beside the destination's cache, has left the source behind.
+            let safe = match mode {
+                Some(HandoverMode::Store) => matches!(journey.stage, Stage::Waiting | Stage::Moving),
+                Some(HandoverMode::Buffer) => journey.stage == Stage::Waiting && journey.row != NO_ROW,
+                _ => false,
+            };
             let transfer = self.around.recorder.transfers.get(journey.row);
             (engines.contains(&journey.source) && !safe)
                 || transfer.is_some_and(|transfer| engines.contains(&transfer.destination))
@@ -49,6 +54,15 @@ impl Simulation {
         let stored = mode == Some(HandoverMode::Store);
         // Where blocks are reserved before prompts are computed, a prompt that holds on to its source could wait for
         // blocks that are reserved for others who wait for the source.
+        let forgets = mode != Some(HandoverMode::Push) && journey.stage == Stage::Computing
+            || stored && journey.stage == Stage::Writing;
+        if forgets && !engines.contains(&journey.source) {
+            // The destination was only known beforehand.
+            let destination = self.around.recorder.transfers[journey.row].destination;
+            controller.journey(id)?.row = NO_ROW;
+            self.leave_engine(now, id, destination)?;
+            return Ok(true);
+        }
         let is_safe = matches!(mode, Some(HandoverMode::Pull | HandoverMode::Store))
             && matches!(journey.stage, Stage::Waiting | Stage::Moving)
             && (stored || !engines.contains(&journey.source));
@@ -65,7 +79,6 @@ impl Simulation {
             self.leave_engine(now, id, destination)?;
         }
         self.around.recorder.next_attempt(id);
-        self.arm_timeout(now, id)?;
         self.around.recorder.enter(id, Activity::KvTransferWait, now, HostMeter::default());
         self.on_hand_over(now, id)?;
         Ok(true)
@@ -103,13 +116,19 @@ impl Simulation {
     }
 
     /// Takes a request out of an engine, its cluster's router and its pool.
-    fn leave_engine(&mut self, now: SimTime, id: RequestId, engine: ReplicaId) -> Result<(), SimError> {
+    pub(super) fn leave_engine(
+        &mut self,
+        now: SimTime,
+        id: RequestId,
+        engine: ReplicaId,
+    ) -> Result<(), SimError> {
         let number = self.cluster_of[engine.index()] as usize;
         self.clusters[number].release(engine, id);
         if let Some(controller) = &mut self.controller {
             controller.pools.iter_mut().for_each(|pool| pool.release(number));
         }
-        self.clusters[number].abort(now, engine, id, &mut self.around)
+        self.clusters[number].abort(now, engine, id, &mut self.around)?;
+        self.settle_drains(now, number)
     }
 
     pub(super) fn cancel_flows(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {

@@ -201,7 +201,8 @@ impl Simulation {
         let (Some(transport), Some(controller)) = (&mut self.transport, &self.controller) else {
             return Ok(());
         };
-        let latency = SimDuration(controller.spec().latency_ns);
+        let Some(handover) = &controller.handover else { return Ok(()) };
+        let latency = SimDuration(handover.latency_ns);
         let transfers = &self.around.recorder.transfers;
         let ends = |id: RequestId| {
             let journey = &controller.journeys[&id];

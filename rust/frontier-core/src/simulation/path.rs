@@ -22,12 +22,12 @@ impl Simulation {
         let Some(controller) = &self.controller else { return self.clusters[0].refusal(spec) };
         let last = controller.pools.len() - 1;
         for (leg, pool) in controller.pools.iter().enumerate() {
-            let work = if leg < last { RequestSpec { output_tokens: 1, ..*spec } } else { *spec };
-            for &cluster in pool.clusters() {
-                let refused = self.clusters[cluster].refusal(&work);
-                if refused != RejectReason::None {
-                    return refused;
-                }
+            let work = work_of(spec, leg < last);
+            let reasons = pool.clusters().iter().map(|&cluster| self.clusters[cluster].refusal(&work));
+            // One cluster that can serve it is enough.
+            let refused = reasons.reduce(|one, other| if one == RejectReason::None { one } else { other });
+            if let Some(reason) = refused.filter(|&reason| reason != RejectReason::None) {
+                return reason;
             }
         }
         RejectReason::None
@@ -45,18 +45,22 @@ impl Simulation {
             let engine = self.choose_on(now, 0, spec);
             return self.send_or_wait(now, spec, engine);
         };
-        if let Some(engine) = self.shortcut(now, spec) {
-            return self.send(now, spec, engine);
-        }
+        let aim = match self.shortcut(now, spec) {
+            Some((engine, true)) => return self.send(now, spec, engine),
+            aim => aim.map(|(engine, _)| engine),
+        };
         let Some(source) = self.choose_on(now, 0, spec) else {
             self.unplaced.push(spec.id);
-            return Ok(());
+            return aim.map_or(Ok(()), |engine| self.leave_engine(now, spec.id, engine));
         };
         let Some(controller) = &mut self.controller else { unreachable!("it was there some lines before") };
         controller.queued_tokens += u64::from(spec.prompt_tokens);
         let push = mode == HandoverMode::Push;
         let stage = if push { Stage::Reserving } else { Stage::Computing };
         controller.journeys.insert(spec.id, Journey::new(stage, source));
+        if let Some(destination) = aim {
+            self.note_destination(spec.id, destination)?;
+        }
         if !push {
             return self.send(now, spec, source);
         }
@@ -68,13 +72,18 @@ impl Simulation {
     /// Chooses a cluster for a leg, and an engine of it.
     pub(super) fn choose_on(&mut self, now: SimTime, leg: usize, spec: &RequestSpec) -> Option<ReplicaId> {
         let clusters = &mut self.clusters;
-        let pool = &mut self.controller.as_mut()?.pools[leg];
-        let cluster = pool.choose(|cluster| clusters[cluster].is_open())?;
+        let pools = &mut self.controller.as_mut()?.pools;
+        let work = work_of(spec, leg + 1 < pools.len());
+        let serves = |cluster: usize| {
+            clusters[cluster].is_open() && clusters[cluster].refusal(&work) == RejectReason::None
+        };
+        let cluster = pools[leg].choose(serves)?;
         clusters[cluster].choose(now, spec, &self.segments)
     }
 
-    /// Returns the engine of the last leg that serves a request whole, if it is to skip the legs before.
-    fn shortcut(&mut self, now: SimTime, spec: &RequestSpec) -> Option<ReplicaId> {
+    /// Chooses the engine of the last leg beforehand, where its cache has a say in which legs a request takes. Returns
+    /// whether that engine serves it whole.
+    fn shortcut(&mut self, now: SimTime, spec: &RequestSpec) -> Option<(ReplicaId, bool)> {
         let controller = self.controller.as_ref()?;
         let direct = controller.direct?;
         let deflects = direct.deflect_above_tokens.is_some_and(|most| controller.queued_tokens > most);
@@ -82,15 +91,13 @@ impl Simulation {
             return None;
         }
         let engine = self.choose_on(now, direct.leg as usize, spec)?;
-        let number = self.cluster_of[engine.index()] as usize;
-        let cluster = &mut self.clusters[number];
-        let uncached = spec.prompt_tokens - cluster.cached_prefix(engine, spec, &self.segments);
-        if deflects || direct.max_uncached_tokens.is_some_and(|most| uncached <= most) {
-            return Some(engine);
-        }
-        cluster.release(engine, spec.id);
-        self.controller.as_mut()?.pools[direct.leg as usize].release(number);
-        None
+        let cached = self.clusters[self.cluster_of[engine.index()] as usize].cached_prefix(
+            engine,
+            spec,
+            &self.segments,
+        );
+        let uncached = spec.prompt_tokens - cached;
+        Some((engine, deflects || direct.max_uncached_tokens.is_some_and(|most| uncached <= most)))
     }
 
     /// Sends a request to `engine`, or lets it wait until there is one.
@@ -135,7 +142,7 @@ impl Simulation {
         {
             controller.journeys.remove(&spec.id);
         }
-        let spec = if part == Handover::Keeps { &RequestSpec { output_tokens: 1, ..*spec } } else { spec };
+        let spec = &work_of(spec, part == Handover::Keeps);
         let cluster = &mut self.clusters[self.cluster_of[engine.index()] as usize];
         cluster.submit(now, spec, engine, part, &self.segments, &mut self.around)
     }
@@ -148,15 +155,26 @@ impl Simulation {
     ) -> Result<Option<ReplicaId>, SimError> {
         self.segments.clear();
         self.workload.prompt_segments(spec.id, &mut self.segments);
-        let last = self.controller.as_ref().map_or(0, |controller| controller.pools.len() - 1);
-        let Some(destination) = self.choose_on(now, last, spec) else { return Ok(None) };
-        let row = self.around.recorder.transfers.len();
         let Some(controller) = &mut self.controller else { return Ok(None) };
-        let journey = controller.journey(spec.id)?;
+        let last = controller.pools.len() - 1;
+        let row = controller.journey(spec.id)?.row;
+        if row != NO_ROW {
+            return Ok(Some(self.around.recorder.transfers[row].destination));
+        }
+        let Some(destination) = self.choose_on(now, last, spec) else { return Ok(None) };
+        self.note_destination(spec.id, destination)?;
+        Ok(Some(destination))
+    }
+
+    /// Opens the row of a hand-over whose destination is known.
+    fn note_destination(&mut self, id: RequestId, destination: ReplicaId) -> Result<(), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let row = self.around.recorder.transfers.len();
+        let journey = controller.journey(id)?;
         journey.row = row;
         let (source, ready) = (journey.source, journey.ready);
         self.around.recorder.transfers.push(TransferRecord {
-            request: spec.id,
+            request: id,
             source,
             destination,
             ready,
@@ -164,7 +182,7 @@ impl Simulation {
             end: None,
             bytes: 0,
         });
-        Ok(Some(destination))
+        Ok(())
     }
 
     /// Chooses the replica that a request goes on to, and sends it there.
@@ -220,6 +238,9 @@ impl Simulation {
         let Some(journey) = controller.journeys.get_mut(&id) else { return Ok(false) };
         let spec = self.around.recorder.requests[id.index()].spec;
         journey.ready = Some(now);
+        if let Some(transfer) = self.around.recorder.transfers.get_mut(journey.row) {
+            transfer.ready = Some(now);
+        }
         controller.queued_tokens -= u64::from(spec.prompt_tokens);
         let HandoverSpec { mode, granularity, proxy_latency_ns, .. } = *controller.spec();
         match mode {
@@ -234,9 +255,7 @@ impl Simulation {
                 journey.stage = Stage::Moving;
                 let (num_blocks, all_there) = (journey.num_blocks, journey.under_way == 0);
                 let started = journey.start.is_some();
-                let transfer = &mut self.around.recorder.transfers[journey.row];
-                transfer.ready = Some(now);
-                let destination = transfer.destination;
+                let destination = self.around.recorder.transfers[journey.row].destination;
                 self.around.recorder.route(id, destination, now);
                 if granularity == Granularity::Request {
                     let piece = controller.piece(num_blocks, true);
@@ -287,4 +306,9 @@ impl Simulation {
             SchedulerSpec::Sglang(_) | SchedulerSpec::Baseline(_) => None,
         }
     }
+}
+
+/// Returns a request as a leg knows it: one that hands it over makes a single token.
+fn work_of(spec: &RequestSpec, hands_over: bool) -> RequestSpec {
+    if hands_over { RequestSpec { output_tokens: 1, ..*spec } } else { *spec }
 }

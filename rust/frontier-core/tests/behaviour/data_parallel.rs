@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const US: u64 = 1_000;
 
 /// Ranks in lock step behind a round-robin balancer, without padding, throttling or a first agreement.
-fn lock_step(size: u32) -> Value {
+pub(crate) fn lock_step(size: u32) -> Value {
     json!({
         "size": size, "ranks_per_balancer": size, "balancer": {"kind": "round_robin"},
         "lock_step": {"dummy_tokens": 1, "sync_interval": 32, "sync_at_first_step": false,

@@ -164,6 +164,45 @@ fn short_prompts_and_overflow_stay_on_the_decode_side() {
 }
 
 #[test]
+fn looking_for_cached_prompts_does_not_upset_the_turns_of_the_router() {
+    let arrivals = json!({"kind": "constant", "rate_per_s": 20.0});
+    let mut plan = disaggregated(&synthetic(&arrivals, 20, 160, 4), "pull", "request");
+    plan["clusters"][1]["replicas"] = json!(2);
+    plan["path"]["direct"] = json!({"leg": 1, "max_uncached_tokens": 16, "deflect_above_tokens": null});
+    let (recorder, _) = finished(&plan);
+    let on_first = recorder.requests.iter().filter(|record| record.replica.unwrap().0 == 1).count();
+    assert_eq!(on_first, 10);
+}
+
+#[test]
+fn engines_that_cannot_hand_over_are_refused() {
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut plan = disaggregated(&burst(1, 16, 2), "pull", "request");
+        change(&mut plan);
+        run(&plan).unwrap_err().to_string()
+    };
+    assert!(
+        refused(&|plan| plan["clusters"][1]["scheduler"]["block_size"] = json!(32))
+            .contains("blocks of 32, others of 16")
+    );
+    assert!(
+        refused(&|plan| plan["clusters"][0]["scheduler"]["kv_group_windows"] = json!([0, 64]))
+            .contains("windows")
+    );
+}
+
+#[test]
+fn a_pool_serves_what_one_of_its_clusters_can() {
+    let mut plan = disaggregated(&burst(4, 600, 4), "pull", "request");
+    plan["path"]["legs"] = json!([
+        {"clusters": [0, 1], "weights": [1.0, 1.0], "balance": "weighted", "work": "all", "receives": null}]);
+    plan["clusters"][1]["scheduler"]["max_model_len"] = json!(256);
+    let (recorder, _) = run(&plan).unwrap();
+    assert!(recorder.requests.iter().all(|record| record.replica.unwrap().0 == 0));
+    assert!(recorder.requests.iter().all(|record| record.status == RequestStatus::Finished));
+}
+
+#[test]
 fn cached_prefixes_are_not_moved_again() {
     let mut workload = synthetic(&json!({"kind": "constant", "rate_per_s": 10.0}), 6, 320, 4);
     workload["shared_prefix"] = json!({"count": 1, "tokens": {"kind": "fixed", "tokens": 160}, "zipf_exponent": 0.0,

@@ -1,7 +1,9 @@
 //! Faults, maintenance, role switches, autoscaling and the front door: requests are served, run again or given up, never
 //! lost.
 
+use crate::data_parallel::lock_step;
 use crate::disaggregation::{disaggregated, networked};
+use crate::kv_tiers::{tier, tiers};
 use crate::support::{burst, plan, run, synthetic};
 use frontier_core::metrics::{Cause, Recorder, RejectReason, RequestStatus};
 use frontier_core::time::SimTime;
@@ -25,9 +27,10 @@ fn assert_accounted_for(recorder: &Recorder, count: usize) {
         match record.status {
             RequestStatus::Finished => {
                 assert_eq!(record.generated_tokens, record.spec.output_tokens);
-                assert_eq!(record.e2e_causes().iter().sum::<u64>(), record.finished.unwrap().0 - arrival);
-                let first = record.first_token.unwrap().0 - arrival;
-                assert_eq!(record.ttft_causes.iter().sum::<u64>(), first);
+                let in_engine =
+                    |causes: &[u64]| causes.iter().sum::<u64>() - causes[Cause::Delivery as usize];
+                assert_eq!(in_engine(record.e2e_causes()), record.finished.unwrap().0 - arrival);
+                assert_eq!(in_engine(&record.ttft_causes), record.first_token.unwrap().0 - arrival);
             }
             RequestStatus::Failed | RequestStatus::Rejected => {
                 assert_ne!(record.reject_reason, RejectReason::None);
@@ -198,6 +201,91 @@ fn the_front_door_turns_away_times_out_and_sees_retries() {
     assert!(totals.end <= SimTime(61_000_000));
 }
 
+/// API servers that take 5 ms from and to their clients.
+fn servers() -> Value {
+    json!({"api_servers": 1, "separate_detokenizer": false, "network_ns": 5_000_000, "per_request_ns": 0,
+           "per_prompt_token_ns": 0, "per_message_ns": 0, "per_output_ns": 0, "per_output_token_ns": 0})
+}
+
+#[test]
+fn what_a_client_has_not_got_yet_does_not_count_twice() {
+    // The prompt is done at 7.6 ms, and its answer on the way until 12.6 ms; the replica is gone in between.
+    let mut pair = disaggregated(&burst(1, 160, 5), "pull", "request");
+    pair["clusters"][0]["frontend"] = servers();
+    let fail = change(10_000_000, 0, 0, &json!({"kind": "fail", "down_ns": null}));
+    let (recorder, _) = run(&changing(pair, "fail", &[fail])).unwrap();
+    assert_accounted_for(&recorder, 1);
+    assert_eq!(recorder.requests[0].reject_reason, RejectReason::ReplicaLost);
+}
+
+#[test]
+fn a_replica_behind_servers_drains_when_the_last_client_is_done() {
+    let mut serving = plan(&synthetic(&json!({"kind": "constant", "rate_per_s": 50.0}), 10, 160, 5));
+    serving["clusters"][0]["frontend"] = servers();
+    let restart = change(45_000_000, 0, 0, &json!({"kind": "restart", "down_ns": 1_000_000}));
+    let (recorder, _) = run(&changing(serving, "rerun", &[restart])).unwrap();
+    assert_accounted_for(&recorder, 10);
+    assert!(recorder.requests.iter().all(|record| record.status == RequestStatus::Finished));
+}
+
+#[test]
+fn a_cluster_without_replicas_takes_one_from_its_reserve_or_gives_up() {
+    let mut serving = plan(&burst(10, 160, 20));
+    serving["clusters"][0]["replicas"] = json!(2);
+    serving["clusters"][0]["in_service"] = json!(1);
+    let scaler = json!([{"cluster": 0, "min_replicas": 1, "max_replicas": 2, "interval_ns": 10_000_000,
+        "metric": "outstanding", "up_above": 1000.0, "down_below": 0.0, "provision_ns": 50_000_000, "cooldown_ns": 0}]);
+    let fail = |at, replica| change(at, 0, replica, &json!({"kind": "fail", "down_ns": null}));
+    let mut changed = changing(serving.clone(), "rerun", &[fail(15_000_000, 0)]);
+    changed["dynamics"]["autoscale"] = scaler.clone();
+    let (recorder, _) = run(&changed).unwrap();
+    assert_accounted_for(&recorder, 10);
+    assert!(recorder.requests.iter().all(|record| record.replica.unwrap().0 == 1));
+    let mut changed = changing(serving, "rerun", &[fail(15_000_000, 0), fail(75_000_000, 1)]);
+    changed["dynamics"]["autoscale"] = scaler;
+    let (recorder, _) = run(&changed).unwrap();
+    assert_accounted_for(&recorder, 10);
+    assert!(recorder.requests.iter().all(|record| record.reject_reason == RejectReason::NoReplica));
+}
+
+#[test]
+fn a_path_of_one_leg_takes_faults_beside_a_network() {
+    let mut pools = networked(disaggregated(&burst(6, 160, 5), "pull", "request"), 1, 1);
+    pools["path"]["legs"] = json!([
+        {"clusters": [0, 1], "weights": [1.0, 1.0], "balance": "weighted", "work": "all", "receives": null}]);
+    let fail = change(5_000_000, 1, 0, &json!({"kind": "fail", "down_ns": null}));
+    let (recorder, _) = run(&changing(pools, "rerun", &[fail])).unwrap();
+    assert_accounted_for(&recorder, 6);
+    assert!(recorder.requests.iter().all(|record| record.replica.unwrap().0 == 0));
+}
+
+#[test]
+fn changes_that_overlap_add_up() {
+    let alone = plan(&burst(1, 16, 101));
+    let slow = |at: u64, factor: f64, for_ns: Value| {
+        change(at, 0, 0, &json!({"kind": "slow", "factor": factor, "for_ns": for_ns}))
+    };
+    let events = [slow(0, 2.0, json!(null)), slow(50_000_000, 3.0, json!(10_000_000))];
+    let (recorder, _) = run(&changing(alone, "fail", &events)).unwrap();
+    // 100 steps of 2 ms, of which those formed within 10 ms take three times as long.
+    let end = recorder.requests[0].finished.unwrap().0;
+    assert!((200_000_000..220_000_000).contains(&end), "{end}");
+}
+
+#[test]
+fn a_client_does_not_know_that_its_request_ran_again() {
+    let mut serving = plan(&burst(1, 160, 100));
+    serving["clusters"][0]["replicas"] = json!(2);
+    serving["admission"] = json!({"classes": [{"priority": 0, "max_outstanding": null, "timeout_ns": 20_000_000,
+        "max_retries": 1, "retry_delay_ns": 0}]});
+    let fail = change(15_000_000, 0, 0, &json!({"kind": "fail", "down_ns": null}));
+    let (recorder, totals) = run(&changing(serving, "rerun", &[fail])).unwrap();
+    // The client gives up after 20 ms, tries once more, and gives up again.
+    assert_eq!(recorder.requests[0].reject_reason, RejectReason::TimedOut);
+    assert_eq!(recorder.requests[0].attempts, 3);
+    assert!((40_000_000..41_000_000).contains(&totals.end.0));
+}
+
 /// Small random numbers from a seed.
 struct Dice(u64);
 
@@ -212,12 +300,18 @@ impl Dice {
 fn faulty(seed: u64) -> (Value, usize) {
     let mut dice = Dice(seed);
     let count = 4 + dice.below(9) as u32;
-    let workload = synthetic(
+    let mut workload = synthetic(
         &json!({"kind": "poisson", "rate_per_s": 200.0}),
         count,
         16 + dice.below(400) as u32,
         2 + dice.below(30) as u32,
     );
+    // Tiers below the prefill side's device: small ones, which a few shared prefixes fill.
+    let tiered = dice.below(3) == 0;
+    if tiered {
+        workload["shared_prefix"] = json!({"count": 1 + dice.below(4), "zipf_exponent": 0.0, "share": 1.0,
+            "tokens": {"kind": "fixed", "tokens": 16 * (1 + dice.below(20))}});
+    }
     let mode = ["pull", "push", "store", "buffer"][dice.below(4) as usize];
     let granularity =
         if mode == "push" { ["request", "chunk", "layer"][dice.below(3) as usize] } else { "request" };
@@ -232,6 +326,29 @@ fn faulty(seed: u64) -> (Value, usize) {
         plan["clusters"][cluster]["replicas"] = json!(replicas);
         plan["clusters"][cluster]["scheduler"]["async_scheduling"] = json!(dice.below(2) == 0);
         plan["clusters"][cluster]["scheduler"]["num_blocks"] = json!(40 + dice.below(60));
+    }
+    if plan["network"].is_null() && mode != "push" && dice.below(3) == 0 {
+        plan["clusters"][1]["data_parallel"] = lock_step(2);
+        plan["clusters"][1]["scheduler"]["async_scheduling"] = json!(false);
+    }
+    for cluster in 0..2 {
+        if dice.below(5) == 0 {
+            plan["clusters"][cluster]["frontend"] = json!({"api_servers": 1 + dice.below(2),
+                "separate_detokenizer": false, "network_ns": 200_000, "per_request_ns": 300_000,
+                "per_prompt_token_ns": 100, "per_message_ns": 1000, "per_output_ns": 1000, "per_output_token_ns": 100});
+        }
+    }
+    if tiered {
+        let mut remote = tier("remote", 1 + dice.below(20), 2_000_000, "lru");
+        remote["shared"] = json!(true);
+        let below = json!([
+            tier("host", 1 + dice.below(8), 1_000_000, "lru"),
+            tier("disk", 1 + dice.below(8), 500_000, "lfu"),
+            remote
+        ]);
+        let load = if dice.below(2) == 0 { "async" } else { "layerwise" };
+        plan["clusters"][0]["kv_tiers"] = tiers(&below, load, "write_through");
+        plan["clusters"][0]["scheduler"]["num_blocks"] = json!(62 + dice.below(20));
     }
     plan["path"]["legs"][1]["receives"]["proxy_latency_ns"] = json!(dice.below(3) * 500_000);
     let events = (0..dice.below(5)).map(|_| {
@@ -248,9 +365,32 @@ fn faulty(seed: u64) -> (Value, usize) {
         };
         change(dice.below(80) * 700_000, cluster, replica, &kind)
     });
-    let events: Vec<Value> = events.collect();
+    let mut events: Vec<Value> = events.collect();
+    if dice.below(4) == 0 {
+        plan["path"]["direct"] = json!({"leg": 1, "max_uncached_tokens": dice.below(300),
+            "deflect_above_tokens": dice.below(2000)});
+    }
+    let mut scalers = Vec::new();
+    if decodes == 2 && dice.below(3) == 0 {
+        plan["clusters"][1]["in_service"] = json!(1);
+        if prefills == 2 && dice.below(2) == 0 {
+            events.push(change(
+                dice.below(40) * 1_000_000,
+                0,
+                1,
+                &json!({"kind": "switch_role", "to": 1, "delay_ns": 5_000_000}),
+            ));
+        } else {
+            scalers.push(
+                json!({"cluster": 1, "min_replicas": 1, "max_replicas": 2, "interval_ns": 3_000_000,
+                "metric": "outstanding", "up_above": 3.0, "down_below": 1.0, "provision_ns": 2_000_000,
+                "cooldown_ns": 1_000_000}),
+            );
+        }
+    }
     let lost = if dice.below(3) == 0 { "fail" } else { "rerun" };
     let mut plan = changing(plan, lost, &events);
+    plan["dynamics"]["autoscale"] = json!(scalers);
     if dice.below(3) == 0 {
         plan["admission"] = json!({"classes": [{"priority": 0, "max_outstanding": 3 + dice.below(6),
             "timeout_ns": (20 + dice.below(60)) * 1_000_000, "max_retries": dice.below(3),
@@ -261,13 +401,16 @@ fn faulty(seed: u64) -> (Value, usize) {
 
 #[test]
 fn ten_thousand_random_fault_schedules_lose_no_request() {
-    let (mut again, mut failed) = (0, 0);
+    let (mut again, mut failed, mut evicted) = (0, 0, 0);
     for seed in 0..10_000 {
         let (plan, count) = faulty(seed);
-        let (recorder, _) = run(&plan).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let (recorder, totals) = run(&plan).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_accounted_for(&recorder, count);
         again += recorder.requests.iter().filter(|record| record.attempts > 1).count();
+        let counters = totals.clusters[0].kv_tiers.iter().filter_map(|tier| tier.counters.as_ref());
+        evicted += counters.map(|counters| counters.evicted_blocks).sum::<u64>();
         failed += recorder.requests.iter().filter(|record| record.status == RequestStatus::Failed).count();
     }
     assert!(again > 5_000 && failed > 1_000, "{again} ran again, {failed} failed");
+    assert!(evicted > 10_000, "{evicted} blocks were evicted from full tiers");
 }

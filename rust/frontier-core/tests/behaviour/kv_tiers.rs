@@ -33,7 +33,7 @@ fn trace(requests: &[(i64, u64, u32, u32)]) -> Arc<TraceColumns> {
     Arc::new(TraceColumns::new(raw).expect("a valid trace"))
 }
 
-fn tier(kind: &str, capacity: u64, bytes_per_s: u64, eviction: &str) -> Value {
+pub(crate) fn tier(kind: &str, capacity: u64, bytes_per_s: u64, eviction: &str) -> Value {
     let eviction = if eviction == "ttl" {
         json!({"policy": "ttl", "ttl_ns": 40 * MS})
     } else {
@@ -43,7 +43,7 @@ fn tier(kind: &str, capacity: u64, bytes_per_s: u64, eviction: &str) -> Value {
            "write_bytes_per_s": bytes_per_s, "latency_ns": 0, "eviction": eviction, "shared": false})
 }
 
-fn tiers(tiers: &Value, load: &str, write_policy: &str) -> Value {
+pub(crate) fn tiers(tiers: &Value, load: &str, write_policy: &str) -> Value {
     json!({"tiers": tiers, "write_policy": write_policy, "load": load, "min_load_tokens": 1, "num_layers": 4,
            "prefetch": null})
 }

@@ -14,6 +14,9 @@ impl VllmScheduler {
         self.running.retain(|&other| other != slot);
         self.waiting.retain(|&other| other != slot);
         self.handovers.forget(slot);
+        if let Some(loads) = &mut self.kv_loads {
+            loads.forget(slot);
+        }
         let request = &mut self.requests[slot.index()];
         if matches!(request.status, Status::Waiting | Status::Preempted) {
             self.waiting.ends_waiting(request);
