@@ -116,8 +116,9 @@ impl Router {
     fn least_kv_use(&self, engines: &[EngineCore]) -> ReplicaId {
         let usage = |at: usize| self.behind(engines, at).iter().map(EngineCore::kv_usage).sum::<f64>();
         let rank = |at: usize| (usage(at), self.outstanding[at]);
-        let best =
-            (1..self.outstanding.len()).fold(0, |best, at| if rank(at) < rank(best) { at } else { best });
+        let (best, _) = (1..self.outstanding.len())
+            .map(|at| (at, rank(at)))
+            .fold((0, rank(0)), |best, next| if next.1 < best.1 { next } else { best });
         ReplicaId::from_index(best)
     }
 
