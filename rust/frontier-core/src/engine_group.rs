@@ -145,19 +145,16 @@ impl LockStepGroup {
                 what: "a group of ranks completed a step it did not await".into(),
             });
         };
-        let mut fruitful = false;
-        for (engine, batch) in engines.iter_mut().zip(&mut step.batches) {
-            if let Some(batch) = batch.take() {
-                // Nothing was computed, but news of a transfer may let the next step do so.
-                fruitful |= engine.process(batch, now, context)?;
-            }
-        }
-        let in_vain =
-            step.in_vain && !fruitful && !self.untried && !self.queue.iter().any(GroupStep::executes);
+        let in_vain = step.in_vain && !self.untried && !self.queue.iter().any(GroupStep::executes);
         self.fruitless_rounds = if in_vain { self.fruitless_rounds + 1 } else { 0 };
         if self.fruitless_rounds == FRUITLESS_ROUNDS {
             self.fruitless_rounds = 0;
             self.stalled = true;
+        }
+        for (engine, batch) in engines.iter_mut().zip(&mut step.batches) {
+            if let Some(batch) = batch.take() {
+                engine.process(batch, now, context)?;
+            }
         }
         self.spare.push(step);
         if !self.running {

@@ -156,11 +156,12 @@ impl Router {
 
     fn least_kv_use(&self, engines: &[EngineCore]) -> ReplicaId {
         let usage = |at: usize| self.behind(engines, at).iter().map(EngineCore::kv_usage).sum::<f64>();
-        let rank = |at: u32| (usage(at as usize), self.outstanding[at as usize]);
+        let rank = |target: u32| (usage(target as usize), self.outstanding[target as usize]);
         let first = self.open[0];
-        let best = self.open[1..]
+        let (best, _) = self.open[1..]
             .iter()
-            .fold(first, |best, &target| if rank(target) < rank(best) { target } else { best });
+            .map(|&target| (target, rank(target)))
+            .fold((first, rank(first)), |best, next| if next.1 < best.1 { next } else { best });
         ReplicaId(best)
     }
 
