@@ -499,6 +499,7 @@ GROWING = {
     "cluster.in_service": 2,
     SCALER: [{"up_above": 4, "down_below": 3, "interval": "50ms", "provision": "20ms"}],
 }
+QUIET = GROWING | {"cluster.in_service": 3, f"{ARR}.poisson.rate": 20}
 SWITCHED = NODES | {
     "clusters": [{"role": "prefill", "replicas": 3}, {"role": "decode", "replicas": 2, "in_service": 1}],
     EVENTS: [
@@ -521,18 +522,18 @@ EFFECTS |= {
     f"{EVENTS}.cluster": (event("decode", slow={"factor": 2}), "prefill", "decode"),
     f"{EVENTS}.replica": (event(fail={}), 0, 1),
     f"{EVENTS}.fail.down": (event(fail={}), None, "100ms"),
-    f"{EVENTS}.restart.down": (event(restart={"down": "1s"}), "1ms", "1s"),
+    f"{EVENTS}.restart.down": (event(at="0s", restart={"down": "1s"}), "1ms", "1s"),
     f"{EVENTS}.slow.factor": (event(slow={"factor": 2}), 2, 3),
     f"{EVENTS}.slow.duration": (event(slow={"factor": 2}), None, "100ms"),
     f"{EVENTS}.degrade_links.factor": (event("decode", degrade_links={"factor": 0.1}), 0.1, 0.01),
     f"{EVENTS}.degrade_links.duration": (event("decode", degrade_links={"factor": 0}), "50ms", "100ms"),
     f"{EVENTS}.switch_role.delay": (SWITCHED, "10ms", "100ms"),
-    f"{SCALER}.min_replicas": (GROWING | {f"{SYN}.num_requests": 20}, 1, 2),
+    f"{SCALER}.min_replicas": (QUIET, 1, 2),
     f"{SCALER}.max_replicas": (GROWING, 2, 3),
     f"{SCALER}.interval": (GROWING, "50ms", "100ms"),
     f"{SCALER}.metric": (GROWING, "outstanding", "waiting"),
     f"{SCALER}.up_above": (GROWING, 4, 20),
-    f"{SCALER}.down_below": (GROWING, 0, 3.9),
+    f"{SCALER}.down_below": (QUIET, 0, 3.9),
     f"{SCALER}.provision": (GROWING, "20ms", "100ms"),
     f"{SCALER}.cooldown": (GROWING | {"cluster.replicas": 4}, "10ms", "200ms"),
 }

@@ -57,6 +57,7 @@ def fifo(
         row = dict.fromkeys(_REQUEST_COLUMNS, 0)
         row |= {"arrival_ns": ask.arrival_ns, "prompt_tokens": ask.prompt, "output_tokens": ask.tokens}
         row |= {"scheduled_ns": -1, "first_token_ns": -1, "finished_ns": -1, "session": NONE, "status": 2}
+        row["attempts"] = 1
         row["replica"] = NONE if ask.reject else ask.replica
         if ask.reject:
             row |= {"status": 1, "reject_reason": ask.reject}
@@ -142,7 +143,7 @@ _TRANSFER_COLUMNS: dict[str, type] = {
 _REQUEST_COLUMNS: dict[str, type] = {
     **dict.fromkeys(("arrival_ns", "scheduled_ns", "first_token_ns", "finished_ns"), np.int64),
     **dict.fromkeys(("replica", "prompt_tokens", "output_tokens", "generated_tokens"), np.uint32),
-    **dict.fromkeys(("cached_tokens", "preemptions", "session"), np.uint32),
+    **dict.fromkeys(("cached_tokens", "preemptions", "session", "attempts"), np.uint32),
     **dict.fromkeys(("num_drafts", "draft_tokens", "accepted_tokens"), np.uint32),
     "priority": np.int32,
     "status": np.uint8,

@@ -64,7 +64,7 @@ def both(*changes: Callable[[Raw], None]) -> Callable[[Raw], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("requests", "status", 0, 3), "request 0 has an unknown status"),
+        (put("requests", "status", 0, 4), "request 0 has an unknown status"),
         (put("requests", "reject_reason", 2, 9), "unknown reject reason"),
         (put("requests", "reject_reason", 2, 0), "request 2 is rejected without a reason"),
         (put("requests", "reject_reason", 0, 1), "request 0 is rejected without a reason"),

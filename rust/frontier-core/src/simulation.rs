@@ -378,7 +378,8 @@ impl Simulation {
         };
         let record = &self.around.recorder.requests[id.index()];
         let over = match event {
-            Event::Delivered(..) => false,
+            // What was delivered ended before; but a prompt that was handed over may be given up meanwhile.
+            Event::Delivered(..) => record.status == RequestStatus::Failed,
             _ => record.status != RequestStatus::Unfinished,
         };
         record.attempts == attempt && !over
@@ -555,6 +556,11 @@ impl Simulation {
         self.sample_pending = false;
         if self.around.queue.is_empty() {
             // The run is over: the last sample is taken at its last fact, which lies before this moment.
+            return Ok(());
+        }
+        let changes = self.dynamics.is_some() || self.admission.is_some();
+        if changes && self.outstanding == 0 && self.expected == 0 && self.retrying == 0 {
+            // What is to come are changes that no request sees.
             return Ok(());
         }
         self.sample_all(now)?;
