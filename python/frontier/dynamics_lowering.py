@@ -1,4 +1,7 @@
-"""The front door and the changes of a scenario as the plan has them (`rust/frontier-core/src/plan/dynamics.rs`)."""
+"""The front door and the changes of a scenario as the plan has them.
+
+The schema: `rust/frontier-core/src/plan/dynamics.rs`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ RESERVES_COUNT = (
 
 
 def service_plan(scenario: Scenario, views: Sequence[ClusterView]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the plan's `admission` and `dynamics`, as far as there are any, and what a reader should know."""
+    """Return the plan's `admission` and `dynamics`, where there are any, and what a reader should know."""
     plan: dict[str, Any] = {}
     if scenario.admission is not None:
         plan["admission"] = scenario.admission.to_plan()
@@ -59,9 +62,7 @@ def _event(event: ChangeEvent, numbers: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _autoscale(
-    scaler: Autoscale, numbers: Mapping[str, int], views: Sequence[ClusterView]
-) -> dict[str, Any]:
+def _autoscale(scaler: Autoscale, numbers: Mapping[str, int], views: Sequence[ClusterView]) -> dict[str, Any]:
     number = _number(scaler.cluster, numbers)
     most = scaler.max_replicas
     return {

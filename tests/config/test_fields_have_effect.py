@@ -547,7 +547,8 @@ TWO_RESERVES = {
 }
 EFFECTS[f"{EVENTS}.switch_role.to"] = (TWO_RESERVES, "one", "other")
 EFFECTS[f"{SCALER}.cluster"] = (
-    NODES | {"clusters": [{**each, "replicas": 2, "in_service": 1} for each in PAIR]}
+    NODES
+    | {"clusters": [{**each, "replicas": 2, "in_service": 1} for each in PAIR]}
     | {SCALER: [{"cluster": "decode", "up_above": 4, "interval": "50ms", "provision": "20ms"}]},
     "prefill",
     "decode",

@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_of_two_clusters import FLIGHT_MS, KV_BYTES, PREFILL_MS, REQUESTS, TOKENS, WAIT_MS, pools, raw_run, run
 from fifo import ACTIVE_S_PER_STEP, FLOPS_PER_STEP, MS, Ask, facts
 from fifo import run as run_of_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_of_two_clusters import (
+    FLIGHT_MS,
+    KV_BYTES,
+    PREFILL_MS,
+    REQUESTS,
+    TOKENS,
+    WAIT_MS,
+    pools,
+    raw_run,
+    run,
+)
 
 from frontier.errors import ConfigError, InvariantError
 from frontier.results import ClusterFacts, Result, RunFacts, Trust

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_of_two_clusters import REQUESTS, raw_run
 from fifo import MS, Ask, cluster, facts, fifo
+from run_of_two_clusters import REQUESTS, raw_run
 
 from frontier.errors import InvariantError
 from frontier.results import Result

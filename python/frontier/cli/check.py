@@ -10,8 +10,8 @@ import click
 from frontier import units
 from frontier.cli import output
 from frontier.cli.exits import issues_json
-from frontier.cli.service_facts import service_facts
 from frontier.cli.options import json_option, scenario_argument, set_option
+from frontier.cli.service_facts import service_facts
 from frontier.errors import DoesNotFitError
 
 if TYPE_CHECKING:

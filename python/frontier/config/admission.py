@@ -77,7 +77,9 @@ class Admission(Section):
 
     @classmethod
     def expected(cls, value: object) -> str:
-        return f"was {show_value(value)}, must be a mapping with fields such as 'max_outstanding' or 'classes'"
+        return (
+            f"was {show_value(value)}, must be a mapping with fields such as 'max_outstanding' or 'classes'"
+        )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -122,7 +124,9 @@ def admission_issues(admission: Admission, known: Callable[..., bool]) -> list[I
         limited = each.max_outstanding is not None or each.timeout is not None
         if each.max_retries and not limited:
             report(
-                index, "max_retries", "has no effect without max_outstanding or timeout: nobody is turned away"
+                index,
+                "max_retries",
+                "has no effect without max_outstanding or timeout: nobody is turned away",
             )
         if each.retry_delay is not None and not each.max_retries:
             report(index, "retry_delay", "has no effect without max_retries; remove it")

@@ -75,7 +75,7 @@ class SwitchRole(Section):
 
 
 class ChangeEvent(Section):
-    """What happens to one replica at one time: exactly one of fail, restart, slow, degrade_links, switch_role."""
+    """What happens to one replica at one time: exactly one of the changes."""
 
     at: Duration
     """Simulated time."""

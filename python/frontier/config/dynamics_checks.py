@@ -101,9 +101,7 @@ def _engine_issues(cluster: ServingCluster, section: str, known: Known) -> list[
     for field in ("scheduler", "kv_tiers", "kv_offloading_size"):
         value = getattr(engine, field)
         if value is not None:
-            shown = (
-                value.model_dump(mode="json", exclude_none=True) if isinstance(value, Section) else value
-            )
+            shown = value.model_dump(mode="json", exclude_none=True) if isinstance(value, Section) else value
             refused.append((field, shown, ()))
     return [
         Issue(
@@ -149,7 +147,12 @@ class _Rules:
         return self.found
 
     def _report(
-        self, path: str, value: object, message: str, allowed: tuple[str, ...] = (), nearest: str | None = None
+        self,
+        path: str,
+        value: object,
+        message: str,
+        allowed: tuple[str, ...] = (),
+        nearest: str | None = None,
     ) -> None:
         self.found.append(Issue(path, value, message, allowed, nearest))
 

@@ -262,9 +262,11 @@ def left_ns(requests: Table) -> Ints:
 
     The time of a failed request is on its account up to the moment at which it was given up.
     """
-    spent = sum(requests[f"e2e_{cause}_ns"] for cause in ATTRIBUTION_CAUSES)
-    given_up: Ints = requests["arrival_ns"] + spent
-    return np.where(requests["status"] == FAILED, given_up, requests["finished_ns"])
+    given_up: Ints = requests["arrival_ns"].copy()
+    for cause in ATTRIBUTION_CAUSES:
+        given_up += requests[f"e2e_{cause}_ns"]
+    left: Ints = np.where(requests["status"] == FAILED, given_up, requests["finished_ns"])
+    return left
 
 
 def client_stamps_ns(requests: Table) -> tuple[Ints, Ints]:

@@ -147,7 +147,10 @@ def _by_reason(columns: Columns, name: str, ended: Mask) -> dict[str, Any]:
     """Return how many requests ended so, in all and by reason."""
     counts = np.bincount(columns.requests["reject_reason"][ended], minlength=len(REJECT_REASONS))
     reasons = zip(REJECT_REASONS[1:], counts[1:].tolist(), strict=True)
-    return {name: int(ended.sum()), f"{name}_by_reason": {reason: count for reason, count in reasons if count}}
+    return {
+        name: int(ended.sum()),
+        f"{name}_by_reason": {reason: count for reason, count in reasons if count},
+    }
 
 
 def _throughput(
@@ -316,7 +319,9 @@ def _warnings(values: dict[str, Any]) -> list[str]:
     warnings = []
     for name, words in (("rejected", "were rejected"), ("failed", "failed")):
         if values[name]:
-            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in values[f"{name}_by_reason"].items())
+            reasons = ", ".join(
+                f"{reason}: {count:,}" for reason, count in values[f"{name}_by_reason"].items()
+            )
             warnings.append(f"{values[name]:,} of {values['arrived']:,} requests {words} ({reasons})")
     if values["unfinished"]:
         warnings.append(

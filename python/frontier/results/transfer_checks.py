@@ -13,7 +13,7 @@ def check_transfers(columns: Columns) -> None:
     """Check that KV moves between clusters, in order of time, before the tokens that rest on it are made.
 
     Who prefills for others finishes nothing, so that a finished request of such a cluster has a hand-over. A
-    transfer that was given up has no end; of several transfers of a request, which was started more than once,
+    transfer that was given up has no end; of several transfers of a request that was started more than once
     the last with an end is the one that counts.
     """
     transfers, requests, end_ns = columns.transfers, columns.requests, columns.totals["end_ns"]
@@ -49,8 +49,8 @@ def check_transfers(columns: Columns) -> None:
 def _check_path(columns: Columns) -> None:
     """Check that each hand-over goes on where the one before ended, the last one where tokens are made.
 
-    Hand-overs of a request that was started more than once may be those of earlier attempts; one counts only if
-    time was spent on it in the last attempt.
+    Hand-overs of a request that was started more than once may be those of earlier attempts; one counts only
+    if time was spent on it in the last attempt.
     """
     transfers, requests = columns.transfers, columns.requests
     waited, moved = (requests[f"e2e_{cause}_ns"] for cause in TRANSFER_CAUSES)

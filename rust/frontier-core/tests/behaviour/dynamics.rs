@@ -233,6 +233,14 @@ fn faulty(seed: u64) -> (Value, usize) {
         plan["clusters"][cluster]["scheduler"]["async_scheduling"] = json!(dice.below(2) == 0);
         plan["clusters"][cluster]["scheduler"]["num_blocks"] = json!(40 + dice.below(60));
     }
+    if dice.below(4) == 0 {
+        let api_servers = json!({"api_servers": 1, "separate_detokenizer": false, "network_ns": 500_000,
+            "per_request_ns": 1_000_000, "per_prompt_token_ns": 0, "per_message_ns": 200_000, "per_output_ns": 0,
+            "per_output_token_ns": 0});
+        for cluster in [0, 1] {
+            plan["clusters"][cluster]["frontend"] = api_servers.clone();
+        }
+    }
     plan["path"]["legs"][1]["receives"]["proxy_latency_ns"] = json!(dice.below(3) * 500_000);
     let events = (0..dice.below(5)).map(|_| {
         let cluster = dice.below(2) as u32;
