@@ -26,7 +26,7 @@ def cut() -> Result:
 def test_requests_frame() -> None:
     frame = cut().requests
     assert frame["status"].to_list() == ["finished", "rejected", "finished", "unfinished"]
-    assert frame["status"].dtype == pl.Enum(["finished", "rejected", "unfinished"])
+    assert frame["status"].dtype == pl.Enum(["finished", "rejected", "unfinished", "failed"])
     assert frame["reject_reason"].to_list() == [None, "exceeds_kv_cache", None, None]
     assert frame["replica"].to_list() == [0, None, 1, 0]
     assert frame["session"].to_list() == [None] * 4
@@ -39,9 +39,9 @@ def test_requests_frame() -> None:
     assert frame["e2el_decode_s"].to_list() == [0.04, None, 0.0, None]
     causes = {f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in ATTRIBUTION_CAUSES}
     assert causes - set(frame.columns) == {
-        f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in TRANSFER_CAUSES
+        f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in (*TRANSFER_CAUSES, "lost")
     }
-    assert not {"cluster", "source_cluster"} & set(frame.columns)
+    assert not {"cluster", "source_cluster", "attempts"} & set(frame.columns)
 
 
 def test_steps_and_timeline_frames() -> None:

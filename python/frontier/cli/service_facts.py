@@ -19,7 +19,9 @@ def service_facts(scenario: Scenario) -> list[tuple[str, str]]:
     """Return a line for each class of requests at the front door, each change and each autoscaler."""
     facts = []
     if scenario.admission is not None:
-        facts += [("admission", _class_words(each)) for each in scenario.admission.classes]
+        classes = scenario.admission.classes
+        rest = "all others" if len(classes) > 1 else "all requests"
+        facts += [("admission", _class_words(each, rest)) for each in classes]
     dynamics = scenario.dynamics
     if dynamics is None:
         return facts
@@ -33,8 +35,8 @@ def service_facts(scenario: Scenario) -> list[tuple[str, str]]:
     return facts
 
 
-def _class_words(each: AdmissionClass) -> str:
-    who = "all others" if each.priority is None else f"priority up to {each.priority}"
+def _class_words(each: AdmissionClass, rest: str) -> str:
+    who = rest if each.priority is None else f"priority up to {each.priority}"
     parts = []
     if each.max_outstanding is not None:
         parts.append(f"at most {each.max_outstanding:,} under way")
