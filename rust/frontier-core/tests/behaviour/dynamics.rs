@@ -25,9 +25,12 @@ fn assert_accounted_for(recorder: &Recorder, count: usize) {
         match record.status {
             RequestStatus::Finished => {
                 assert_eq!(record.generated_tokens, record.spec.output_tokens);
-                assert_eq!(record.e2e_causes().iter().sum::<u64>(), record.finished.unwrap().0 - arrival);
-                let first = record.first_token.unwrap().0 - arrival;
-                assert_eq!(record.ttft_causes.iter().sum::<u64>(), first);
+                // To the clients, to whom API servers deliver what engines made.
+                let delivery = Cause::Delivery as usize;
+                let finished = record.finished.unwrap().0 + record.e2e_causes()[delivery];
+                assert_eq!(record.e2e_causes().iter().sum::<u64>(), finished - arrival);
+                let first = record.first_token.unwrap().0 + record.ttft_causes[delivery];
+                assert_eq!(record.ttft_causes.iter().sum::<u64>(), first - arrival);
             }
             RequestStatus::Failed | RequestStatus::Rejected => {
                 assert_ne!(record.reject_reason, RejectReason::None);
