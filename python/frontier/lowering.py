@@ -25,6 +25,7 @@ from frontier.config.speculative import speculative_plan
 from frontier.config.views import ClusterView
 from frontier.config.workload import Synthetic, Workload
 from frontier.disaggregated_lowering import PredictorPool, program_plan
+from frontier.dynamics_lowering import service_plan
 from frontier.errors import ConfigError, Issue
 from frontier.moe_lowering import moe_plan
 from frontier.results.facts import joined_step_time
@@ -189,7 +190,9 @@ def lower(scenario: Scenario) -> Lowered:
         },
         "limits": {"max_steps": None, "refuse_oversized": True, "livelock_steps": LIVELOCK_STEPS},
     }
-    common: list[str] = []
+    service, told_of_service = service_plan(scenario, views)
+    plan |= service
+    common: list[str] = [*told_of_service]
     if program := program_plan(scenario, views):
         plan["path"] = program.path
         if program.network is not None:
@@ -238,6 +241,8 @@ def _lowered_cluster(view: ClusterView, pool: PredictorPool) -> LoweredCluster:
         "step_time": _step_time(scenario, resolved, attached, draft),
         "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
     }
+    if scenario.cluster.in_service is not None:
+        plan["in_service"] = scenario.cluster.in_service
     return LoweredCluster(view, attached, plan)
 
 

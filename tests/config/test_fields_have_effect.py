@@ -477,6 +477,83 @@ EFFECTS |= {
     "network.half_size": (NODES, None, "1GiB"),
 }
 
+TWO_REPLICAS = {"cluster.replicas": 2}
+CLASS = "admission.classes"
+FEW_LET_IN = {CLASS: [{"max_outstanding": 4}]}
+TWO_CLASSES = {
+    CLASS: [{"priority": 0, "max_outstanding": 4}, {"max_outstanding": 8}],
+    f"{SYN}.max_priority": 2,
+}
+RETRIES = {CLASS: [{"max_outstanding": 4, "max_retries": 2}]}
+EFFECTS |= {
+    f"{CLASS}.priority": (TWO_CLASSES, 0, 1),
+    f"{CLASS}.max_outstanding": (FEW_LET_IN, 2, 4),
+    f"{CLASS}.timeout": (FEW_LET_IN, None, "100ms"),
+    f"{CLASS}.max_retries": (FEW_LET_IN, 0, 2),
+    f"{CLASS}.retry_delay": (RETRIES, None, "100ms"),
+}
+EVENTS = "dynamics.events"
+SCALER = "dynamics.autoscale"
+GROWING = {
+    "cluster.replicas": 3,
+    "cluster.in_service": 2,
+    SCALER: [{"up_above": 4, "down_below": 3, "interval": "50ms", "provision": "20ms"}],
+}
+QUIET = GROWING | {"cluster.in_service": 3, f"{ARR}.poisson.rate": 20}
+SWITCHED = NODES | {
+    "clusters": [{"role": "prefill", "replicas": 3}, {"role": "decode", "replicas": 2, "in_service": 1}],
+    EVENTS: [
+        {"at": "50ms", "cluster": "prefill", "switch_role": {"to": "decode", "delay": "10ms"}},
+    ],
+}
+
+
+def event(cluster: str | None = None, **change: Any) -> dict[str, Any]:
+    """Return a context in which one change happens, to clusters or to a co-located scenario."""
+    happens = {"at": "100ms", **change} | ({} if cluster is None else {"cluster": cluster})
+    return (TWO_REPLICAS if cluster is None else NODES) | {EVENTS: [happens]}
+
+
+EFFECTS |= {
+    "cluster.in_service": (TWO_REPLICAS, 1, 2),
+    "clusters.in_service": (NODES, 1, 2),
+    "dynamics.lost_requests": (event(fail={}), "rerun", "fail"),
+    f"{EVENTS}.at": (event(fail={}), "100ms", "200ms"),
+    f"{EVENTS}.cluster": (event("decode", slow={"factor": 2}), "prefill", "decode"),
+    f"{EVENTS}.replica": (event(fail={}), 0, 1),
+    f"{EVENTS}.fail.down": (event(fail={}), None, "100ms"),
+    f"{EVENTS}.restart.down": (event(at="0s", restart={"down": "1s"}), "1ms", "1s"),
+    f"{EVENTS}.slow.factor": (event(slow={"factor": 2}), 2, 3),
+    f"{EVENTS}.slow.duration": (event(slow={"factor": 2}), None, "100ms"),
+    f"{EVENTS}.degrade_links.factor": (event("decode", degrade_links={"factor": 0.1}), 0.1, 0.01),
+    f"{EVENTS}.degrade_links.duration": (event("decode", degrade_links={"factor": 0}), "50ms", "100ms"),
+    f"{EVENTS}.switch_role.delay": (SWITCHED, "10ms", "100ms"),
+    f"{SCALER}.min_replicas": (QUIET, 1, 2),
+    f"{SCALER}.max_replicas": (GROWING, 2, 3),
+    f"{SCALER}.interval": (GROWING, "50ms", "100ms"),
+    f"{SCALER}.metric": (GROWING, "outstanding", "waiting"),
+    f"{SCALER}.up_above": (GROWING, 4, 20),
+    f"{SCALER}.down_below": (QUIET, 0, 3.9),
+    f"{SCALER}.provision": (GROWING, "20ms", "100ms"),
+    f"{SCALER}.cooldown": (GROWING | {"cluster.replicas": 4}, "10ms", "200ms"),
+}
+TWO_RESERVES = {
+    "clusters": [
+        {"role": "prefill", "replicas": 3},
+        *({"role": "decode", "name": name, "replicas": 2, "in_service": 1} for name in ("one", "other")),
+    ],
+    "engine.tensor_parallel_size": 4,
+    EVENTS: [{"at": "50ms", "cluster": "prefill", "switch_role": {"to": "one", "delay": "10ms"}}],
+}
+EFFECTS[f"{EVENTS}.switch_role.to"] = (TWO_RESERVES, "one", "other")
+EFFECTS[f"{SCALER}.cluster"] = (
+    NODES
+    | {"clusters": [{**each, "replicas": 2, "in_service": 1} for each in PAIR]}
+    | {SCALER: [{"cluster": "decode", "up_above": 4, "interval": "50ms", "provision": "20ms"}]},
+    "prefill",
+    "decode",
+)
+
 
 STARTS: dict[str, Change] = {
     "clusters.role": (PULLED, "prefill", "colocated"),
@@ -550,7 +627,8 @@ def filled(value: Any, file: str) -> Any:
 
 def first_entry(path: str) -> str:
     """Return a path through lists as one through their first entries."""
-    for listed in ("segments.", "tiers.tiers.", "clusters."):
+    listed_in = ("segments.", "tiers.tiers.", "clusters.", "admission.classes.", "events.", "autoscale.")
+    for listed in listed_in:
         path = path.replace(listed, f"{listed}0.")
     return path
 

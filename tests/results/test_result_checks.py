@@ -67,6 +67,11 @@ def both(*changes: Callable[[Raw], None]) -> Callable[[Raw], None]:
         (put("requests", "status", 0, 4), "request 0 has an unknown status"),
         (put("requests", "reject_reason", 2, 9), "unknown reject reason"),
         (put("requests", "reject_reason", 2, 0), "request 2 is rejected without a reason"),
+        (put("requests", "reject_reason", 2, 5), "request 2 is rejected without a reason"),
+        (put("requests", "status", 4, 3), "request 4 is failed without a reason"),
+        (put("requests", "reject_reason", 4, 5), "request 4 is failed without a reason, or the reverse"),
+        (put("requests", "attempts", 1, 0), "request 1 was never started"),
+        (put("requests", "e2e_lost_ns", 4, 5), "request 4 lost time in its only attempt"),
         (put("requests", "reject_reason", 0, 1), "request 0 is rejected without a reason"),
         (put("requests", "status", 0, 2), "request 0 has a status that its stamps deny"),
         (put("requests", "finished_ns", 0, -1), "request 0 has a status that its stamps deny"),
@@ -137,6 +142,49 @@ def test_a_broken_law_is_named(change: Callable[[Raw], None], message: str) -> N
     with pytest.raises(InvariantError, match=message):
         Result(raw, facts())
     Result(raw, facts(), check=False)
+
+
+def again(raw: Raw) -> None:
+    """Let request 0 be in its second attempt, 20 ms of its queue time lost in the first."""
+    put("requests", "attempts", 0, 2)(raw)
+    for kind in ("ttft", "e2e"):
+        add("requests", f"{kind}_prefill_ns", 0, -20 * MS)(raw)
+        add("requests", f"{kind}_lost_ns", 0, 20 * MS)(raw)
+
+
+def test_a_request_may_lose_time_in_an_attempt() -> None:
+    raw = a_run()
+    again(raw)
+    # Engines made tokens of the first attempt as well.
+    add("timeline", "output_tokens", -2, 5)(raw)
+    result = Result(raw, facts())
+    assert result.requests["attempts"].to_list() == [2, 1, 1, 1, 1]
+    assert result.requests["ttft_lost_s"][0] == 0.02
+    add("timeline", "output_tokens", -2, 2)(raw)
+    with pytest.raises(InvariantError, match=r"timeline\.output_tokens ends at"):
+        Result(raw, facts())
+
+
+def test_time_is_lost_before_the_first_token_of_the_attempt_that_counts() -> None:
+    raw = a_run()
+    again(raw)
+    add("requests", "e2e_decode_ns", 0, -MS)(raw)
+    add("requests", "e2e_lost_ns", 0, MS)(raw)
+    with pytest.raises(InvariantError, match="request 0 lost time after its first token"):
+        Result(raw, facts())
+
+
+def test_a_failed_request_is_in_the_system_until_it_is_given_up() -> None:
+    raw = a_run()
+    put("requests", "status", 4, 3)(raw)
+    put("requests", "reject_reason", 4, 5)(raw)
+    for name in [name for name in raw["requests"] if name.startswith("e2e_")]:
+        put("requests", name, 4, 0)(raw)
+    put("requests", "e2e_lost_ns", 4, S // 2)(raw)
+    found = Result(raw, facts()).summary()
+    assert (found.failed, found.failed_by_reason, found.unfinished) == (1, {"timed_out": 1}, 0)
+    others = (raw["requests"]["finished_ns"] - raw["requests"]["arrival_ns"])[[0, 1, 3]].sum()
+    assert found.mean_concurrent_requests == pytest.approx((others + S // 2) / (2 * S))
 
 
 def test_one_error_counts_all_offenders() -> None:

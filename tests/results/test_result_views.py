@@ -41,7 +41,7 @@ def test_requests_frame() -> None:
     assert causes - set(frame.columns) == {
         f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in (*TRANSFER_CAUSES, "lost")
     }
-    assert not {"cluster", "source_cluster"} & set(frame.columns)
+    assert not {"cluster", "source_cluster", "attempts"} & set(frame.columns)
 
 
 def test_steps_and_timeline_frames() -> None:

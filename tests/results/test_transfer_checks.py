@@ -130,6 +130,31 @@ def test_a_request_may_be_served_whole_where_it_decodes() -> None:
     assert result.summary().prefix_hit_rate_by_cluster == {"prefill": 40 / 300, "decode": 20 / 100}
 
 
+def cut_off(raw: Raw, row: int) -> None:
+    """Put a transfer of the same request before one, which was cut off when the other engine was lost."""
+    transfers = raw["transfers"]
+    first = {name: column[row] for name, column in transfers.items()} | {"end_ns": -1, "bytes": 0}
+    first["destination"] = 3 - first["destination"]
+    raw["transfers"] = {
+        name: np.insert(column, row, np.array(first[name]).astype(column.dtype))
+        for name, column in transfers.items()
+    }
+
+
+def test_of_several_transfers_the_last_with_an_end_counts() -> None:
+    raw = raw_run()
+    cut_off(raw, 1)
+    with pytest.raises(InvariantError, match="request 1 finished without the end of its transfer"):
+        Result(raw, facts())
+    raw["requests"]["attempts"][1] = 2
+    result = Result(raw, facts())
+    assert result.transfers.height == REQUESTS + 1
+    assert result.summary().kv_transfers == REQUESTS
+    raw["transfers"]["destination"][2] = 1
+    with pytest.raises(InvariantError, match="request 1 goes on elsewhere than where its KV went"):
+        Result(raw, facts())
+
+
 def test_counters_of_one_cluster_stay_exact() -> None:
     raw = fifo([Ask(0, 5)])
     raw["timeline"]["output_tokens"][-1] += 1

@@ -11,6 +11,7 @@ from frontier import units
 from frontier.cli import output
 from frontier.cli.exits import issues_json
 from frontier.cli.options import json_option, scenario_argument, set_option
+from frontier.cli.service_facts import service_facts
 from frontier.errors import DoesNotFitError
 
 if TYPE_CHECKING:
@@ -95,10 +96,17 @@ def _cluster_document(view: ClusterView) -> dict[str, Any]:
         },
         "cluster": {
             "replicas": view.scenario.cluster.replicas,
+            "in_service": _in_service(view),
             "gpus_per_replica": resolved.gpus_per_replica,
             "gpus_total": resolved.gpus_total,
         },
     }
+
+
+def _in_service(view: ClusterView) -> int:
+    """Return the replicas in service at the start."""
+    cluster = view.scenario.cluster
+    return cluster.replicas if cluster.in_service is None else cluster.in_service
 
 
 def memory_facts(plan: MemoryPlan | SglangPlan) -> dict[str, Any]:
@@ -123,6 +131,7 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
         ("model", first.resolved.model.name),
         *(() if others else _cluster_overview(first.view)),
         *((("KV transfer", _transfer(scenario, lowered)),) if lowered.plan.get("path") else ()),
+        *service_facts(scenario),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),
         ("step time", lowered.step_time),
     ]
@@ -145,6 +154,8 @@ def _cluster_overview(view: ClusterView) -> list[tuple[str, str]]:
     shown = f"{cluster.replicas} x "
     shown += f"{resolved.gpus_per_replica} x " if resolved.gpus_per_replica > 1 else ""
     shown += f"{resolved.gpu.name}, {cluster.router.policy}"
+    if cluster.in_service is not None:
+        shown += f", {cluster.in_service} in service at the start"
     return [
         ("cluster", shown) if view.own is None else (view.role, shown),
         ("engine", f"{engine.name} {engine.version}"),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 from frontier import units
 from frontier.config.base import Choice, Section, section_of
 from frontier.config.engine import Engine
-from frontier.config.fields import Text, parse_plain_mapping, parse_whole
+from frontier.config.fields import Text, Whole, parse_plain_mapping, parse_whole
 from frontier.config.schema import part_of
 from frontier.config.sections import MAX_REPLICAS, Cluster, Hardware, Router
 from frontier.errors import show_value
@@ -58,6 +58,9 @@ class RoleCluster(Section):
     not modelled yet."""
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS), BeforeValidator(parse_whole)] = 1
     """Number of engine instances."""
+    in_service: Whole | None = None
+    """How many of them are in service at the start, the first ones; left out, all. Others are a reserve for
+    `dynamics`."""
     hardware: (
         Annotated[dict[str, Any], BeforeValidator(_parse_part(Hardware)), WithJsonSchema(part_of(Hardware))]
         | None
@@ -86,7 +89,7 @@ class RoleCluster(Section):
     @property
     def plain_cluster(self) -> Cluster:
         """Its replicas and their router."""
-        return Cluster(replicas=self.replicas, router=self.router)
+        return Cluster(replicas=self.replicas, in_service=self.in_service, router=self.router)
 
 
 def plain_section(section: type[Section], raw: Any) -> Any:

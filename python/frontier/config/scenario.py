@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from frontier.config.admission import Admission
 from frontier.config.base import frozen, section_of
 from frontier.config.clusters import MAX_CLUSTERS, RoleCluster
 from frontier.config.disaggregation import Disaggregation
 from frontier.config.document import dump_document, parse_document
+from frontier.config.dynamics import Dynamics
 from frontier.config.engine import Engine
 from frontier.config.fields import Reference, Seed, Text
 from frontier.config.issues import issues_of, unknown_field
@@ -27,7 +29,12 @@ from frontier.config.resolve import Parts, Resolved, examine
 from frontier.config.schema import schema_of
 from frontier.config.sections import Cluster, Hardware, Objectives, Output
 from frontier.config.validate import validate_section
-from frontier.config.views import ClusterView, colocated_view, examine_clusters
+from frontier.config.views import (
+    ClusterView,
+    colocated_service_issues,
+    colocated_view,
+    examine_clusters,
+)
 from frontier.config.workload import Workload
 from frontier.errors import ConfigError, DoesNotFitError, Issue, nearest_name, show_value
 
@@ -39,7 +46,7 @@ _RESOLVED = "_resolved"
 """Key of the facts in a scenario's `__dict__`, beside its fields; pydantic neither compares nor writes it."""
 _VIEWS = "_views"
 """The same of its clusters, where it has `clusters`."""
-_ROLE_SECTIONS = ("clusters", "disaggregation", "network")
+_ROLE_SECTIONS = ("clusters", "disaggregation", "network", "admission", "dynamics")
 """Sections that a cluster on its own does not have."""
 
 
@@ -80,6 +87,10 @@ class Scenario(BaseModel):
     network: Network | None = None
     """Links between the GPUs of prefill and decode clusters, over which KV is handed on; left out, those of
     the GPUs' usual servers."""
+    admission: Admission | None = None
+    """Who is let in, and how long clients wait; left out, everybody, for ever."""
+    dynamics: Dynamics | None = None
+    """What changes while the run goes on: faults, restarts, roles, autoscaling."""
     workload: Workload
     """Where requests come from."""
     objectives: Objectives = Objectives()
@@ -110,7 +121,9 @@ class Scenario(BaseModel):
             for name in ("disaggregation", "network")
             if data.get(name) is not None
         ]
-        examined = examine(Parts.of(sections, frozenset(broken)))
+        parts = Parts.of(sections, frozenset(broken))
+        examined = examine(parts)
+        issues += colocated_service_issues(sections, parts)
         if issues or examined.resolved is None:
             raise _refusal(issues, examined.issues, examined.lacking)
         super().__init__(**sections)

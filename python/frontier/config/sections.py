@@ -67,6 +67,9 @@ class Cluster(Section):
 
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS), BeforeValidator(parse_whole)] = 1
     """Number of engine instances."""
+    in_service: Whole | None = None
+    """How many of them are in service at the start, the first ones; left out, all. Others are a reserve for
+    `dynamics`."""
     router: Router = Router()
     """How requests are spread over them."""
 

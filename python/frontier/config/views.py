@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from frontier.config import disaggregation as rules
 from frontier.config.clusters import MAX_CLUSTERS, PARTIAL, RoleCluster, is_given, over_engine, over_hardware
 from frontier.config.disaggregation import Disaggregation, KvTransfer
+from frontier.config.dynamics_checks import ServingCluster, service_issues
 from frontier.config.engine import Engine
 from frontier.config.network import Network, network_facts
 from frontier.config.resolve import Examined, Parts, Resolved, examine
@@ -104,6 +105,48 @@ def colocated_view(scenario: Scenario, facts: Resolved) -> ClusterView:
     )
 
 
+def colocated_service_issues(sections: Mapping[str, Any], parts: Parts) -> list[Issue]:
+    """Return what is wrong with changes and the front door of a scenario with `cluster`."""
+    if parts.cluster is None:
+        return []
+    cluster, engine = parts.cluster, parts.engine
+    found = ServingCluster(
+        COLOCATED_NAME, "cluster", cluster.replicas, cluster.in_service, engine, lambda path: path
+    )
+    return service_issues(sections, [found], parts.known, has_network=False)
+
+
+def _service_issues(
+    views: Sequence[ClusterView], sections: Mapping[str, Any], broken: frozenset[str]
+) -> list[Issue]:
+    """Return what is wrong with changes and the front door of several clusters."""
+    disaggregation: Disaggregation = sections.get("disaggregation") or Disaggregation()
+    transfer = disaggregation.kv_transfer or KvTransfer()
+    hands_over = {view.role for view in views} == {"prefill", "decode"}
+    clusters = []
+    for view in views:
+        assert view.own is not None
+        own, place = view.own, view.placed
+        clusters.append(
+            ServingCluster(
+                view.name,
+                f"clusters.{view.index}",
+                own.replicas,
+                own.in_service,
+                view.engine,
+                lambda path, place=place: place(Issue(path, None, "")).path,  # type: ignore[misc]
+            )
+        )
+    issues = service_issues(
+        sections,
+        clusters,
+        Parts.of({}, broken).known,
+        has_network=hands_over and transfer.bandwidth is None,
+    )
+    # An engine at the top is that of all clusters.
+    return list({(issue.path, issue.message): issue for issue in issues}.values())
+
+
 def examine_clusters(
     raw: Any,
     data: Mapping[str, Any],
@@ -147,6 +190,7 @@ def examine_clusters(
     )
     issues += _merged_issues(examined)
     views = tuple(part.view for part in examined)
+    issues += _service_issues(views, sections, broken | wrong)
     if all(view.role in ("prefill", "decode") for view in views):
         transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
         found = (

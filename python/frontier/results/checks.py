@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from frontier.errors import InvariantError
 from frontier.results.columns import (
     ATTRIBUTION_CAUSES,
+    FAILED,
     FINISHED,
+    FIRST_FAILURE,
     NEVER,
     NONE_U32,
     REJECT_REASONS,
@@ -36,25 +38,33 @@ _NO_LIMIT = int(np.iinfo(np.int64).max)
 
 
 def check_statuses(columns: Columns) -> None:
-    """Check that every request is finished, rejected (with a reason) or unfinished, with stamps in order."""
+    """Check that every request ends one way, or none, with the reason that it takes and stamps in order."""
     requests = columns.requests
     status, reason = requests["status"], requests["reject_reason"]
     no_request(status >= len(STATUSES), "has an unknown status", status=status)
     no_request(reason >= len(REJECT_REASONS), "has an unknown reject reason", reject_reason=reason)
-    no_request(
-        (status == REJECTED) != (reason != 0), "is rejected without a reason, or the reverse", status=status
-    )
+    for ended, known, word in (
+        (REJECTED, (reason > 0) & (reason < FIRST_FAILURE), "rejected"),
+        (FAILED, reason >= FIRST_FAILURE, "failed"),
+    ):
+        no_request((status == ended) != known, f"is {word} without a reason, or the reverse", status=status)
+    attempts = requests["attempts"]
+    no_request(attempts < 1, "was never started", attempts=attempts)
+    again = attempts > 1
     stamps = {
         name: requests[name] for name in ("arrival_ns", "scheduled_ns", "first_token_ns", "finished_ns")
     }
     arrival, scheduled, first, finished = stamps.values()
     no_request(arrival < 0, "never arrived", **stamps)
-    for early, late in ((arrival, scheduled), (scheduled, first), (first, finished)):
+    # A first step may have been planned ahead and never made, when the replica was lost.
+    begun = np.where(again & (scheduled > first), first, scheduled)
+    for early, late in ((arrival, scheduled), (begun, first), (first, finished)):
         no_request(
             (late != NEVER) & ((early == NEVER) | (late < early)), "has time stamps out of order", **stamps
         )
     no_request((status == FINISHED) != (finished != NEVER), "has a status that its stamps deny", **stamps)
-    no_request((status == REJECTED) & (scheduled != NEVER), "was rejected and scheduled", **stamps)
+    rejected = (status == REJECTED) & ~again
+    no_request(rejected & (scheduled != NEVER), "was rejected and scheduled", **stamps)
     no_request(finished > columns.totals["end_ns"], "finished after the end of the run", **stamps)
     unrouted = requests["replica"] == NONE_U32
     no_request(unrouted & (scheduled != NEVER), "was scheduled on no replica", **stamps)
@@ -75,6 +85,10 @@ def check_attribution(columns: Columns) -> None:
         latency = until - requests["arrival_ns"]
         message = f"has {kind} causes that do not add up to its {kind}"
         no_request(finished & (total != latency), message, causes_ns=total, latency_ns=latency)
+    lost, before = requests["e2e_lost_ns"], requests["ttft_lost_ns"]
+    whole = (requests["attempts"] == 1) & (requests["status"] != FAILED)
+    no_request(whole & (lost != 0), "lost time in its only attempt", lost_ns=lost)
+    no_request(finished & (lost != before), "lost time after its first token", lost_ns=lost, ttft_ns=before)
 
 
 def check_tokens(columns: Columns, max_model_lens: Sequence[int | None]) -> None:
@@ -191,8 +205,12 @@ def check_timeline(columns: Columns) -> None:
     # goes next may be known only later, so what a stopped run left unfinished may have such a token too.
     dropped = len(columns.transfers["request"])
     if len(columns.clusters) > 1:
-        dropped += int((requests["status"] == UNFINISHED).sum())
-    spare = {"output_tokens": dropped, "finished": dropped}
+        dropped += int(np.isin(requests["status"], (UNFINISHED, FAILED)).sum())
+    # Engines made the tokens of attempts that were lost as well.
+    again = requests["attempts"].astype(np.int64) - 1
+    lost = int((again * requests["output_tokens"]).sum())
+    dropped += int(again.sum())
+    spare = {"output_tokens": dropped + lost, "finished": dropped}
     for name, column in totals.items():
         counted, expected = int(timeline[name][order][last].sum()), int(column.sum(dtype=np.int64))
         if not expected <= counted <= expected + spare.get(name, 0):
@@ -266,9 +284,11 @@ def check_prefix_hits(columns: Columns) -> None:
         cached > requests["prompt_tokens"], "hit more of its prefix than its prompt has", cached_tokens=cached
     )
     hits = int(cached.sum(dtype=np.int64))
-    # Requests know what they found where they came first; where they were handed over, they may find more.
+    # Requests know what they found where they came first; where they were handed over, or started over, they
+    # may find more.
     more = totals["prefix_hit_tokens"] - hits
-    if more < 0 or (more and not len(columns.transfers["request"])):
+    may = len(columns.transfers["request"]) or bool((requests["attempts"] > 1).any())
+    if more < 0 or (more and not may):
         raise InvariantError(
             f"totals.prefix_hit_tokens is {totals['prefix_hit_tokens']}, requests add up to {hits}"
         )
@@ -286,7 +306,7 @@ def check_drafts(columns: Columns) -> None:
     )
     most = requests["generated_tokens"].astype(np.int64)
     # Each step with drafts gives a token beside the accepted ones; the last may be cut short by the end.
-    finished = (requests["status"] == FINISHED) & (steps > 0)
+    finished = (requests["status"] == FINISHED) & (requests["attempts"] == 1) & (steps > 0)
     no_request(finished & (steps > most), "has more steps with drafts than tokens", num_drafts=steps)
     for name, column in (("drafted_per_position", drafted), ("accepted_per_position", accepted)):
         counted, expected = sum(totals[name]), int(column.sum(dtype=np.int64))

@@ -32,6 +32,8 @@ STATUSES = ("finished", "rejected", "unfinished", "failed")
 FINISHED, REJECTED, UNFINISHED, FAILED = range(4)
 GRAPH_MODES = ("eager", "piecewise", "full")
 """How the kernels of a step are launched, as `steps.graph` counts them."""
+FIRST_FAILURE = 5
+"""Reasons from here on are of requests that had been let in."""
 REJECT_REASONS = (
     "none",
     "exceeds_max_model_len",
@@ -247,9 +249,24 @@ class Columns:
 
 
 def engine_arrival_ns(requests: Table) -> Ints:
-    """Return when each request reached its engine: its arrival where no API servers are modelled."""
-    reached: Ints = requests["arrival_ns"] + requests["e2e_ingress_ns"]
+    """Return when each finished request reached its engine, in its last attempt.
+
+    Its arrival where no API servers are modelled and nothing was lost.
+    """
+    reached: Ints = requests["arrival_ns"] + requests["e2e_lost_ns"] + requests["e2e_ingress_ns"]
     return reached
+
+
+def left_ns(requests: Table) -> Ints:
+    """Return when each request left, finished or failed; -1 where it never did.
+
+    The time of a failed request is on its account up to the moment at which it was given up.
+    """
+    given_up: Ints = requests["arrival_ns"].copy()
+    for cause in ATTRIBUTION_CAUSES:
+        given_up += requests[f"e2e_{cause}_ns"]
+    left: Ints = np.where(requests["status"] == FAILED, given_up, requests["finished_ns"])
+    return left
 
 
 def client_stamps_ns(requests: Table) -> tuple[Ints, Ints]:

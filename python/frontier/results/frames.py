@@ -48,6 +48,7 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
                 "generated_tokens",
                 "cached_tokens",
                 "preemptions",
+                *(("attempts",) if bool((requests["attempts"] > 1).any()) else ()),
                 "num_drafts",
                 "draft_tokens",
                 "accepted_tokens",

@@ -12,6 +12,7 @@ from frontier.results.attribution import KINDS, attribute
 from frontier.results.by_cluster import by_cluster, kv_use
 from frontier.results.clusters import merged_trust
 from frontier.results.columns import (
+    FAILED,
     FINISHED,
     NEVER,
     REJECT_REASONS,
@@ -60,7 +61,11 @@ def latencies_s(columns: Columns) -> dict[str, Floats]:
         "ttft": np.where(first == NEVER, np.nan, (first - arrival) / NS_PER_S),
         "tpot": tpot,
         "e2el": np.where(done, (finished - arrival) / NS_PER_S, np.nan),
-        ENGINE_TTFT: np.where(made == NEVER, np.nan, (made - engine_arrival_ns(requests)) / NS_PER_S),
+        ENGINE_TTFT: np.where(
+            (made == NEVER) | (requests["status"] == FAILED),
+            np.nan,
+            (made - engine_arrival_ns(requests)) / NS_PER_S,
+        ),
     }
 
 
@@ -123,22 +128,28 @@ def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) 
 def _counts(columns: Columns, chosen: _Selection, seconds: Seconds) -> dict[str, Any]:
     window, arrived = chosen.window, chosen.arrived
     requests = columns.requests
-    rejected = arrived & (requests["status"] == REJECTED)
-    by_reason = np.bincount(requests["reject_reason"][rejected], minlength=len(REJECT_REASONS))
+    repeated = requests["attempts"] > 1
     return {
         "arrived": int(arrived.sum()),
         "completed": int(chosen.completed.sum()),
         "measured_requests": int(chosen.measured.sum()),
-        "rejected": int(rejected.sum()),
-        "rejected_by_reason": {
-            reason: int(count)
-            for reason, count in zip(REJECT_REASONS[1:], by_reason[1:], strict=True)
-            if count
-        },
+        **_by_reason(columns, "rejected", arrived & (requests["status"] == REJECTED)),
+        **_by_reason(columns, "failed", arrived & (requests["status"] == FAILED)),
+        "repeated_requests": int((arrived & repeated).sum()) if repeated.any() else None,
         "unfinished": int((arrived & (requests["status"] == UNFINISHED)).sum()),
         "max_concurrent_requests": seconds.max_concurrent_requests(),
         "peak_concurrent_requests": peak_concurrent_requests(columns, window),
         "mean_concurrent_requests": mean_concurrent_requests(columns, window),
+    }
+
+
+def _by_reason(columns: Columns, name: str, ended: Mask) -> dict[str, Any]:
+    """Return how many requests ended so, in all and by reason."""
+    counts = np.bincount(columns.requests["reject_reason"][ended], minlength=len(REJECT_REASONS))
+    reasons = zip(REJECT_REASONS[1:], counts[1:].tolist(), strict=True)
+    return {
+        name: int(ended.sum()),
+        f"{name}_by_reason": {reason: count for reason, count in reasons if count},
     }
 
 
@@ -308,9 +319,12 @@ def _trust_warnings(columns: Columns) -> list[str]:
 
 def _warnings(values: dict[str, Any]) -> list[str]:
     warnings = []
-    if values["rejected"]:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in values["rejected_by_reason"].items())
-        warnings.append(f"{values['rejected']:,} of {values['arrived']:,} requests were rejected ({reasons})")
+    for name, words in (("rejected", "were rejected"), ("failed", "failed")):
+        if values[name]:
+            reasons = ", ".join(
+                f"{reason}: {count:,}" for reason, count in values[f"{name}_by_reason"].items()
+            )
+            warnings.append(f"{values[name]:,} of {values['arrived']:,} requests {words} ({reasons})")
     if values["unfinished"]:
         warnings.append(
             f"{values['unfinished']:,} requests had not finished when the run ended; latencies leave them out"

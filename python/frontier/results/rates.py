@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frontier.results.columns import FINISHED, NEVER, REJECTED, Columns, Ints
+from frontier.results.columns import FINISHED, NEVER, REJECTED, Columns, Ints, left_ns
 from frontier.results.tokens import TokenRuns
 from frontier.results.window import Window
 
@@ -68,7 +68,7 @@ class Seconds:
 
 
 def peak_concurrent_requests(columns: Columns, window: Window) -> int:
-    """Return the most requests in the system (arrived, not ended, not rejected) at one instant of the window.
+    """Return the most requests in the system (arrived, not left, not rejected) at one instant of the window.
 
     A request that leaves at the very instant at which another arrives has left before.
     """
@@ -104,6 +104,6 @@ def _stays(columns: Columns, window: Window) -> tuple[Ints, Ints]:
     """Return when each request that was not rejected came and left."""
     requests = columns.requests
     present = requests["status"] != REJECTED
-    begin, end = requests["arrival_ns"][present], requests["finished_ns"][present]
+    begin, end = requests["arrival_ns"][present], left_ns(requests)[present]
     # What never finished stays to the end of the run, and is still there at its last instant.
     return begin, np.where(end == NEVER, window.run_end_ns + 1, end)

@@ -24,7 +24,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from frontier.results.columns import FINISHED, NEVER, REJECTED, Columns
+from frontier.results.columns import FINISHED, NEVER, REJECTED, Columns, left_ns
 from frontier.results.rates import mean_count
 from frontier.results.statistics import NS_PER_S, T_95_DF8
 from frontier.results.window import Window
@@ -107,7 +107,8 @@ def _mean_waiting(columns: Columns, run_end_ns: int, start_ns: int, stop_ns: int
     requests = columns.requests
     queued = requests["status"] != REJECTED
     begin, first = requests["arrival_ns"][queued], requests["scheduled_ns"][queued]
-    end = np.where(first == NEVER, run_end_ns, first)
+    left = left_ns(requests)[queued]
+    end = np.where(first != NEVER, first, np.where(left != NEVER, left, run_end_ns))
     edges = np.linspace(start_ns, stop_ns, SEGMENTS + 1).astype(np.int64)
     means = [mean_count(begin, end, int(low), int(high)) for low, high in pairwise(edges)]
     return np.array(means)

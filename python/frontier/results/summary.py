@@ -73,14 +73,14 @@ class Summary(Mapping[str, Any]):
     def to_vllm_bench(self) -> dict[str, Any]:
         """Return the figures under the keys, and in the units, of the JSON of `vllm bench serve`.
 
-        Latencies are in ms, `failed` counts rejected requests. Latencies are seen at the engine: a client
-        also sees the network and the HTTP server. `step_time` is added, so that nobody takes the figures for
-        measured ones.
+        Latencies are in ms, `failed` counts requests that were rejected or failed. Latencies are seen at the
+        engine: a client also sees the network and the HTTP server. `step_time` is added, so that nobody takes
+        the figures for measured ones.
         """
         bench: dict[str, Any] = {
             "duration": self["duration"],
             "completed": self["completed"],
-            "failed": self["rejected"],
+            "failed": self["rejected"] + self["failed"],
             **{
                 name: self[name]
                 for name in (

@@ -12,7 +12,9 @@ from frontier.results.violations import no_request
 def check_transfers(columns: Columns) -> None:
     """Check that KV moves between clusters, in order of time, before the tokens that rest on it are made.
 
-    Who prefills for others finishes nothing, so that a finished request of such a cluster has a hand-over.
+    Who prefills for others finishes nothing, so that a finished request of such a cluster has a hand-over. A
+    transfer that was given up has no end; of several transfers of a request that was started more than once
+    the last with an end is the one that counts.
     """
     transfers, requests, end_ns = columns.transfers, columns.requests, columns.totals["end_ns"]
     request, source, destination = (transfers[name] for name in ("request", "source", "destination"))
@@ -37,20 +39,30 @@ def check_transfers(columns: Columns) -> None:
         no_request(out, "has a transfer before it arrived", request, **stamps)
         no_request(stamp > end_ns, "has a transfer after the end of the run", request, **stamps)
     done = requests["status"][request] == FINISHED
-    no_request(done & (end == NEVER), "finished without the end of its transfer", request, **stamps)
+    once = requests["attempts"][request] == 1
+    no_request(done & once & (end == NEVER), "finished without the end of its transfer", request, **stamps)
     early = done & (requests["first_token_ns"][request] < end)
     no_request(early, "has its first token before its KV was there", request, **stamps)
     _check_path(columns)
 
 
 def _check_path(columns: Columns) -> None:
-    """Check that each hand-over goes on where the one before ended, the last one where tokens are made."""
+    """Check that each hand-over goes on where the one before ended, the last one where tokens are made.
+
+    Hand-overs of a request that was started more than once may be those of earlier attempts; one counts only
+    if time was spent on it in the last attempt.
+    """
     transfers, requests = columns.transfers, columns.requests
+    waited, moved = (requests[f"e2e_{cause}_ns"] for cause in TRANSFER_CAUSES)
+    rests = (requests["attempts"] == 1) | (waited + moved > 0)
+    ended = transfers["end_ns"] != NEVER
+    transfers = {name: column[ended] for name, column in transfers.items()}
     order = np.argsort(transfers["request"], kind="stable")
     request, source, destination = (transfers[name][order] for name in ("request", "source", "destination"))
     last = np.append(request[1:] != request[:-1], True)[: len(request)]
     goes_on = np.where(last, requests["replica"][request], np.append(source[1:], 0)[: len(request)])
-    done = requests["status"][request] == FINISHED
+    done = (requests["status"][request] == FINISHED) & rests[request]
+    done &= last | (requests["attempts"][request] == 1)
     no_request(
         done & (destination != goes_on),
         "goes on elsewhere than where its KV went",
@@ -70,5 +82,4 @@ def _check_path(columns: Columns) -> None:
         "finished on a cluster that hands over, without a transfer",
         replica=requests["replica"],
     )
-    waited, moved = (requests[f"e2e_{cause}_ns"] for cause in TRANSFER_CAUSES)
     no_request(finished & (waited + moved != 0), "spent time on a transfer that it had not", time_ns=moved)

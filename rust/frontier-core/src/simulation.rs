@@ -577,6 +577,11 @@ impl Simulation {
             // The run is over: the last sample is taken at its last fact, which lies before this moment.
             return Ok(());
         }
+        let changes = self.dynamics.is_some() || self.admission.is_some();
+        if changes && self.outstanding == 0 && self.expected == 0 && self.retrying == 0 {
+            // What is to come are changes that no request sees.
+            return Ok(());
+        }
         self.sample_all(now)?;
         if self.outstanding > 0 { self.arm_sampling(now) } else { Ok(()) }
     }

@@ -192,6 +192,7 @@ impl Simulation {
         reason: RejectReason,
     ) -> Result<(), SimError> {
         self.around.recorder.fail(id, reason, now);
+        self.last_fact = now;
         self.leave(now, id)
     }
 

@@ -194,6 +194,7 @@ impl Simulation {
             if !waiting {
                 // Nothing is computed yet, so it starts from the beginning when there is a replica.
                 self.withdraw(now, spec.id)?;
+                self.around.recorder.enter(spec.id, Activity::Queue, now, HostMeter::default());
             }
             self.unplaced.push(spec.id);
             return Ok(());
