@@ -214,9 +214,12 @@ def ranks_per_balancer(engine: Engine, layout: Layout) -> int:
     return min(size, local)
 
 
-def data_parallel_plan(engine: Engine, spec: ModelSpec, layout: Layout) -> dict[str, Any] | None:
+def data_parallel_plan(
+    engine: Engine, spec: ModelSpec, layout: Layout, *, lock_step: bool = False
+) -> dict[str, Any] | None:
     """Return the plan's `DataParallelSpec` (rust/frontier-core/src/plan/data_parallel.rs), None for one rank.
 
+    With `lock_step` ranks step together whatever the model is: attention ranks that share FFN ranks.
     Rules by version: `vllm/v1/engine/{core,core_client}.py`, `vllm/entrypoints/cli/serve.py`.
     """
     size, version = engine.data_parallel_size, minor_of(engine.version)
@@ -225,9 +228,9 @@ def data_parallel_plan(engine: Engine, spec: ModelSpec, layout: Layout) -> dict[
     local = ranks_per_balancer(engine, layout)
     servers = engine.api_server_count or (local if version >= 15 else 1)
     drafts = 0 if engine.speculative is None else engine.speculative.num_speculative_tokens
-    lock_step = None
-    if in_lock_step(engine, spec):
-        lock_step = {
+    together = None
+    if lock_step or in_lock_step(engine, spec):
+        together = {
             "dummy_tokens": 1 + (drafts if version >= 20 else 0),
             "sync_interval": engine.dp_sync_interval or (16 if version >= 30 else 32),
             "sync_at_first_step": version >= 30,
@@ -244,5 +247,5 @@ def data_parallel_plan(engine: Engine, spec: ModelSpec, layout: Layout) -> dict[
             "score": "in_flight" if version >= 27 else "queues",
             "rotating": version >= 25,
         },
-        "lock_step": lock_step,
+        "lock_step": together,
     }

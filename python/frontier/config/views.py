@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from frontier.config import afd
 from frontier.config import disaggregation as rules
+from frontier.config.afd import Afd
+from frontier.config.afd_facts import AfdUnit, step_time_issues, with_batches
 from frontier.config.clusters import MAX_CLUSTERS, PARTIAL, RoleCluster, is_given, over_engine, over_hardware
 from frontier.config.disaggregation import Disaggregation, KvTransfer
 from frontier.config.engine import Engine
@@ -41,6 +44,7 @@ class ClusterView:
         index: its number in `clusters`, None where the scenario has a `cluster`.
         own: its entry in `clusters`.
         found: the facts that follow, None where it is not valid.
+        unit: of an attention cluster, the FFN ranks of each of its replicas.
     """
 
     name: str
@@ -51,6 +55,7 @@ class ClusterView:
     index: int | None = None
     own: RoleCluster | None = None
     found: Resolved | None = None
+    unit: AfdUnit | None = None
     _scenario: Scenario | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -58,6 +63,11 @@ class ClusterView:
         """What follows from its sections."""
         assert self.found is not None
         return self.found
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether requests go to it: FFN ranks have none, and belong to an attention cluster."""
+        return self.role != "ffn"
 
     @property
     def scenario(self) -> Scenario:
@@ -136,6 +146,8 @@ def examine_clusters(
     issues += _overridden(sections.get("engine"), entries)
     issues += _overridden_hardware(sections.get("hardware"), entries)
     issues += rules.program_issues(entries, disaggregation)
+    section = None if disaggregation is None else disaggregation.afd
+    issues += afd.entry_issues(entries, section)
     examined = [
         _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
         for index, entry in enumerate(entries)
@@ -147,7 +159,11 @@ def examine_clusters(
     )
     issues += _merged_issues(examined)
     views = tuple(part.view for part in examined)
-    if all(view.role in ("prefill", "decode") for view in views):
+    if any(view.role in afd.AFD_ROLES for view in views):
+        views, found = _units(views, section or Afd(), broken)
+        issues += found
+        lacking = None if found else lacking
+    if all(view.role != "colocated" for view in views):
         transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
         found = (
             []
@@ -247,7 +263,7 @@ def _examine_entry(
         index=index,
         own=entry,
     )
-    examined: Examined = examine(Parts.of(own, frozenset(bad)))
+    examined: Examined = examine(Parts.of(own, frozenset(bad), entry.role))
     lacking = examined.lacking if not issues else None
     issues = [view.placed(issue) for issue in (*issues, *examined.issues)]
     facts = examined.resolved
@@ -278,7 +294,8 @@ def _hand_over_issues(
     network: Network | None,
     broken: frozenset[str],
 ) -> list[Issue]:
-    """Return what is wrong between prefill and decode clusters."""
+    """Return what is wrong between clusters that compute prompts and those that KV is handed to."""
+    views = [view for view in views if view.has_requests]
     transfer = (disaggregation or Disaggregation()).kv_transfer or KvTransfer()
     issues = rules.transfer_issues(transfer, network)
     for view in views:
@@ -291,9 +308,51 @@ def _hand_over_issues(
         if view.found is not None:
             issues += rules.facts_issues(view, view.found)
     for source in (view for view in views if view.role == "prefill"):
-        for destination in (view for view in views if view.role == "decode"):
+        for destination in (view for view in views if view.role in rules.RECEIVERS):
             issues += rules.pair_issues(source, destination)
     if transfer.bandwidth is None and all(view.found is not None for view in views):
         facts = network_facts(network or Network(), [(view, view.facts) for view in views])
         issues += facts.issues
     return list({(issue.path, issue.message): issue for issue in issues}.values())
+
+
+def _units(
+    views: tuple[ClusterView, ...], section: Afd, broken: frozenset[str]
+) -> tuple[tuple[ClusterView, ...], list[Issue]]:
+    """Return the clusters with the FFN ranks of each attention cluster, and what is wrong with them."""
+    issues: list[Issue] = []
+    for view in views:
+        if view.role in afd.AFD_ROLES:
+            known = not any(path.startswith("engine") for path in broken)
+            issues += map(view.placed, afd.engine_issues(view.role, view.engine, lambda *_: known))  # noqa: B023
+    of_role = {role: [view for view in views if view.role == role] for role in afd.AFD_ROLES}
+    changed: dict[int | None, ClusterView] = {}
+    for attention, ffn in zip(of_role["attention"], of_role["ffn"], strict=False):
+        if attention.found is None or ffn.found is None:
+            continue
+        assert attention.own is not None
+        assert ffn.own is not None
+        one, other = ((each.own, each.engine, each.found) for each in (attention, ffn))
+        found = [ffn.placed(issue) for issue in afd.unit_issues(one, other)]
+        unit = AfdUnit(
+            section,
+            ffn.engine,
+            ffn.found,
+            attention.own.replicas,
+            attention.engine.data_parallel_size,
+            attention.engine.tensor_parallel_size,
+            ffn.name,
+        )
+        sides = {"attention": attention, "ffn": ffn}
+        found = found or [
+            sides[role].placed(issue)
+            for role, issue in step_time_issues(unit, attention.found, attention.engine.kv_cache_dtype)
+        ]
+        issues += found
+        if found or issues:
+            continue
+        unit = with_batches(unit, attention.found)
+        issues += [ffn.placed(issue) for issue in unit.facts.memory.issues]
+        changed[attention.index] = replace(attention, unit=unit)
+        changed[ffn.index] = replace(ffn, found=unit.facts)
+    return tuple(changed.get(view.index, view) for view in views), issues
