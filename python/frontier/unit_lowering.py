@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from frontier.hardware import GpuSpec
     from frontier.models import Operator
 
-RECOMPUTED = (
-    "attention and FFN ranks recompute prompts of requests that run out of KV blocks; such steps are priced as"
-    " others are, and memory of FFN ranks is planned without them"
-)
-
 
 @dataclass(slots=True)
 class UnitStepTime:
@@ -155,9 +150,7 @@ def _for_side(engine: Engine, stages: Sequence[Sequence[Operator]]) -> Engine:
     learned = engine.step_time.learned
     if learned is None or not learned.calibration:
         return engine
-    families = {
-        family for stage in stages for each in stage for family in each.predictor_families.values()
-    }
+    families = {family for stage in stages for each in stage for family in each.predictor_families.values()}
     kept = {family: factor for family, factor in learned.calibration.items() if family in families}
     learned = learned.model_copy(update={"calibration": kept or None})
     return engine.model_copy(update={"step_time": engine.step_time.model_copy(update={"learned": learned})})

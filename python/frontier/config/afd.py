@@ -99,7 +99,9 @@ def _own_issues(path: str, entry: RoleCluster) -> Iterator[Issue]:
     for field, value in _given(entry.engine or {}):
         why = _NO_REQUESTS
         if field == "enable_expert_parallel":
-            why = "whole experts are spread over data_parallel_size ranks, and each is cut over the GPUs of one"
+            why = (
+                "whole experts are spread over data_parallel_size ranks, and each is cut over the GPUs of one"
+            )
         if field.startswith("cpu_overhead"):
             why = "the hosts of attention ranks prepare steps"
         if field.startswith("moe"):
@@ -193,18 +195,17 @@ def engine_issues(role: str, engine: Engine, known: Known) -> list[Issue]:
 
 
 def unit_issues(
-    attention: tuple[RoleCluster, Engine, Resolved], ffn: tuple[RoleCluster, Engine, Resolved]
+    name: str, attention: tuple[int, Engine, Resolved], ffn: tuple[int, Engine, Resolved]
 ) -> Iterator[Issue]:
-    """Yield where an FFN cluster does not suit its attention cluster, said of its engine."""
-    of, own = attention[0], ffn[0]
-    if own.replicas != of.replicas:
+    """Yield where an FFN cluster does not suit its attention cluster `name`: replicas, engines, facts."""
+    if ffn[0] != attention[0]:
         message = (
-            f"was {own.replicas}, but cluster '{of.label}' has {of.replicas}: every attention replica has FFN"
-            " ranks of its own"
+            f"was {ffn[0]}, but cluster '{name}' has {attention[0]}: every attention replica has FFN ranks of"
+            " its own"
         )
-        yield Issue("cluster.replicas", own.replicas, message, (str(of.replicas),))
+        yield Issue("cluster.replicas", ffn[0], message, (str(attention[0]),))
     if attention[1].version != ffn[1].version:
-        message = f"was {ffn[1].version}, but cluster '{of.label}' has {attention[1].version}"
+        message = f"was {ffn[1].version}, but cluster '{name}' has {attention[1].version}"
         yield Issue("engine.version", ffn[1].version, message, (attention[1].version,))
     one, other = attention[2].model, ffn[2].model
     for field, differ in (
@@ -213,5 +214,5 @@ def unit_issues(
     ):
         if differ:
             value = getattr(ffn[1], field)
-            message = f"was {show_value(value)}, which gives other weights than in cluster '{of.label}'"
+            message = f"was {show_value(value)}, which gives other weights than in cluster '{name}'"
             yield Issue(f"engine.{field}", value, f"{message}; give both the same")

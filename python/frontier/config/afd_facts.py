@@ -1,4 +1,4 @@
-"""What follows from attention and FFN clusters: their programs, their memory, and the units that they form."""
+"""What follows from attention and FFN clusters: programs, memory, and the units that they form."""
 
 from __future__ import annotations
 
@@ -243,12 +243,14 @@ def _ffn_facts(parts: Parts, engine: Engine, *, spec: ModelSpec, gpu: GpuSpec, c
 
 def with_batches(unit: AfdUnit, attention: Resolved) -> AfdUnit:
     """Return a unit whose FFN ranks know the largest decode batch: their graphs and their memory."""
-    from frontier.memory import MemoryPlan  # noqa: PLC0415 - keeps `import frontier` light
+    # keeps `import frontier` light
     from frontier.memory.ffn import MicroBatches, plan_ffn_memory  # noqa: PLC0415
     from frontier.models.afd_program import afd_classes  # noqa: PLC0415
+    from frontier.models.afd_sides import ffn_side, weight_bytes  # noqa: PLC0415
 
     facts, layout = unit.facts, unit.layout
-    assert isinstance(facts.memory, MemoryPlan)
+    size, ranks, copies = layout.ffn_tensor_parallel_size, layout.ffn_ranks, layout.redundant_experts
+    stages = ffn_side(facts.model, size, ranks, copies)
     rows = math.ceil(attention.max_num_seqs / layout.micro_batches)
     a2f, f2a = unit.transfers(attention.gpu)
     classes = afd_classes(facts.model, layout.ffn_ranks, layout.redundant_experts)
@@ -257,7 +259,7 @@ def with_batches(unit: AfdUnit, attention: Resolved) -> AfdUnit:
         facts.model,
         facts.gpu,
         tensor_parallel_size=layout.ffn_tensor_parallel_size,
-        weights_bytes=facts.memory.weights_bytes,
+        weights_bytes=weight_bytes(stages),
         gpu_memory_utilization=unit.engine.gpu_memory_utilization,
         version=unit.engine.version,
         batches=MicroBatches(
@@ -269,7 +271,16 @@ def with_batches(unit: AfdUnit, attention: Resolved) -> AfdUnit:
         ),
         graphs=graphs,
     )
-    return replace(unit, facts=replace(facts, memory=memory, graphs=graphs))
+    gpus = size * ranks
+    facts = replace(
+        facts,
+        memory=memory,
+        graphs=graphs,
+        stages=stages,
+        gpus_per_replica=gpus,
+        gpus_total=gpus * unit.replicas,
+    )
+    return replace(unit, facts=facts)
 
 
 def ffn_graphs(engine: Engine, attention: GraphCapture, ranks: int, rows: int) -> GraphCapture:

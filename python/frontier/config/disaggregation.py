@@ -180,8 +180,8 @@ def program_issues(
     if program is None:
         found = ", ".join(dict.fromkeys(roles))
         message = (
-            f"have the roles {found}, must have colocated alone, prefill and decode, or prefill, attention and"
-            " ffn (any number of each); attention and FFN ranks decode, and need prefill clusters before them"
+            f"have the roles {found}, must have colocated alone, prefill and decode, or prefill, attention"
+            " and ffn (any number of each); attention and FFN ranks decode alone, after prefill clusters"
         )
         return [*issues, Issue("clusters", roles, message)]
     if roles.count("attention") != roles.count("ffn"):

@@ -202,9 +202,7 @@ def _routing_issues(moe: Moe) -> list[Issue]:
     return issues
 
 
-def moe_model_issues(
-    engine: Engine, spec: ModelSpec, expert_parallel_size: int, known: Known
-) -> list[Issue]:
+def moe_model_issues(engine: Engine, spec: ModelSpec, expert_parallel_size: int, known: Known) -> list[Issue]:
     """Return what the section cannot mean for a model whose experts are spread over so many ranks."""
     from frontier.models.spec import MixtureOfExperts  # noqa: PLC0415 - keeps `import frontier` light
 

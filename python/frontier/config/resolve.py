@@ -5,7 +5,7 @@ Everything is examined as far as possible even where parts are broken, so that o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -374,7 +374,7 @@ def _stages(
     ):
         return None
     count = len(issues)
-    program = []
+    program: Sequence[Sequence[Operator]] = []
     try:
         # Where the layout is broken, the model is still checked with its tensor parallelism alone.
         layout = layout or Layout.on_one_node(tp)

@@ -75,6 +75,12 @@ class ClusterView:
         assert self._scenario is not None
         return self._scenario
 
+    @property
+    def plain(self) -> RoleCluster:
+        """Its entry in `clusters`."""
+        assert self.own is not None
+        return self.own
+
     def placed(self, issue: Issue) -> Issue:
         """Return an issue of `scenario` at the place in the whole scenario that it is about."""
         path = issue.path
@@ -330,15 +336,19 @@ def _units(
     for attention, ffn in zip(of_role["attention"], of_role["ffn"], strict=False):
         if attention.found is None or ffn.found is None:
             continue
-        assert attention.own is not None
-        assert ffn.own is not None
-        one, other = ((each.own, each.engine, each.found) for each in (attention, ffn))
-        found = [ffn.placed(issue) for issue in afd.unit_issues(one, other)]
+        found = [
+            ffn.placed(issue)
+            for issue in afd.unit_issues(
+                attention.name,
+                (attention.plain.replicas, attention.engine, attention.found),
+                (ffn.plain.replicas, ffn.engine, ffn.found),
+            )
+        ]
         unit = AfdUnit(
             section,
             ffn.engine,
             ffn.found,
-            attention.own.replicas,
+            attention.plain.replicas,
             attention.engine.data_parallel_size,
             attention.engine.tensor_parallel_size,
             ffn.name,

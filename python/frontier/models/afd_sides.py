@@ -1,4 +1,4 @@
-"""Each side of a model whose attention and FFN lie on ranks of their own: operators, weights, what is left."""
+"""Each side of a model whose attention and FFN lie on ranks of their own: operators and weights."""
 
 from __future__ import annotations
 
