@@ -100,6 +100,7 @@ def advise(
     ffn_gpu: GpuSpec,
     max_requests_per_rank: int | None = None,
     prices: tuple[float | None, float | None] | None = None,
+    predictors: list[_frontier.Predictor] | None = None,
 ) -> AfdAdvice:
     """Find the largest batch of every layout under a limit on TPOT, and rank the layouts.
 
@@ -114,6 +115,7 @@ def advise(
         ffn_gpu: the GPU of FFN ranks, for its price.
         max_requests_per_rank: what the KV cache of an attention rank holds, if that is a limit.
         prices: US dollars per hour of a GPU of either side instead of the GPUs' own.
+        predictors: those that step times refer to; looked at once a step time is made, which may add some.
 
     Raises:
         ConfigError: numbers that are not positive, or a layout that the model does not fit into.
@@ -131,19 +133,20 @@ def advise(
         raise ConfigError(issues)
     if prices is None:
         prices = attention_gpu.price_per_hour_usd, ffn_gpu.price_per_hour_usd
+    used = [] if predictors is None else predictors
     choices, infeasible = [], []
     for layout in layouts:
         text = json.dumps(step_time_of(layout))
         most = min(max_requests_per_rank or _MOST, _MOST)
 
         def step_s(requests: int, text: str = text, ranks: int = layout.attention_ranks) -> float:
-            return float(_step(text, ranks, requests, context_tokens)["total_ns"]) / 1e9
+            return float(_step(text, ranks, requests, context_tokens, used)["total_ns"]) / 1e9
 
         requests = _largest(step_s, tpot_limit_s, layout.micro_batches, most)
         if requests is None:
             infeasible.append(layout)
             continue
-        facts = _step(text, layout.attention_ranks, requests, context_tokens)
+        facts = _step(text, layout.attention_ranks, requests, context_tokens, used)
         choices.append(_choice(layout, requests, facts, json.loads(text), prices))
     choices.sort(key=lambda choice: -choice.tokens_per_s_per_gpu)
     return AfdAdvice(tuple(choices), tuple(infeasible))
@@ -175,8 +178,10 @@ def afd_ratios(
     return [layout for layout in layouts if max_gpus is None or layout.gpus <= max_gpus]
 
 
-def _step(text: str, ranks: int, requests: int, context_tokens: int) -> dict[str, Any]:
-    return _frontier.step_breakdown(text, [[(1, context_tokens, False)] * requests] * ranks)
+def _step(
+    text: str, ranks: int, requests: int, context_tokens: int, predictors: list[_frontier.Predictor]
+) -> dict[str, Any]:
+    return _frontier.step_breakdown(text, [[(1, context_tokens, False)] * requests] * ranks, predictors)
 
 
 def _largest(step_s: Callable[[int], float], limit_s: float, unit: int, most: int) -> int | None:

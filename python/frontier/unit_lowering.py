@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from frontier.afd_lowering import AfdHost, AfdLayout, AfdTransfer, afd_step_time
+from frontier.afd_lowering import AfdHost, afd_step_time
 from frontier.config.engine import CpuOverhead, Engine
 from frontier.config.quantization import attends_in_fp8
 from frontier.errors import ConfigError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class UnitStepTime:
-    """Makes step times of a unit, whatever its layout; predictors are numbered in a pool.
+    """Makes the step time of a unit; predictors are numbered in a pool.
 
     Attributes:
         view: the attention cluster, which has a unit.
@@ -42,22 +42,17 @@ class UnitStepTime:
         assert unit is not None
         return unit
 
-    def of(
-        self,
-        layout: AfdLayout | None = None,
-        transfers: tuple[AfdTransfer, AfdTransfer] | None = None,
-    ) -> dict[str, Any]:
-        """Return the plan's step time of a layout, by default the unit's own.
+    def of(self) -> dict[str, Any]:
+        """Return the plan's step time.
 
         Raises:
-            ConfigError: a pack does not suit its GPU, or the model does not fit into the layout.
+            ConfigError: a pack does not suit its GPU, or the model cannot be spread so.
             PackError: a pack that cannot be read.
         """
         unit, view = self._unit, self.view
-        layout = unit.layout if layout is None else layout
         scenario, facts = view.scenario, view.facts
         cache = resolve_kv_cache_dtype(facts.model, view.engine.kv_cache_dtype)
-        a2f, f2a = unit.transfers(facts.gpu) if transfers is None else transfers
+        a2f, f2a = unit.transfers(facts.gpu)
         sides = iter((view.engine, unit.engine))
 
         def attached(stages: Sequence[Sequence[Operator]], gpu: GpuSpec) -> list[list[dict[str, Any]]]:
@@ -68,7 +63,7 @@ class UnitStepTime:
 
         return afd_step_time(
             facts.model,
-            layout,
+            unit.layout,
             attention_gpu=facts.gpu,
             ffn_gpu=unit.facts.gpu,
             a2f=a2f,
