@@ -130,7 +130,11 @@ def test_ffn_ranks_must_fit() -> None:
         ([PREFILL, over(ATTENTION, replicas=2), FFN], "clusters.2.replicas", "has 2: every attention"),
         ([PREFILL, ATTENTION, over(FFN, router="random")], "clusters.2.router", "no effect"),
         ([PREFILL, ATTENTION, over(FFN, weight=2)], "clusters.2.weight", "no effect"),
-        ([PREFILL, ATTENTION, over(FFN, hardware={"gpus_per_node": 4})], "clusters.2.hardware.gpus_per_node", ""),
+        (
+            [PREFILL, ATTENTION, over(FFN, hardware={"gpus_per_node": 4})],
+            "clusters.2.hardware.gpus_per_node",
+            "",
+        ),
         (
             [PREFILL, ATTENTION, over(FFN, engine={"max_num_seqs": 8})],
             "clusters.2.engine.max_num_seqs",
@@ -256,9 +260,7 @@ def test_a_calibration_has_its_effect_on_the_side_that_has_the_operator() -> Non
     factors = {"decode_attention": 2.0, "fused_moe": 3.0}
     lowered = lower(scenario(engine={"step_time": {"learned": {"calibration": factors}}}))
     step_time = lowered.plan["clusters"][1]["step_time"]
-    (experts,) = (
-        each for stage in step_time["ffn"]["stages"] for each in stage if each["op"] == "fused_moe"
-    )
+    (experts,) = (each for stage in step_time["ffn"]["stages"] for each in stage if each["op"] == "fused_moe")
     assert experts["predictor"]["calibration"] == 3.0
 
 
