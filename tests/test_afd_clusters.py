@@ -120,13 +120,14 @@ def test_slower_links_cost_time() -> None:
 def test_routing_of_the_ffn_cluster_makes_stragglers() -> None:
     """In large batches: in small ones popular experts leave others, and their weights, alone."""
     routing, launches = "clusters.ffn.engine.moe", "engine.cpu_overhead.per_kernel_launch"
-    alone = {"disaggregation.afd": {"micro_batches": 1}}  # nothing else hides the slowest rank
+    # Nothing else hides the slowest rank.
+    alone = {"disaggregation.afd": {"micro_batches": 1, "bandwidth": "1TB/s"}}
     batches = [[(1, 32, False)] * 6000] * 2
     balanced, hot = (
         step_ns(unit(**alone, **{routing: {"routing": law, **more}, launches: "0s"}), batches)
         for law, more in (("balanced", {}), ({"power_law": {"exponent": 1.2}}, {"sampling": "mean"}))
     )
-    assert hot > 1.05 * balanced
+    assert hot > 1.02 * balanced
 
 
 def test_errors_of_predictors_are_drawn_on_both_sides() -> None:
