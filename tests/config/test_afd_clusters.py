@@ -235,9 +235,9 @@ def test_what_is_inherited_from_the_top_is_the_prefill_clusters_business() -> No
 
 
 def test_a_dense_model_steps_together_too() -> None:
-    given = scenario(PREFILL, ATTENTION, FFN, model="llama-3.1-8b")
+    given = scenario(PREFILL, over(ATTENTION, engine={"dp_sync_interval": 4}), FFN, model="llama-3.1-8b")
     plan = lower(given).plan["clusters"][1]
-    assert plan["data_parallel"]["lock_step"] is not None
+    assert plan["data_parallel"]["lock_step"]["sync_interval"] == 4
     assert [each["kind"] for each in plan["step_time"]["classes"]] == ["dense"]
 
 

@@ -133,8 +133,13 @@ def replica_gpus(engine: Engine, layout: Layout) -> int:
     return layout.gpus * (engine.data_parallel_size // layout.data_parallel_size)
 
 
-def parallel_issues(engine: Engine, spec: ModelSpec | None, known: Known) -> list[Issue]:
-    """Return fields without effect, and combinations that are not modelled."""
+def parallel_issues(
+    engine: Engine, spec: ModelSpec | None, known: Known, *, lock_step: bool = False
+) -> list[Issue]:
+    """Return fields without effect, and combinations that are not modelled.
+
+    With `lock_step` ranks step together whatever the model is, as for `data_parallel_plan`.
+    """
     issues: list[Issue] = []
 
     def report(field: str, message: str, allowed: tuple[str, ...] = ()) -> None:
@@ -160,7 +165,7 @@ def parallel_issues(engine: Engine, spec: ModelSpec | None, known: Known) -> lis
         elif (
             field in ("dp_sync_interval", "prefill_schedule_interval")
             and spec
-            and not in_lock_step(engine, spec)
+            and not (lock_step or in_lock_step(engine, spec))
         ):
             report(field, f"was {value}, has no effect: ranks of {spec.name} do not step together; remove it")
     if external and hybrid:

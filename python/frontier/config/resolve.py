@@ -241,7 +241,7 @@ def _engine_issues(parts: Parts, engine: Engine, spec: ModelSpec | None) -> list
     if parts.hardware is not None:
         issues += placement_issues(parts.hardware, engine, parts.known)
     if engine.name == "vllm":
-        issues += parallel_issues(engine, spec, parts.known)
+        issues += parallel_issues(engine, spec, parts.known, lock_step=parts.role == "attention")
         issues += version_issues(engine, parts.known)
         issues += scheduler_issues(engine, parts.known)
         issues += policy_issues(engine, parts.objectives, parts.workload, parts.known)
