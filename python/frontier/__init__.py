@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from frontier.afd_advice import advise_afd
     from frontier.builtin_examples import examples
     from frontier.config import Scenario, load
     from frontier.errors import (
@@ -62,6 +63,7 @@ _HOME_OF = {
     "Summary": "results",
     "Trust": "results",
     "WorkloadError": "errors",
+    "advise_afd": "afd_advice",
     "build_info": "simulation",
     "clear_trace_cache": "trace_columns",
     "examples": "builtin_examples",
@@ -101,6 +103,7 @@ __all__ = [
     "Summary",
     "Trust",
     "WorkloadError",
+    "advise_afd",
     "build_info",
     "clear_trace_cache",
     "examples",

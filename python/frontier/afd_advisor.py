@@ -12,17 +12,16 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from frontier import _frontier
 from frontier.afd_lowering import AfdLayout
+from frontier.afd_stations import Bound, Stations
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.hardware.spec import GpuSpec
 
 StepTimeOf = Callable[[AfdLayout], dict[str, Any]]
 """The plan's step time of a layout, as `afd_step_time` gives it."""
-
-Bound = Literal["attention", "ffn", "link", "latency"]
 
 _MOST = 1 << 20
 """Most requests of one attention rank that are tried."""
@@ -78,10 +77,12 @@ class AfdAdvice:
     Attributes:
         choices: layouts that keep the limit.
         infeasible: layouts whose step is too long even with one request per rank.
+        too_large: layouts whose FFN ranks do not fit into their GPUs' memory.
     """
 
     choices: tuple[AfdChoice, ...]
     infeasible: tuple[AfdLayout, ...]
+    too_large: tuple[AfdLayout, ...] = ()
 
     @property
     def best(self) -> AfdChoice | None:
@@ -98,6 +99,8 @@ def advise(
     attention_gpu: GpuSpec,
     ffn_gpu: GpuSpec,
     max_requests_per_rank: int | None = None,
+    prices: tuple[float | None, float | None] | None = None,
+    predictors: list[_frontier.Predictor] | None = None,
 ) -> AfdAdvice:
     """Find the largest batch of every layout under a limit on TPOT, and rank the layouts.
 
@@ -111,6 +114,8 @@ def advise(
         attention_gpu: the GPU of attention ranks, for its price.
         ffn_gpu: the GPU of FFN ranks, for its price.
         max_requests_per_rank: what the KV cache of an attention rank holds, if that is a limit.
+        prices: US dollars per hour of a GPU of either side instead of the GPUs' own.
+        predictors: those that step times refer to; looked at once a step time is made, which may add some.
 
     Raises:
         ConfigError: numbers that are not positive, or a layout that the model does not fit into.
@@ -126,20 +131,23 @@ def advise(
     ]
     if issues:
         raise ConfigError(issues)
+    if prices is None:
+        prices = attention_gpu.price_per_hour_usd, ffn_gpu.price_per_hour_usd
+    used = [] if predictors is None else predictors
     choices, infeasible = [], []
     for layout in layouts:
         text = json.dumps(step_time_of(layout))
         most = min(max_requests_per_rank or _MOST, _MOST)
 
         def step_s(requests: int, text: str = text, ranks: int = layout.attention_ranks) -> float:
-            return float(_step(text, ranks, requests, context_tokens)["total_ns"]) / 1e9
+            return float(_step(text, ranks, requests, context_tokens, used)["total_ns"]) / 1e9
 
         requests = _largest(step_s, tpot_limit_s, layout.micro_batches, most)
         if requests is None:
             infeasible.append(layout)
             continue
-        facts = _step(text, layout.attention_ranks, requests, context_tokens)
-        choices.append(_choice(layout, requests, facts, json.loads(text), (attention_gpu, ffn_gpu)))
+        facts = _step(text, layout.attention_ranks, requests, context_tokens, used)
+        choices.append(_choice(layout, requests, facts, json.loads(text), prices))
     choices.sort(key=lambda choice: -choice.tokens_per_s_per_gpu)
     return AfdAdvice(tuple(choices), tuple(infeasible))
 
@@ -170,8 +178,10 @@ def afd_ratios(
     return [layout for layout in layouts if max_gpus is None or layout.gpus <= max_gpus]
 
 
-def _step(text: str, ranks: int, requests: int, context_tokens: int) -> dict[str, Any]:
-    return _frontier.step_breakdown(text, [[(1, context_tokens, False)] * requests] * ranks)
+def _step(
+    text: str, ranks: int, requests: int, context_tokens: int, predictors: list[_frontier.Predictor]
+) -> dict[str, Any]:
+    return _frontier.step_breakdown(text, [[(1, context_tokens, False)] * requests] * ranks, predictors)
 
 
 def _largest(step_s: Callable[[int], float], limit_s: float, unit: int, most: int) -> int | None:
@@ -202,29 +212,11 @@ def _choice(
     requests: int,
     facts: dict[str, Any],
     step_time: dict[str, Any],
-    gpus: tuple[GpuSpec, GpuSpec],
+    prices: tuple[float | None, float | None],
 ) -> AfdChoice:
-    classes = len(step_time["classes"])
-    rounds = sum(run["count"] for run in step_time["layers"]) * min(layout.micro_batches, requests)
-    seconds = {"attention": 0.0, "ffn": 0.0, "a2f": 0.0, "f2a": 0.0}
-    for row in facts["operators"]:
-        if 1 <= row["stage"] <= classes:
-            seconds["attention"] += row["seconds"]
-        elif row["stage"] > classes + 1:
-            seconds[row["name"] if row["name"] in seconds else "ffn"] += row["seconds"]
-    attention_s, ffn_s = seconds["attention"] / rounds, seconds["ffn"] / rounds
-    transfer_s = max(seconds["a2f"], seconds["f2a"]) / rounds
-    slowest = max(attention_s, ffn_s)
-    least = math.ceil(2 * (1 + transfer_s / slowest)) if slowest > 0 else 2
-    around = (attention_s + ffn_s + (seconds["a2f"] + seconds["f2a"]) / rounds) / max(slowest, transfer_s)
-    bound: Bound = "attention" if attention_s >= ffn_s else "ffn"
-    if layout.micro_batches < around:
-        bound = "latency"
-    elif transfer_s > slowest:
-        bound = "link"
+    stations = Stations.of(facts, step_time, requests)
     step_s = facts["total_ns"] / 1e9
     tokens_per_s = requests * layout.attention_ranks / step_s
-    prices = [gpu.price_per_hour_usd for gpu in gpus]
     tokens_per_usd = None
     if prices[0] is not None and prices[1] is not None:
         per_hour = prices[0] * layout.attention_gpus + prices[1] * layout.ffn_gpus
@@ -233,12 +225,12 @@ def _choice(
         layout=layout,
         requests_per_rank=requests,
         step_s=step_s,
-        attention_s=attention_s,
-        ffn_s=ffn_s,
-        transfer_s=transfer_s,
+        attention_s=stations.attention_s,
+        ffn_s=stations.ffn_s,
+        transfer_s=stations.transfer_s,
         tokens_per_s=tokens_per_s,
         tokens_per_s_per_gpu=tokens_per_s / layout.gpus,
         tokens_per_usd=tokens_per_usd,
-        least_micro_batches=least,
-        bound=bound,
+        least_micro_batches=stations.least_micro_batches,
+        bound=stations.bound,
     )

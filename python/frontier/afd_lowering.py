@@ -113,6 +113,7 @@ class AfdHost:
         per_graph_launch_s: replaying a graph, of which every layer has one.
         per_graph_kernel_s: per kernel in a replayed graph.
         capture_sizes: tokens of a micro-batch for which there is a graph, ascending; none for eager mode.
+        graphs: the plan's `GraphsSpec` in place of these.
     """
 
     per_step_s: float = 0.0
@@ -122,6 +123,7 @@ class AfdHost:
     per_graph_launch_s: float = 0.0
     per_graph_kernel_s: float = 0.0
     capture_sizes: tuple[int, ...] = ()
+    graphs: Mapping[str, Any] | None = None
 
     def cpu(self) -> dict[str, Any]:
         """Return the plan's `CpuSpec`."""
@@ -138,7 +140,9 @@ class AfdHost:
                 "full_decode": list(self.capture_sizes),
                 "full": [],
                 "piecewise": [],
-            },
+            }
+            if self.graphs is None
+            else dict(self.graphs),
             "stages": [stage_launches(part) for part in parts],
             "draft": None,
         }

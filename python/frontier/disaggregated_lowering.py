@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from frontier.config.disaggregation import Disaggregation, KvTransfer, program_of
+from frontier.config.disaggregation import RECEIVERS, Disaggregation, KvTransfer, program_of
 from frontier.config.network import Network, network_facts
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def program_plan(scenario: Scenario, views: Sequence[ClusterView]) -> ProgramPla
         return ProgramPlan({"legs": legs, "direct": None}, None, [None] * len(views), ())
     transfer = section.kv_transfer or KvTransfer()
     sources, destinations = (
-        [view.facts for view in views if view.role == role] for role in ("prefill", "decode")
+        [view.facts for view in views if view.role in found] for found in (("prefill",), RECEIVERS)
     )
     legs[1]["receives"] = _receives(transfer, sources, destinations, views)
     network: dict[str, Any] | None = None
@@ -102,7 +102,7 @@ def _receives(
         gpus = [facts.gpu for facts in (*sources, *destinations)]
         latency = max(gpu.nic_latency_ns for gpu in gpus) if dedicated else 0
     one = destinations[0]
-    engine = next(view.engine for view in views if view.role == "decode")
+    engine = next(view.engine for view in views if view.role in RECEIVERS)
     return {
         "mode": transfer.mode,
         "granularity": transfer.granularity,

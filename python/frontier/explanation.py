@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from frontier import _frontier
+from frontier.afd_stations import Stations
 from frontier.config.speculative import mean_tokens_per_step
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.lowering import lower
@@ -85,6 +86,9 @@ class StepCost:
         stages_s: GPU time of each pipeline stage.
         shares: share of GPU time by provenance.
         operators: what it is made of, in program order; none for linear step times.
+        stations: with attention and FFN apart, what a micro-batch goes round. Then `gpu_s` is the time of
+            one attention rank, of the FFN that it waits for and of transfers, which overlap; stages are the
+            parts of attention (head, classes of layers, tail), then those of the FFN with the transfers.
     """
 
     kind: Literal["prefill", "decode"]
@@ -102,6 +106,7 @@ class StepCost:
     stages_s: tuple[float, ...]
     shares: Mapping[str, float]
     operators: tuple[OperatorCost, ...]
+    stations: Stations | None = None
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -137,6 +142,9 @@ class StepCost:
         plain["operators"] = [
             {**operator, "predictors": list(operator["predictors"])} for operator in plain["operators"]
         ]
+        del plain["stations"]
+        if self.stations is not None:
+            plain["stations"] = self.stations.to_dict()
         return {
             **plain,
             "padding": self.padding,
@@ -212,6 +220,10 @@ def explain(
 
     whole = as_scenario(scenario)
     view = whole.view(cluster)
+    if not view.has_requests:
+        names = tuple(each.name for each in whole.views() if each.has_requests)
+        message = f"was '{view.name}', whose FFN ranks are explained with their attention cluster"
+        raise ConfigError(Issue("cluster", view.name, message, names))
     share = view.weight / sum(each.weight for each in whole.views() if each.role == view.role)
     chosen = view.scenario
     lowered = lower(chosen)
@@ -232,13 +244,20 @@ def explain(
     if lowered.attached is None:
         source = "tables have" if lowered.step_time == "tables" else "a linear step time has"
         notes.append(f"{source} no operators: only the totals are known")
+    unit = lowered.only.view.unit
+    ffn_gpus = 0 if unit is None else unit.facts.gpus_per_replica
+    if unit is not None:
+        beside = f"{ffn_gpus} x {unit.facts.gpu.name} with the FFN"
+        notes.append(
+            f"{lowered.resolved.gpus_per_replica} x {lowered.resolved.gpu.name} with attention, {beside}"
+        )
     capacity = lowered.resolved.memory.kv_cache_tokens
     if batch.requests * batch.context_tokens > capacity:
         notes.append(f"the KV cache of a replica holds {capacity:,} tokens, fewer than this decode batch has")
     return Explanation(
         model=lowered.resolved.model.name,
         gpu=lowered.resolved.gpu.name,
-        gpus_per_replica=lowered.resolved.gpus_per_replica,
+        gpus_per_replica=lowered.resolved.gpus_per_replica + ffn_gpus,
         step_time=lowered.step_time,
         prefill=_step(lowered, "prefill", DecodeStep(1, prompt), prompt),
         decode=_step(lowered, "decode", batch, 1 + min(most_drafts, batch.context_tokens - 1)),
@@ -280,7 +299,9 @@ def _breakdown(lowered: Lowered, batch: Batch, drafts: int = 0) -> dict[str, Any
 
 
 def _data_parallel_size(lowered: Lowered) -> int:
-    ranks: int = lowered.only.plan["step_time"].get("layout", {}).get("data_parallel_size", 1)
+    step_time = lowered.only.plan["step_time"]
+    layout = (step_time["attention"] if step_time["kind"] == "afd" else step_time).get("layout", {})
+    ranks: int = layout.get("data_parallel_size", 1)
     return ranks
 
 
@@ -289,7 +310,7 @@ def _step(
 ) -> StepCost:
     requests: Batch = [(query_tokens, batch.context_tokens, kind == "prefill")] * batch.requests
     facts = _breakdown(lowered, requests, query_tokens - 1 if kind == "decode" else 0)
-    rows = facts["operators"]
+    rows, step_time = facts["operators"], lowered.only.plan["step_time"]
     gpu_s = sum(row["seconds"] for row in rows)
     shares = (
         {
@@ -331,12 +352,17 @@ def _step(
             )
             for row, operator in zip(rows, _planned(lowered), strict=True)
         ),
+        stations=Stations.of(facts, step_time, batch.requests) if step_time["kind"] == "afd" else None,
     )
 
 
 def _planned(lowered: Lowered) -> list[dict[str, Any]]:
     """Return the operators of the plan, then those that draft: a breakdown has their order."""
     step_time = lowered.only.plan["step_time"]
+    if step_time["kind"] == "afd":
+        attention = [operator for part in step_time["attention"]["stages"] for operator in part]
+        ways: list[dict[str, Any]] = [{"name": "a2f"}, {"name": "f2a"}]
+        return [*attention, *(each for part in step_time["ffn"]["stages"] for each in (*part, *ways))]
     draft = step_time.get("draft") or {}
     lists = [*step_time.get("stages", []), draft.get("first_pass", []), draft.get("decode_pass", [])]
     return [operator for operators in lists for operator in operators]

@@ -137,12 +137,7 @@ class Lowered:
     def _with_cluster(self, **sections: dict[str, Any]) -> str:
         """Return the plan's text with some fields of a section of each cluster replaced."""
         clusters = [
-            cluster
-            | {
-                name: cluster[name] | fields
-                for name, fields in sections.items()
-                if fields.keys() <= cluster[name].keys()  # a linear step time has no residuals
-            }
+            cluster | {name: _with_fields(cluster[name], fields) for name, fields in sections.items()}
             for cluster in self.plan["clusters"]
         ]
         return _canonical({**self.plan, "clusters": clusters})
@@ -151,6 +146,16 @@ class Lowered:
     def trace(self) -> _frontier.Trace | None:
         """The trace as the simulator takes it, None for a synthetic workload."""
         return None if self.columns is None else self.columns.to_trace()
+
+
+def _with_fields(section: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a section with fields replaced that it has: a linear step time has no residuals.
+
+    Those of attention and FFN apart are on both sides.
+    """
+    if section.get("kind") == "afd":
+        return section | {side: _with_fields(section[side], fields) for side in ("attention", "ffn")}
+    return section | fields if fields.keys() <= section.keys() else section
 
 
 def lower(scenario: Scenario) -> Lowered:
@@ -163,7 +168,7 @@ def lower(scenario: Scenario) -> Lowered:
         PackError: a pack of predictors is damaged.
         ConfigError: the scenario does not suit the trace, or the packs that it names.
     """
-    views = scenario.views()
+    views = [view for view in scenario.views() if view.has_requests]
     pool = PredictorPool()
     clusters = tuple(_lowered_cluster(view, pool) for view in views)
     told = [
@@ -220,17 +225,26 @@ def _lowered_cluster(view: ClusterView, pool: PredictorPool) -> LoweredCluster:
         PackError: a pack that cannot be read.
     """
     scenario, resolved = view.scenario, view.facts
-    try:
-        attached, draft = _attached(scenario.engine, resolved)
-    except ConfigError as error:
-        raise error.placed([view.placed(issue) for issue in error.issues], error.source) from None
-    if attached is not None:
-        attached, draft = pool.numbered(attached, draft)
+    attached: Attached | None
+    if view.unit is not None:
+        from frontier.unit_lowering import unit_step_time  # noqa: PLC0415 - needed for units alone
+
+        step_time, attached = unit_step_time(view, pool)
+    else:
+        try:
+            attached, draft = _attached(scenario.engine, resolved)
+        except ConfigError as error:
+            raise error.placed([view.placed(issue) for issue in error.issues], error.source) from None
+        if attached is not None:
+            attached, draft = pool.numbered(attached, draft)
+        step_time = _step_time(scenario, resolved, attached, draft)
     plan = {
         "name": view.name,
         "replicas": scenario.cluster.replicas,
         "router": _router(scenario.cluster.router),
-        "data_parallel": data_parallel_plan(scenario.engine, resolved.model, resolved.layout),
+        "data_parallel": data_parallel_plan(
+            scenario.engine, resolved.model, resolved.layout, lock_step=view.unit is not None
+        ),
         "scheduler": _scheduler(
             scenario.engine,
             resolved,
@@ -238,7 +252,7 @@ def _lowered_cluster(view: ClusterView, pool: PredictorPool) -> LoweredCluster:
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
         ),
         "kv_tiers": resolved.kv_tiers,
-        "step_time": _step_time(scenario, resolved, attached, draft),
+        "step_time": step_time,
         "frontend": None if scenario.engine.frontend is None else scenario.engine.frontend.to_plan(),
     }
     if scenario.cluster.in_service is not None:

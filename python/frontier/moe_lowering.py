@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frontier.config.moe import (
@@ -62,7 +62,27 @@ def moe_plan(
             found |= {"first_layer": first, "layers": layers, "nodes": layout.expert_group.nodes}
             first += stage[found["experts"]]["count"]
     experts = next(stage[found["experts"]] for stage, found in zip(stages, located, strict=True) if found)
-    routing = _routing(moe, experts, first)
+    plan = routing_plan(moe, experts, first, version=version, seed=seed, replication=replication)
+    return {**plan, "stages": located}
+
+
+def routing_plan(
+    moe: Moe, experts: Mapping[str, Any], layers: int, *, version: str, seed: int, replication: int
+) -> dict[str, Any]:
+    """Return the plan's routing without `stages`, which say where experts are.
+
+    Args:
+        moe: the section.
+        experts: `num_experts` and `top_k` of a layer.
+        layers: with experts.
+        version: as for `moe_plan`, as are seed and replication.
+        seed: see there.
+        replication: see there.
+
+    Raises:
+        ConfigError: a file of counts cannot be read, or does not suit the model.
+    """
+    routing = _routing(moe, experts, layers)
     shared = moe.shared_experts_stream_token_threshold
     return {
         "seed": seed,
@@ -79,7 +99,6 @@ def moe_plan(
         }
         if moe.enable_dbo
         else None,
-        "stages": located,
     }
 
 
@@ -98,7 +117,7 @@ def _stage(operators: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     }
 
 
-def _routing(moe: Moe, experts: dict[str, Any], layers: int) -> dict[str, Any]:
+def _routing(moe: Moe, experts: Mapping[str, Any], layers: int) -> dict[str, Any]:
     routing = moe.routing
     if routing.trace is not None:
         windows = load_expert_counts(

@@ -16,6 +16,7 @@ from frontier.results import Objectives, Result, RunFacts
 from frontier.results.cluster_facts import ClusterFacts
 
 if TYPE_CHECKING:
+    from frontier.config import Resolved
     from frontier.config.fields import Span
     from frontier.workloads import LoadedTrace
 
@@ -330,16 +331,28 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
 
 
 def _cluster_facts(cluster: LoweredCluster) -> ClusterFacts:
-    resolved = cluster.resolved
-    power = resolved.gpu.power
+    """Return the facts of a cluster's GPUs; with FFN ranks beside, of the mean of all its GPUs."""
+    resolved, unit = cluster.resolved, cluster.view.unit
+    pools = [resolved] if unit is None else [resolved, unit.facts]
+    gpus = sum(pool.gpus_total for pool in pools)
+
+    def mean(of: Callable[[Resolved], float | None]) -> float | None:
+        values = [of(pool) for pool in pools]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        if len(set(known)) == 1:
+            return known[0]
+        return sum(value * pool.gpus_total for value, pool in zip(known, pools, strict=True)) / gpus
+
     return ClusterFacts(
         name=cluster.view.name,
-        gpus=resolved.gpus_total,
-        gpu_price_per_hour_usd=resolved.price_per_hour,
-        peak_flops_per_s=resolved.peak_flops_per_s,
-        memory_bandwidth_bytes_per_s=resolved.gpu.memory_bandwidth_bytes_per_s,
-        idle_power_w=None if power is None else power.idle_w,
-        peak_power_w=None if power is None else power.peak_w,
+        gpus=gpus,
+        gpu_price_per_hour_usd=mean(lambda pool: pool.price_per_hour),
+        peak_flops_per_s=mean(lambda pool: pool.peak_flops_per_s),
+        memory_bandwidth_bytes_per_s=mean(lambda pool: pool.gpu.memory_bandwidth_bytes_per_s),
+        idle_power_w=mean(lambda pool: None if pool.gpu.power is None else pool.gpu.power.idle_w),
+        peak_power_w=mean(lambda pool: None if pool.gpu.power is None else pool.gpu.power.peak_w),
         max_model_len=resolved.max_model_len,
     )
 

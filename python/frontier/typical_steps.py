@@ -45,6 +45,12 @@ def typical_prefill(scenario: Scenario, lowered: Lowered) -> int:
     return max(1, min(round(_load(scenario, lowered).prompt_tokens), most))
 
 
+def mean_context(scenario: Scenario, lowered: Lowered) -> int:
+    """Return the tokens of the mean prompt and of half the mean output, at most the longest request."""
+    load = _load(scenario, lowered)
+    return max(1, min(round(load.prompt_tokens + load.output_tokens / 2), lowered.resolved.max_model_len))
+
+
 def typical_decode(
     scenario: Scenario,
     lowered: Lowered,
@@ -67,7 +73,7 @@ def typical_decode(
     """
     resolved, load = lowered.resolved, _load(scenario, lowered)
     if context is None:
-        context = max(1, min(round(load.prompt_tokens + load.output_tokens / 2), resolved.max_model_len))
+        context = mean_context(scenario, lowered)
     if requests is not None:
         return DecodeStep(requests, context)
     fits = resolved.memory.kv_cache_tokens // context

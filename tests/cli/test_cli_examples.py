@@ -8,6 +8,7 @@ import frontier
 from frontier.builtin_examples import example_path
 
 NAMES = (
+    "afd-qwen3-235b",
     "azure-2023-conv",
     "azure-sglang",
     "chat-poisson",
@@ -59,6 +60,7 @@ def test_the_main_job_is_the_whole_trace(cli):
         ("azure-2023-conv", "workload.trace.num_requests"),
         ("chat-poisson", "workload.synthetic.num_requests"),
         ("offline-batch", "workload.synthetic.num_requests"),
+        ("afd-qwen3-235b", "workload.synthetic.num_requests"),
         ("pdd-llama-70b", "workload.synthetic.num_requests"),
         ("pdd-qwen3-235b", "workload.synthetic.num_requests"),
     ],

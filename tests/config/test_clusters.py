@@ -215,11 +215,11 @@ def test_memory_is_checked_for_each_cluster() -> None:
 @pytest.mark.parametrize(
     ("clusters", "path", "words"),
     [
-        ([PREFILL], "clusters", "must have colocated alone, or prefill and decode"),
+        ([PREFILL], "clusters", "must have colocated alone, prefill and decode"),
         ([DECODE], "clusters", "have the roles decode"),
         ([PREFILL, DECODE, {"role": "colocated"}], "clusters", "must have colocated alone"),
-        ([PREFILL, DECODE, {"role": "ffn"}], "clusters.2.role", "not modelled yet"),
-        ([{"role": "attention"}, {"role": "ffn"}], "clusters.0.role", "not modelled yet"),
+        ([PREFILL, DECODE, {"role": "ffn"}], "clusters", "have the roles prefill, decode, ffn"),
+        ([{"role": "attention"}, {"role": "ffn"}], "clusters", "after prefill clusters"),
         ([PREFILL, DECODE, DECODE], "clusters.2.name", "as is that of clusters.1"),
         (
             [PREFILL, {**DECODE, "weight": 2}],

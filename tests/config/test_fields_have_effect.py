@@ -452,6 +452,27 @@ EFFECTS |= {
     "disaggregation.balance.decode": (TWO_OF_EACH, *BALANCES),
 }
 
+AFD = "disaggregation.afd"
+UNIT: list[dict[str, Any]] = [
+    {"role": "attention", "engine": {"data_parallel_size": 2}},
+    {"role": "ffn", "engine": {"data_parallel_size": 4}},
+]
+APART = ROUTED | {"clusters": [{"role": "prefill"}, *UNIT], f"{HAND}.bandwidth": "1GB/s"}
+TWO_UNITS = APART | {
+    "clusters": [
+        {"role": "prefill"},
+        *({**each, "name": f"{each['role']}{n}"} for n in "ab" for each in UNIT),
+    ]
+}
+EFFECTS |= {
+    f"{AFD}.micro_batches": (APART, 1, 3),
+    f"{AFD}.a2f_dtype": (APART, "bf16", "fp8"),
+    f"{AFD}.f2a_dtype": (APART, "bf16", "fp8"),
+    f"{AFD}.latency": (APART, None, "1ms"),
+    f"{AFD}.bandwidth": (APART, None, "1GB/s"),
+    "disaggregation.balance.attention": (TWO_UNITS, *BALANCES),
+}
+
 # Engines of four GPUs on nodes of eight, two of each: KV crosses NICs, or NVLink where nodes are shared.
 NODES = {
     "clusters": [{**each, "replicas": 2} for each in PAIR],

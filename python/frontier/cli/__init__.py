@@ -25,6 +25,7 @@ import os
 
 import click
 
+from frontier.cli.advise_afd import advise_afd
 from frontier.cli.check import check
 from frontier.cli.examples import examples
 from frontier.cli.exits import EXIT_CODES
@@ -56,7 +57,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 @click.group(
     cls=Cli,
     sections={
-        "Simulate": (run, check, explain, kv_cache, examples),
+        "Simulate": (run, check, explain, advise_afd, kv_cache, examples),
         "Look up": (models, gpus, schema),
         "Launch": (from_command, to_command),
         "Measure": (profile, train),

@@ -50,11 +50,12 @@ def check(scenario: str, overrides: tuple[str, ...], as_json: bool) -> None:
         output.print_json(document(chosen, lowered))
         return
     output.print_facts(_overview(chosen, lowered))
-    for each in lowered.clusters:
-        output.print_text("" if len(lowered.clusters) == 1 else f"\ncluster {each.view.name}")
-        if len(lowered.clusters) > 1:
-            output.print_facts(_cluster_overview(each.view))
-        _print_memory(each.resolved.memory)
+    views = chosen.views()
+    for view in views:
+        output.print_text("" if len(views) == 1 else f"\ncluster {view.name}")
+        if len(views) > 1:
+            output.print_facts(_cluster_overview(view))
+        _print_memory(view.facts.memory)
     for warning in _other_warnings(lowered):
         output.print_text(f"warning: {warning}")
     click.echo(f"\n{scenario} is valid")
@@ -70,21 +71,30 @@ def document(scenario: Scenario, lowered: Lowered) -> dict[str, Any]:
         "warnings": list(lowered.warnings),
         "scenario": scenario.to_dict(),
     }
-    clusters = [_cluster_document(each.view) for each in lowered.clusters]
+    views = scenario.views()
+    clusters = [_cluster_document(view) for view in views]
     if scenario.clusters is None:
         return {**common, **clusters[0]}
     return {
         **common,
-        "gpus_total": sum(each.resolved.gpus_total for each in lowered.clusters),
+        "gpus_total": sum(view.facts.gpus_total for view in views),
         "clusters": [
-            {"name": each.view.name, "role": each.view.role, "weight": each.view.weight, **found}
-            for each, found in zip(lowered.clusters, clusters, strict=True)
+            {"name": view.name, "role": view.role, "weight": view.weight, **found}
+            for view, found in zip(views, clusters, strict=True)
         ],
     }
 
 
 def _cluster_document(view: ClusterView) -> dict[str, Any]:
     resolved = view.facts
+    cluster = {
+        "replicas": view.scenario.cluster.replicas,
+        "in_service": _in_service(view),
+        "gpus_per_replica": resolved.gpus_per_replica,
+        "gpus_total": resolved.gpus_total,
+    }
+    if not view.has_requests:
+        return {"memory": memory_facts(resolved.memory), "cluster": cluster}
     return {
         "memory": memory_facts(resolved.memory),
         "engine": {
@@ -94,12 +104,7 @@ def _cluster_document(view: ClusterView) -> dict[str, Any]:
             "block_size": resolved.block_size,
             "num_gpu_blocks": resolved.num_blocks,
         },
-        "cluster": {
-            "replicas": view.scenario.cluster.replicas,
-            "in_service": _in_service(view),
-            "gpus_per_replica": resolved.gpus_per_replica,
-            "gpus_total": resolved.gpus_total,
-        },
+        "cluster": cluster,
     }
 
 
@@ -153,7 +158,11 @@ def _cluster_overview(view: ClusterView) -> list[tuple[str, str]]:
     resolved, engine, cluster = view.facts, view.engine, view.scenario.cluster
     shown = f"{cluster.replicas} x "
     shown += f"{resolved.gpus_per_replica} x " if resolved.gpus_per_replica > 1 else ""
-    shown += f"{resolved.gpu.name}, {cluster.router.policy}"
+    shown += resolved.gpu.name
+    if not view.has_requests:
+        ranks, size = engine.data_parallel_size, engine.tensor_parallel_size
+        return [(view.role, shown), ("ranks", f"{ranks} of {size} GPUs" if size > 1 else f"{ranks}")]
+    shown += f", {cluster.router.policy}"
     if cluster.in_service is not None:
         shown += f", {cluster.in_service} in service at the start"
     return [

@@ -10,6 +10,7 @@ from frontier.cli import output
 from frontier.cli.options import json_option, scenario_argument, set_option
 
 if TYPE_CHECKING:
+    from frontier.afd_stations import Stations
     from frontier.explanation import Explanation, OperatorCost, StepCost
 
 _COLUMNS = ("operator", "count", "time", "share", "bound by", "bound", "ratio", "provenance", "predictor")
@@ -43,7 +44,7 @@ def explain(
     from frontier.explanation import explain as explanation_of  # noqa: PLC0415 - slow to import
 
     chosen = load(scenario, overrides=overrides)
-    names = [view.name for view in chosen.views()] if cluster is None else [cluster]
+    names = [view.name for view in chosen.views() if view.has_requests] if cluster is None else [cluster]
     found = {
         name: explanation_of(chosen, prefill=prefill, decode=decode, context=context, cluster=name)
         for name in names
@@ -94,11 +95,28 @@ def _print_step(step: StepCost, numbers: dict[str, str]) -> None:
     if not numbers:
         names, rows = names[:-1], [row[:-1] for row in rows]
     output.print_table(names, rows, left=2 if several else 1)
+    if step.stations is not None:
+        output.print_text(_stations(step.stations))
     output.print_text(_launched(step))
     if step.draft_s > 0:
         output.print_text(f"drafting for the next step takes {format_seconds(step.draft_s)} of it")
     host = f"; it waits for the host for {format_seconds(step.host_s)}" if step.host_s > 0 else ""
     output.print_text(f"{line(step.shares, of=f'GPU {format_seconds(step.gpu_s)}')}{host}")
+
+
+def _stations(found: Stations) -> str:
+    from frontier.results.layout import format_seconds  # noqa: PLC0415 - imports numpy
+
+    names = ("attention_s", "a2f_s", "ffn_s", "f2a_s")
+    words = ("attention", "to the FFN", "FFN", "back")
+    each = ", ".join(
+        f"{word} {format_seconds(getattr(found, name))}" for word, name in zip(words, names, strict=True)
+    )
+    return (
+        f"a micro-batch in a layer: {each}; {found.micro_batches} of them ({found.least_micro_batches} hide"
+        f" transfers) in {found.layers} layers take {format_seconds(found.iteration_s)} by the closed form,"
+        f" bound by {found.bound}"
+    )
 
 
 def _launched(step: StepCost) -> str:

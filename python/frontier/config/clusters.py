@@ -54,10 +54,11 @@ class RoleCluster(Section):
     name: Text | None = None
     """What it is called in results; left out, its role."""
     role: Role
-    """What it does for a request: all of it (colocated), its prompt, or its tokens; attention and ffn are
-    not modelled yet."""
+    """What it does for a request: all of it (colocated), its prompt (prefill), its tokens (decode), or
+    attention or the FFN in every layer of its tokens."""
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS), BeforeValidator(parse_whole)] = 1
-    """Number of engine instances."""
+    """Number of engine instances; of an ffn cluster, those of its attention cluster: each has FFN ranks of
+    its own, `engine.data_parallel_size` of `engine.tensor_parallel_size` GPUs."""
     in_service: Whole | None = None
     """How many of them are in service at the start, the first ones; left out, all. Others are a reserve for
     `dynamics`."""

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from frontier.config.afd import Afd
 from frontier.config.base import Section
-from frontier.config.clusters import Role, RoleCluster
+from frontier.config.clusters import RoleCluster
 from frontier.config.fields import Duration, Tokens
 from frontier.config.kv_tiers import Bandwidth
 from frontier.config.speculative import Speculative
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
 
 Balance = Literal["weighted", "least_loaded"]
 
-ROLES: Final[tuple[str, ...]] = get_args(Role)
-NOT_YET: Final = ("attention", "ffn")
-PROGRAMS: Final = (("colocated",), ("prefill", "decode"))
-"""Roles of the clusters through which a request goes, in its order: those that are modelled."""
+PROGRAMS: Final = (
+    (("colocated",), ("colocated",)),
+    (("prefill", "decode"), ("prefill", "decode")),
+    (("prefill", "attention"), ("prefill", "attention", "ffn")),
+)
+"""Roles of the clusters through which a request goes, in its order, and all roles that there are then: what
+is modelled."""
+RECEIVERS: Final = ("decode", "attention")
+"""Roles of clusters that KV is handed to."""
 
 
 class KvTransfer(Section):
@@ -61,6 +67,8 @@ class Balances(Section):
     """Over prefill clusters: weighted, or to the one with the fewest unfinished requests per weight."""
     decode: Balance | None = None
     """Over decode clusters."""
+    attention: Balance | None = None
+    """Over attention clusters."""
 
 
 class Disaggregation(Section):
@@ -76,6 +84,9 @@ class Disaggregation(Section):
     the decode side."""
     balance: Balances = Balances()
     """How requests are spread over several clusters of a role."""
+    afd: Afd | None = None
+    """How attention and FFN clusters work together; left out, three micro-batches in 16 bits over the GPUs'
+    networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +155,7 @@ _REFUSALS: Final = (
 def program_of(clusters: Sequence[RoleCluster]) -> tuple[str, ...] | None:
     """Return the roles of the clusters in the order of a request's way, None where they form no program."""
     roles = {cluster.role for cluster in clusters}
-    return next((program for program in PROGRAMS if set(program) == roles), None)
+    return next((program for program, present in PROGRAMS if set(present) == roles), None)
 
 
 def program_issues(
@@ -156,10 +167,6 @@ def program_issues(
     for index, cluster in enumerate(clusters):
         if cluster is None:
             continue
-        if cluster.role in NOT_YET:
-            message = f"was '{cluster.role}', which is not modelled yet"
-            allowed = tuple(role for role in ROLES if role not in NOT_YET)
-            issues.append(Issue(f"clusters.{index}.role", cluster.role, message, allowed))
         if cluster.label in labels:
             other = f"clusters.{labels[cluster.label]}"
             message = f"was '{cluster.label}', as is that of {other}; give them names that differ"
@@ -173,11 +180,18 @@ def program_issues(
     if program is None:
         found = ", ".join(dict.fromkeys(roles))
         message = (
-            f"have the roles {found}, must have colocated alone, or prefill and decode (any number of each)"
+            f"have the roles {found}, must have colocated alone, prefill and decode, or prefill, attention"
+            " and ffn (any number of each); attention and FFN ranks decode alone, after prefill clusters"
+        )
+        return [*issues, Issue("clusters", roles, message)]
+    if roles.count("attention") != roles.count("ffn"):
+        message = (
+            f"have {roles.count('attention')} attention and {roles.count('ffn')} ffn clusters, must have as"
+            " many of each: the first of one belongs to the first of the other, and so on"
         )
         return [*issues, Issue("clusters", roles, message)]
     for index, cluster in enumerate(known):
-        if cluster.weight is not None and roles.count(cluster.role) == 1:
+        if cluster.weight is not None and cluster.role != "ffn" and roles.count(cluster.role) == 1:
             message = f"was {cluster.weight:g}, has no effect: no other cluster is {cluster.role}; remove it"
             issues.append(Issue(f"clusters.{index}.weight", cluster.weight, message))
     return issues + _role_issues(roles, disaggregation or Disaggregation())
@@ -199,6 +213,12 @@ def _role_issues(roles: Sequence[str], disaggregation: Disaggregation) -> list[I
                 shown = value.model_dump(mode="json") if isinstance(value, KvTransfer) else value
                 message = "has no effect without prefill and decode clusters; remove it"
                 issues.append(Issue(f"disaggregation.{name}", shown, message))
+    elif "attention" in roles:
+        for name in ("direct_below", "deflect_above"):
+            value = getattr(disaggregation, name)
+            if value is not None:
+                message = f"was {value}: attention and FFN ranks decode alone, prompts go to prefill clusters"
+                issues.append(Issue(f"disaggregation.{name}", value, message))
     return issues
 
 
@@ -223,6 +243,7 @@ def transfer_issues(transfer: KvTransfer, network: Network | None) -> list[Issue
 def engine_issues(transfer: KvTransfer, role: str, engine: Engine, known: Callable[..., bool]) -> list[Issue]:
     """Return the settings of one cluster's engine that do not go with the handing over of KV."""
     issues = []
+    role = "decode" if role in RECEIVERS else role
     for refusal in _REFUSALS:
         path = f"engine.{refusal.path}"
         wanted = role in refusal.roles and transfer.mode in refusal.modes

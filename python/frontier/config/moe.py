@@ -23,7 +23,7 @@ from frontier.vllm_versions import minor_of
 
 if TYPE_CHECKING:
     from frontier.config.engine import Engine
-    from frontier.models import Layout, ModelSpec
+    from frontier.models import ModelSpec
 
 DEFAULT_SHARED_EXPERTS_TOKENS: Final = 256
 DEFAULT_DBO_DECODE_TOKENS: Final = 32
@@ -202,8 +202,8 @@ def _routing_issues(moe: Moe) -> list[Issue]:
     return issues
 
 
-def moe_model_issues(engine: Engine, spec: ModelSpec, layout: Layout, known: Known) -> list[Issue]:
-    """Return what the section cannot mean for a model on a layout."""
+def moe_model_issues(engine: Engine, spec: ModelSpec, expert_parallel_size: int, known: Known) -> list[Issue]:
+    """Return what the section cannot mean for a model whose experts are spread over so many ranks."""
     from frontier.models.spec import MixtureOfExperts  # noqa: PLC0415 - keeps `import frontier` light
 
     moe = engine.moe
@@ -213,7 +213,7 @@ def moe_model_issues(engine: Engine, spec: ModelSpec, layout: Layout, known: Kno
         message = f"has no effect: {spec.name} has no experts; remove it"
         return [Issue("engine.moe", moe.model_dump(mode="json", exclude_none=True), message)]
     issues = []
-    whole = layout.expert_parallel_size > 1
+    whole = expert_parallel_size > 1
     if not whole and moe.eplb is not None:
         message = "has no effect without expert parallelism over several ranks; remove it"
         issues.append(Issue("engine.moe.eplb", moe.eplb.model_dump(exclude_none=True), message))

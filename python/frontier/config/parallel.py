@@ -133,8 +133,13 @@ def replica_gpus(engine: Engine, layout: Layout) -> int:
     return layout.gpus * (engine.data_parallel_size // layout.data_parallel_size)
 
 
-def parallel_issues(engine: Engine, spec: ModelSpec | None, known: Known) -> list[Issue]:
-    """Return fields without effect, and combinations that are not modelled."""
+def parallel_issues(
+    engine: Engine, spec: ModelSpec | None, known: Known, *, lock_step: bool = False
+) -> list[Issue]:
+    """Return fields without effect, and combinations that are not modelled.
+
+    With `lock_step` ranks step together whatever the model is, as for `data_parallel_plan`.
+    """
     issues: list[Issue] = []
 
     def report(field: str, message: str, allowed: tuple[str, ...] = ()) -> None:
@@ -160,7 +165,7 @@ def parallel_issues(engine: Engine, spec: ModelSpec | None, known: Known) -> lis
         elif (
             field in ("dp_sync_interval", "prefill_schedule_interval")
             and spec
-            and not in_lock_step(engine, spec)
+            and not (lock_step or in_lock_step(engine, spec))
         ):
             report(field, f"was {value}, has no effect: ranks of {spec.name} do not step together; remove it")
     if external and hybrid:
@@ -214,9 +219,12 @@ def ranks_per_balancer(engine: Engine, layout: Layout) -> int:
     return min(size, local)
 
 
-def data_parallel_plan(engine: Engine, spec: ModelSpec, layout: Layout) -> dict[str, Any] | None:
+def data_parallel_plan(
+    engine: Engine, spec: ModelSpec, layout: Layout, *, lock_step: bool = False
+) -> dict[str, Any] | None:
     """Return the plan's `DataParallelSpec` (rust/frontier-core/src/plan/data_parallel.rs), None for one rank.
 
+    With `lock_step` ranks step together whatever the model is: attention ranks that share FFN ranks.
     Rules by version: `vllm/v1/engine/{core,core_client}.py`, `vllm/entrypoints/cli/serve.py`.
     """
     size, version = engine.data_parallel_size, minor_of(engine.version)
@@ -225,9 +233,9 @@ def data_parallel_plan(engine: Engine, spec: ModelSpec, layout: Layout) -> dict[
     local = ranks_per_balancer(engine, layout)
     servers = engine.api_server_count or (local if version >= 15 else 1)
     drafts = 0 if engine.speculative is None else engine.speculative.num_speculative_tokens
-    lock_step = None
-    if in_lock_step(engine, spec):
-        lock_step = {
+    together = None
+    if lock_step or in_lock_step(engine, spec):
+        together = {
             "dummy_tokens": 1 + (drafts if version >= 20 else 0),
             "sync_interval": engine.dp_sync_interval or (16 if version >= 30 else 32),
             "sync_at_first_step": version >= 30,
@@ -244,5 +252,5 @@ def data_parallel_plan(engine: Engine, spec: ModelSpec, layout: Layout) -> dict[
             "score": "in_flight" if version >= 27 else "queues",
             "rotating": version >= 25,
         },
-        "lock_step": lock_step,
+        "lock_step": together,
     }

@@ -5,11 +5,12 @@ Everything is examined as far as possible even where parts are broken, so that o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from frontier.config import checks
+from frontier.config.afd_facts import attention_layout, attention_memory, attention_stages, examine_ffn
 from frontier.config.block_size import block_size_issues, paging_of
 from frontier.config.cuda_graph import capture_size_issues, graph_capture
 from frontier.config.drafts import (
@@ -120,12 +121,13 @@ class Parts:
     workload: Workload | None
     objectives: Objectives | None
     broken: frozenset[str]
+    role: str = "colocated"
 
     @classmethod
-    def of(cls, sections: Mapping[str, Any], broken: frozenset[str]) -> Parts:
-        """Take the parts from sections by name."""
+    def of(cls, sections: Mapping[str, Any], broken: frozenset[str], role: str = "colocated") -> Parts:
+        """Take the parts from sections by name; `role` is that of the cluster that they describe."""
         names = ("model", "hardware", "engine", "cluster", "workload", "objectives")
-        return cls(**{name: sections.get(name) for name in names}, broken=broken)
+        return cls(**{name: sections.get(name) for name in names}, broken=broken, role=role)
 
     def known(self, *paths: str) -> bool:
         """Return whether none of the paths is broken, nor anything above or below it."""
@@ -170,6 +172,8 @@ def examine(parts: Parts) -> Examined:
         return examine_sglang(parts, engine, spec=spec, gpu=gpu, layout=layout, stages=stages, issues=issues)
     if engine.version in SGLANG_VERSIONS:
         return Examined(issues)
+    if parts.role == "ffn":
+        return examine_ffn(parts, engine, spec=spec, gpu=gpu, issues=issues)
     limits = _limits(parts, engine, spec, gpu)
     issues += limit_issues(
         engine,
@@ -194,7 +198,15 @@ def examine(parts: Parts) -> Examined:
     )
     stages = stages_with_drafts(stages, draft)
     planned = _memory(
-        parts, engine, spec=spec, gpu=gpu, limits=limits, layout=layout, draft=draft, issues=issues
+        parts,
+        engine,
+        spec=spec,
+        gpu=gpu,
+        limits=limits,
+        layout=layout,
+        draft=draft,
+        attention=stages if parts.role == "attention" else None,
+        issues=issues,
     )
     if planned is None:
         return Examined(issues)
@@ -229,7 +241,7 @@ def _engine_issues(parts: Parts, engine: Engine, spec: ModelSpec | None) -> list
     if parts.hardware is not None:
         issues += placement_issues(parts.hardware, engine, parts.known)
     if engine.name == "vllm":
-        issues += parallel_issues(engine, spec, parts.known)
+        issues += parallel_issues(engine, spec, parts.known, lock_step=parts.role == "attention")
         issues += version_issues(engine, parts.known)
         issues += scheduler_issues(engine, parts.known)
         issues += policy_issues(engine, parts.objectives, parts.workload, parts.known)
@@ -334,6 +346,8 @@ def _layout(
     if spec is None or gpu is None or parts.hardware is None or not known:
         return None
     try:
+        if parts.role == "attention":
+            return attention_layout(engine, parts.hardware, gpu)
         return layout_of(engine, parts.hardware, spec, gpu)
     except ConfigError as error:
         issues += error.issues
@@ -360,19 +374,23 @@ def _stages(
     ):
         return None
     count = len(issues)
-    program = []
+    program: Sequence[Sequence[Operator]] = []
     try:
         # Where the layout is broken, the model is still checked with its tensor parallelism alone.
         layout = layout or Layout.on_one_node(tp)
-        issues += moe_model_issues(engine, spec, layout, parts.known)
         cache = resolve_kv_cache_dtype(spec, engine.kv_cache_dtype)
-        program = pipeline_stages(
-            spec,
-            layout,
-            weight_dtype="auto",
-            kv_cache_dtype=engine.kv_cache_dtype,
-            fp8_attention=attends_in_fp8(gpu, cache),
-        )
+        if parts.role == "attention":
+            in_fp8 = attends_in_fp8(gpu, cache)
+            program = attention_stages(engine, spec, fp8_attention=in_fp8, issues=issues)
+        else:
+            issues += moe_model_issues(engine, spec, layout.expert_parallel_size, parts.known)
+            program = pipeline_stages(
+                spec,
+                layout,
+                weight_dtype="auto",
+                kv_cache_dtype=engine.kv_cache_dtype,
+                fp8_attention=attends_in_fp8(gpu, cache),
+            )
     except ConfigError as error:
         issues += error.issues
     if gpu is None:
@@ -403,9 +421,13 @@ def _memory(
     limits: Limits,
     layout: Layout,
     draft: DraftProgram | None,
+    attention: tuple[tuple[Operator, ...], ...] | None,
     issues: list[Issue],
 ) -> tuple[MemoryPlan, int] | None:
-    """Return the memory plan and the longest context, None where it cannot be told."""
+    """Return the memory plan and the longest context, None where it cannot be told.
+
+    `attention` is the program of ranks that hold attention alone.
+    """
     needed = (
         *("version", "gpu_memory_utilization", "block_size", "num_gpu_blocks_override"),
         *("cuda_graph", "enforce_eager"),
@@ -421,7 +443,14 @@ def _memory(
 
     def plan(max_model_len: int | None) -> MemoryPlan:
         return _plan_memory(
-            engine, max_model_len, spec=spec, gpu=gpu, limits=limits, layout=layout, draft=draft
+            engine,
+            max_model_len,
+            spec=spec,
+            gpu=gpu,
+            limits=limits,
+            layout=layout,
+            draft=draft,
+            attention=attention,
         )
 
     length = limits.max_model_len
@@ -451,13 +480,18 @@ def _plan_memory(
     limits: Limits,
     layout: Layout,
     draft: DraftProgram | None,
+    attention: tuple[tuple[Operator, ...], ...] | None,
 ) -> MemoryPlan:
     from frontier.memory import draft_layers, plan_kv_cache  # noqa: PLC0415
 
+    held, weights = spec, None
+    if attention is not None:
+        held, weights = attention_memory(spec, attention)
     return plan_kv_cache(
-        spec,
+        held,
         gpu,
         layout=layout,
+        rank_weight_bytes=weights,
         block_size=_block_size(engine, spec, gpu),
         gpu_memory_utilization=engine.gpu_memory_utilization,
         max_num_batched_tokens=limits.max_num_batched_tokens,

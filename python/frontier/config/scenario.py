@@ -146,6 +146,9 @@ class Scenario(BaseModel):
             raise _refusal(issues, found, examined.lacking)
         super().__init__(**{**sections, "clusters": examined.clusters})
         self.__dict__[_VIEWS] = examined.views
+        for view in examined.views:
+            if view.unit is not None:
+                view.scenario.__dict__[_VIEWS] = (view,)  # on its own, too, it has FFN ranks
 
     @classmethod
     def _view(cls, sections: dict[str, Any], facts: Resolved) -> Scenario:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from frontier.config import afd
 from frontier.config import disaggregation as rules
+from frontier.config.afd import Afd
+from frontier.config.afd_facts import AfdUnit, step_time_issues, with_batches
 from frontier.config.clusters import MAX_CLUSTERS, PARTIAL, RoleCluster, is_given, over_engine, over_hardware
 from frontier.config.disaggregation import Disaggregation, KvTransfer
 from frontier.config.dynamics_checks import ServingCluster, service_issues
@@ -42,6 +45,7 @@ class ClusterView:
         index: its number in `clusters`, None where the scenario has a `cluster`.
         own: its entry in `clusters`.
         found: the facts that follow, None where it is not valid.
+        unit: of an attention cluster, the FFN ranks of each of its replicas.
     """
 
     name: str
@@ -52,6 +56,7 @@ class ClusterView:
     index: int | None = None
     own: RoleCluster | None = None
     found: Resolved | None = None
+    unit: AfdUnit | None = None
     _scenario: Scenario | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -61,10 +66,21 @@ class ClusterView:
         return self.found
 
     @property
+    def has_requests(self) -> bool:
+        """Whether requests go to it: FFN ranks have none, and belong to an attention cluster."""
+        return self.role != "ffn"
+
+    @property
     def scenario(self) -> Scenario:
         """The cluster as a co-located scenario of its own: the same workload, merged hardware and engine."""
         assert self._scenario is not None
         return self._scenario
+
+    @property
+    def plain(self) -> RoleCluster:
+        """Its entry in `clusters`."""
+        assert self.own is not None
+        return self.own
 
     def placed(self, issue: Issue) -> Issue:
         """Return an issue of `scenario` at the place in the whole scenario that it is about."""
@@ -179,6 +195,8 @@ def examine_clusters(
     issues += _overridden(sections.get("engine"), entries)
     issues += _overridden_hardware(sections.get("hardware"), entries)
     issues += rules.program_issues(entries, disaggregation)
+    section = None if disaggregation is None else disaggregation.afd
+    issues += afd.entry_issues(entries, section)
     examined = [
         _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
         for index, entry in enumerate(entries)
@@ -191,7 +209,11 @@ def examine_clusters(
     issues += _merged_issues(examined)
     views = tuple(part.view for part in examined)
     issues += _service_issues(views, sections, broken | wrong)
-    if all(view.role in ("prefill", "decode") for view in views):
+    if any(view.role in afd.AFD_ROLES for view in views):
+        views, found = _units(views, section or Afd(), broken)
+        issues += found
+        lacking = None if found else lacking
+    if all(view.role != "colocated" for view in views):
         transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
         found = (
             []
@@ -291,7 +313,7 @@ def _examine_entry(
         index=index,
         own=entry,
     )
-    examined: Examined = examine(Parts.of(own, frozenset(bad)))
+    examined: Examined = examine(Parts.of(own, frozenset(bad), entry.role))
     lacking = examined.lacking if not issues else None
     issues = [view.placed(issue) for issue in (*issues, *examined.issues)]
     facts = examined.resolved
@@ -322,7 +344,8 @@ def _hand_over_issues(
     network: Network | None,
     broken: frozenset[str],
 ) -> list[Issue]:
-    """Return what is wrong between prefill and decode clusters."""
+    """Return what is wrong between clusters that compute prompts and those that KV is handed to."""
+    views = [view for view in views if view.has_requests]
     transfer = (disaggregation or Disaggregation()).kv_transfer or KvTransfer()
     issues = rules.transfer_issues(transfer, network)
     for view in views:
@@ -335,9 +358,55 @@ def _hand_over_issues(
         if view.found is not None:
             issues += rules.facts_issues(view, view.found)
     for source in (view for view in views if view.role == "prefill"):
-        for destination in (view for view in views if view.role == "decode"):
+        for destination in (view for view in views if view.role in rules.RECEIVERS):
             issues += rules.pair_issues(source, destination)
     if transfer.bandwidth is None and all(view.found is not None for view in views):
         facts = network_facts(network or Network(), [(view, view.facts) for view in views])
         issues += facts.issues
     return list({(issue.path, issue.message): issue for issue in issues}.values())
+
+
+def _units(
+    views: tuple[ClusterView, ...], section: Afd, broken: frozenset[str]
+) -> tuple[tuple[ClusterView, ...], list[Issue]]:
+    """Return the clusters with the FFN ranks of each attention cluster, and what is wrong with them."""
+    issues: list[Issue] = []
+    for view in views:
+        if view.role in afd.AFD_ROLES:
+            known = not any(path.startswith("engine") for path in broken)
+            issues += map(view.placed, afd.engine_issues(view.role, view.engine, lambda *_: known))  # noqa: B023
+    of_role = {role: [view for view in views if view.role == role] for role in afd.AFD_ROLES}
+    changed: dict[int | None, ClusterView] = {}
+    for attention, ffn in zip(of_role["attention"], of_role["ffn"], strict=False):
+        if attention.found is None or ffn.found is None:
+            continue
+        found = [
+            ffn.placed(issue)
+            for issue in afd.unit_issues(
+                attention.name,
+                (attention.plain.replicas, attention.engine, attention.found),
+                (ffn.plain.replicas, ffn.engine, ffn.found),
+            )
+        ]
+        unit = AfdUnit(
+            section,
+            ffn.engine,
+            ffn.found,
+            attention.plain.replicas,
+            attention.engine.data_parallel_size,
+            attention.engine.tensor_parallel_size,
+            ffn.name,
+        )
+        sides = {"attention": attention, "ffn": ffn}
+        found = found or [
+            sides[role].placed(issue)
+            for role, issue in step_time_issues(unit, attention.found, attention.engine.kv_cache_dtype)
+        ]
+        issues += found
+        if found or issues:
+            continue
+        unit = with_batches(unit, attention.found)
+        issues += [ffn.placed(issue) for issue in unit.facts.memory.issues]
+        changed[attention.index] = replace(attention, unit=unit)
+        changed[ffn.index] = replace(ffn, found=unit.facts)
+    return tuple(changed.get(view.index, view) for view in views), issues

@@ -58,6 +58,10 @@ def to_vllm(scenario: Scenario) -> str:
     if transfer is not None and transfer.mode != "pull":
         message = f"was '{transfer.mode}', commands are written for vLLM's NIXL connector alone, which pulls"
         raise ConfigError(Issue("disaggregation.kv_transfer.mode", transfer.mode, message, ("pull",)))
+    apart = [view.name for view in scenario.views() if view.role in ("attention", "ffn")]
+    if apart:
+        message = f"are attention or FFN ranks ({', '.join(apart)}), for which vllm serve has no flags"
+        raise ConfigError(Issue("clusters", apart, message))
     commands = []
     for view in scenario.views():
         role = _NIXL_ROLES.get(view.role)

@@ -31,7 +31,7 @@ class MemoryPlan:
             buffers (apart), graphs (0 where the version does not subtract them).
         available_bytes: what is left for the KV cache; negative if nothing is.
         block_size: tokens per block.
-        bytes_per_block: over all layers.
+        bytes_per_block: over all layers; 0 on ranks without a KV cache (FFN ranks).
         num_gpu_blocks: blocks, the null block included.
         max_model_len: tokens of the longest request.
         num_gpu_blocks_override: the number given instead, if any.
@@ -108,8 +108,8 @@ class MemoryPlan:
 
     @property
     def max_concurrency(self) -> float:
-        """Requests of `max_model_len` tokens that fit at once, as vLLM logs it."""
-        return self.num_gpu_blocks / self.longest_request_blocks
+        """Requests of `max_model_len` tokens that fit at once, as vLLM logs it; 0 without a KV cache."""
+        return self.num_gpu_blocks / self.longest_request_blocks if self.bytes_per_block else 0.0
 
     def raise_if_not_fitting(self) -> None:
         """Raise the issues, if any.
@@ -157,6 +157,9 @@ class MemoryPlan:
         ]
         if self.communication_bytes:
             rows.append(("all-reduce", gib(-self.communication_bytes), "assumed"))
+        if not self.bytes_per_block:
+            graphs = ("CUDA graphs", gib(-self.graph_bytes), "estimated")
+            return [*rows, graphs, ("left", gib(self.available_bytes), "no KV cache here")]
         rows += [
             ("CUDA graphs", gib(-self.graph_bytes), self._graphs_note()),
             ("fragmentation", gib(0), self._fragmentation_note()),

@@ -33,11 +33,11 @@ from frontier.models.spec import ModelSpec
 from frontier.vllm_versions import VLLM_VERSIONS
 
 _MIB = 2**20
-_LATE_BYTES = 512 * _MIB
+LATE_BYTES = 512 * _MIB
 """Growth outside the framework's pool between the first snapshot and the end of the profile run (kernels
 and their workspaces). Fitted on the one start-up log at hand: Llama-3.1-8B on an RTX 4090, vLLM 0.19,
 2,588 blocks."""
-_COMMUNICATION_BYTES = 256 * _MIB
+COMMUNICATION_BYTES = 256 * _MIB
 """The same for communication with more than one tensor-parallel rank: assumed. NCCL's own buffers and the
 CUDA context exist before the snapshot and lie in the share left out."""
 
@@ -233,8 +233,8 @@ class _Request:
             rotary_bytes=rotary_bytes(stage.spec),
             padding_bytes=padding,
             activation_bytes=self._activation_bytes(stage, layout),
-            late_bytes=_LATE_BYTES,
-            communication_bytes=_COMMUNICATION_BYTES if tp > 1 and self.custom_all_reduce else 0,
+            late_bytes=LATE_BYTES,
+            communication_bytes=COMMUNICATION_BYTES if tp > 1 and self.custom_all_reduce else 0,
             graph_bytes=graphs if self.rules.graphs_subtracted else 0,
             available_bytes=0,
             block_size=self.block_size,

@@ -1,0 +1,169 @@
+"""The A:F ratio advisor for the attention and FFN clusters of a scenario.
+
+    advice = frontier.advise_afd("afd-qwen3-235b", attention_ranks=(2, 4, 8), ffn_ranks=(8, 16))
+    advice.best
+
+Each layout is priced as the scenario would run it: its GPUs, links, predictors, CUDA graphs, hosts and
+routing (`frontier.afd_advisor` says what is looked for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from frontier.afd_advisor import AfdAdvice, advise, afd_ratios
+from frontier.afd_lowering import AfdLayout
+from frontier.config.afd import MAX_MICRO_BATCHES
+from frontier.config.afd_facts import AfdUnit, with_batches
+from frontier.config.parallel import MAX_DATA_PARALLEL_SIZE
+from frontier.disaggregated_lowering import PredictorPool
+from frontier.errors import ConfigError, Issue, show_value
+from frontier.lowering import lower
+from frontier.models.sharding import disaggregated_issues
+from frontier.typical_steps import mean_context
+from frontier.unit_lowering import UnitStepTime
+
+if TYPE_CHECKING:
+    from frontier.config import Scenario
+    from frontier.config.views import ClusterView
+    from frontier.simulation import ScenarioLike
+
+DEFAULT_MICRO_BATCHES = (1, 2, 3, 4)
+
+
+def advise_afd(
+    scenario: ScenarioLike,
+    *,
+    cluster: str | None = None,
+    attention_ranks: Sequence[int] | None = None,
+    ffn_ranks: Sequence[int] | None = None,
+    micro_batches: Sequence[int] | None = None,
+    context: int | None = None,
+    tpot_s: float | None = None,
+    max_gpus: int | None = None,
+) -> AfdAdvice:
+    """Return how many attention ranks to how many FFN ranks give most tokens per GPU under a limit on TPOT.
+
+    Every layout gets the largest batch that keeps the limit, that the KV cache of an attention rank holds,
+    and that `max_num_seqs` lets run.
+
+    Args:
+        scenario: a `Scenario`, its plain values, or the path of its YAML file, with attention clusters.
+        cluster: name of one of several attention clusters.
+        attention_ranks: numbers to try; by default a quarter of the scenario's own to four times as many.
+        ffn_ranks: the same; numbers over which the experts cannot be spread are left out.
+        micro_batches: numbers to try; by default 1 to 4.
+        context: tokens of every request after the step; by default the mean prompt and half the mean output.
+        tpot_s: the limit in seconds; by default `objectives.tpot`.
+        max_gpus: of both sides of a unit.
+
+    Raises:
+        ConfigError: the scenario is not valid or has no such cluster, an argument is out of range, or there
+            is no limit.
+    """
+    from frontier.simulation import as_scenario  # noqa: PLC0415 - imports this package's facade
+
+    chosen = as_scenario(scenario)
+    view = _view(chosen, cluster)
+    unit = view.unit
+    assert unit is not None
+    own = unit.layout
+    if tpot_s is None and chosen.objectives.tpot is not None:
+        tpot_s = chosen.objectives.tpot / 1e9
+    tried = {
+        "attention_ranks": _numbers(attention_ranks, own.attention_ranks),
+        "ffn_ranks": _numbers(ffn_ranks, own.ffn_ranks),
+        "micro_batches": tuple(DEFAULT_MICRO_BATCHES if micro_batches is None else micro_batches),
+    }
+    if tpot_s is None:
+        message = "was not given, and the scenario has no objectives.tpot"
+        raise ConfigError(Issue("tpot_s", None, message), source="advise_afd")
+    _check(tried, context)
+    if context is None:
+        context = mean_context(view.scenario, lower(view.scenario))
+    layouts = [
+        replace(layout, redundant_experts=own.redundant_experts)
+        for layout in afd_ratios(
+            **tried,
+            attention_tensor_parallel_size=own.attention_tensor_parallel_size,
+            ffn_tensor_parallel_size=own.ffn_tensor_parallel_size,
+            max_gpus=max_gpus,
+        )
+        if ffn_ranks is not None or _spreads(view, layout)
+    ]
+    units = {layout: _with_layout(view, unit, layout) for layout in layouts}
+    fit = [layout for layout in layouts if not units[layout].facts.memory.issues]
+    facts = view.facts
+    fits = facts.memory.kv_cache_tokens // context
+    if fits == 0:
+        message = f"was {context}, but the KV cache of an attention rank holds {facts.memory.kv_cache_tokens}"
+        raise ConfigError(Issue("context", context, message), source="advise_afd")
+    pool = PredictorPool()
+    found = advise(
+        fit,
+        lambda layout: UnitStepTime(replace(view, unit=units[layout]), pool).of(),
+        context_tokens=context,
+        tpot_limit_s=tpot_s,
+        attention_gpu=facts.gpu,
+        ffn_gpu=unit.facts.gpu,
+        max_requests_per_rank=min(fits, facts.max_num_seqs),
+        prices=(facts.price_per_hour, unit.facts.price_per_hour),
+        predictors=pool.predictors,
+    )
+    return replace(found, too_large=tuple(layout for layout in layouts if layout not in fit))
+
+
+def _view(scenario: Scenario, cluster: str | None) -> ClusterView:
+    views = [view for view in scenario.views() if view.unit is not None]
+    names = tuple(view.name for view in views)
+    for view in views:
+        if view.name == cluster or (cluster is None and len(views) == 1):
+            return view
+    what = f"was {show_value(cluster)}, no attention cluster has this name" if cluster else "was not given"
+    message = what if names else "has no attention cluster"
+    raise ConfigError(Issue("cluster", cluster, message, names), source="advise_afd")
+
+
+def _numbers(given: Sequence[int] | None, own: int) -> tuple[int, ...]:
+    if given is not None:
+        return tuple(given)
+    around = {own * 4, own * 2, own, own // 2, own // 4}
+    return tuple(sorted(number for number in around if 1 <= number <= MAX_DATA_PARALLEL_SIZE))
+
+
+def _check(tried: dict[str, tuple[int, ...]], context: int | None) -> None:
+    issues = []
+    for name, numbers in tried.items():
+        most = MAX_MICRO_BATCHES if name == "micro_batches" else MAX_DATA_PARALLEL_SIZE
+        wrong: list[Any] = [
+            number
+            for number in numbers
+            if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most
+        ]
+        if wrong:
+            message = f"has {show_value(wrong[0])}, must have whole numbers from 1 to {most}"
+            issues.append(Issue(name, wrong[0], message))
+    if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
+        issues.append(Issue("context", context, f"was {show_value(context)}, must be a whole number from 1"))
+    if issues:
+        raise ConfigError(issues, source="advise_afd")
+
+
+def _spreads(view: ClusterView, layout: AfdLayout) -> bool:
+    return not disaggregated_issues(
+        view.facts.model,
+        attention_tensor_parallel_size=layout.attention_tensor_parallel_size,
+        ffn_tensor_parallel_size=layout.ffn_tensor_parallel_size,
+        ffn_ranks=layout.ffn_ranks,
+        redundant_experts=layout.redundant_experts,
+    )
+
+
+def _with_layout(view: ClusterView, unit: AfdUnit, layout: AfdLayout) -> AfdUnit:
+    """Return a unit of another layout: its FFN ranks' weights, graphs and memory."""
+    engine = unit.engine.model_copy(update={"data_parallel_size": layout.ffn_ranks})
+    section = unit.section.model_copy(update={"micro_batches": layout.micro_batches})
+    changed = replace(unit, engine=engine, section=section, attention_ranks=layout.attention_ranks)
+    return with_batches(changed, view.facts)
