@@ -169,7 +169,7 @@ def test_unsorted_arrivals_are_refused_with_both_lines(write):
         ("{\n", "t.jsonl", "must be a JSON object"),
         (b"PAR1 and nothing else", "t.parquet", "cannot be read"),
         (b"not gzip", "t.csv.gz", "cannot be read"),
-        (gzip.compress(HEADER.encode() + GOOD.encode() * 999)[:-20], "t.csv.gz", "cannot be read"),
+        (gzip.compress(HEADER.encode() + GOOD.encode() * 999, mtime=0)[:-20], "t.csv.gz", "cannot be read"),
         (HEADER.encode() + b"1,\xff\xfe,1\n", "t.csv", "is not UTF-8 text"),
         ("a,b\n1,2\n", "t.csv", "are of no known format"),
     ],
