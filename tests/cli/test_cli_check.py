@@ -32,7 +32,7 @@ def test_json_holds_memory_and_limits(cli, small):
     assert document["memory"]["weights_bytes"] == resolved.memory.weights_bytes
     assert document["memory"]["kv_cache_tokens"] == resolved.memory.kv_cache_tokens
     assert document["engine"]["num_gpu_blocks"] == resolved.num_blocks
-    assert document["cluster"] == {"replicas": 3, "gpus_per_replica": 1, "gpus_total": 3}
+    assert document["cluster"] == {"replicas": 3, "in_service": 3, "gpus_per_replica": 1, "gpus_total": 3}
     assert document["requests"] == 60
     assert document["step_time"] == "roofline"
 
@@ -129,5 +129,5 @@ def test_json_of_several_clusters(cli):
     scenario = frontier.load("pdd-qwen3-235b")
     for each, view in zip(document["clusters"], scenario.views(), strict=True):
         assert each["engine"]["num_gpu_blocks"] == view.facts.num_blocks
-        assert each["cluster"] == {"replicas": 2, "gpus_per_replica": 8, "gpus_total": 16}
+        assert each["cluster"] == {"replicas": 2, "in_service": 2, "gpus_per_replica": 8, "gpus_total": 16}
     assert document["scenario"] == scenario.to_dict()

@@ -223,7 +223,7 @@ def test_the_nearest_name_is_suggested(
 def test_allowed_names_are_listed(problems: Problems) -> None:
     found = problems(engine={"dtype": "int4"}, cluster={"replica": 1})
     assert found["engine.dtype"].allowed == ("auto", "bfloat16", "float16", "half")
-    assert found["cluster.replica"].allowed == ("replicas", "router")
+    assert found["cluster.replica"].allowed == ("replicas", "in_service", "router")
 
 
 def test_all_problems_are_reported_at_once(problems: Problems) -> None:

@@ -70,8 +70,9 @@ def _leaves(root: type[BaseModel]) -> tuple[str, ...]:
 
 def _elsewhere(root: type[BaseModel], name: str) -> str | None:
     """Return the one path of the schema that ends in `name`, if there is exactly one as high up."""
-    # Fields of a cluster with a role have the names of those of the only one.
-    leaves = (path for path in _leaves(root) if not path.startswith("clusters."))
+    # Fields of a cluster with a role have the names of those of the only one, and entries of lists no path.
+    listed = ("clusters.", "admission.", "dynamics.")
+    leaves = (path for path in _leaves(root) if not path.startswith(listed))
     found = [path for path in leaves if path.rsplit(".", 1)[-1] == name]
     highest = min((path.count(".") for path in found), default=0)
     found = [path for path in found if path.count(".") == highest]
