@@ -192,8 +192,6 @@ def test_links_of_their_own_cannot_be_degraded() -> None:
     [
         ({"name": "sglang", "version": "0.5.3"}, "engine.name"),
         ({"scheduler": "orca"}, "engine.scheduler"),
-        ({"kv_offloading_size": 4}, "engine.kv_offloading_size"),
-        ({"kv_tiers": {"tiers": [{"tier": "host", "capacity": "4GiB"}]}}, "engine.kv_tiers"),
     ],
 )
 @pytest.mark.parametrize("section", ["admission", "dynamics"])
@@ -204,9 +202,8 @@ def test_who_cannot_lose_requests(problems: Problems, engine: Any, path: str, se
 
 
 def test_it_is_said_of_the_cluster_whose_engine_it_is() -> None:
-    tiers = {"kv_offloading_size": 4}
-    found = of_clusters({**PREFILL, "engine": tiers}, DECODE, admission={"timeout": "1s"})
-    assert set(found) == {"clusters.0.engine.kv_offloading_size"}
+    found = of_clusters({**PREFILL, "engine": {"scheduler": "orca"}}, DECODE, admission={"timeout": "1s"})
+    assert "requests can leave before their end" in found["clusters.0.engine.scheduler"].message
 
 
 def test_check_tells_what_will_change() -> None:

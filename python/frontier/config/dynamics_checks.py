@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from frontier.config.admission import Admission, admission_issues
-from frontier.config.base import Section
 from frontier.config.dynamics import Autoscale, Dynamics
 from frontier.config.engine import Engine
 from frontier.errors import Issue, nearest_name, show_value
@@ -94,15 +93,12 @@ def _engine_issues(cluster: ServingCluster, section: str, known: Known) -> list[
     engine = cluster.engine
     if engine is None:
         return []
-    message = f"requests can leave before their end ({section}) only under vLLM's own scheduler without tiers"
+    message = f"requests can leave before their end ({section}) only under vLLM's own scheduler"
     refused: list[tuple[str, Any, tuple[str, ...]]] = []
     if engine.name != "vllm":
         refused.append(("name", engine.name, ("vllm",)))
-    for field in ("scheduler", "kv_tiers", "kv_offloading_size"):
-        value = getattr(engine, field)
-        if value is not None:
-            shown = value.model_dump(mode="json", exclude_none=True) if isinstance(value, Section) else value
-            refused.append((field, shown, ()))
+    if engine.scheduler is not None:
+        refused.append(("scheduler", engine.scheduler.model_dump(mode="json", exclude_none=True), ()))
     return [
         Issue(
             cluster.engine_path(f"engine.{field}"),

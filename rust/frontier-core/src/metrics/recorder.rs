@@ -439,6 +439,7 @@ impl Recorder {
 
     /// Closes the books at the end of the run.
     pub fn close(&mut self) {
+        self.transfers.retain(|transfer| !transfer.void);
         for index in 0..self.requests.len() {
             self.close_run(RequestId::from_index(index));
         }

@@ -20,4 +20,7 @@ pub struct TransferRecord {
     pub end: Option<SimTime>,
     /// Bytes moved; none where the destination had all of it in its cache.
     pub bytes: u64,
+    /// The destination was chosen before the prompt was computed, and left service before it was needed: nothing was
+    /// handed over.
+    pub void: bool,
 }

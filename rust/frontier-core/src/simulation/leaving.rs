@@ -58,7 +58,9 @@ impl Simulation {
             || stored && journey.stage == Stage::Writing;
         if forgets && !engines.contains(&journey.source) {
             // The destination was only known beforehand.
-            let destination = self.around.recorder.transfers[journey.row].destination;
+            let transfer = &mut self.around.recorder.transfers[journey.row];
+            transfer.void = true;
+            let destination = transfer.destination;
             controller.journey(id)?.row = NO_ROW;
             self.leave_engine(now, id, destination)?;
             return Ok(true);

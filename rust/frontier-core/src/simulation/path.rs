@@ -181,6 +181,7 @@ impl Simulation {
             start: None,
             end: None,
             bytes: 0,
+            void: false,
         });
         Ok(())
     }
