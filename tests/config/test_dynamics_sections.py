@@ -202,8 +202,10 @@ def test_who_cannot_lose_requests(problems: Problems, engine: Any, path: str, se
 
 
 def test_it_is_said_of_the_cluster_whose_engine_it_is() -> None:
-    found = of_clusters({**PREFILL, "engine": {"scheduler": "orca"}}, DECODE, admission={"timeout": "1s"})
-    assert "requests can leave before their end" in found["clusters.0.engine.scheduler"].message
+    one, other = ({"role": "colocated", "name": name} for name in ("one", "other"))
+    found = of_clusters({**one, "engine": {"scheduler": "orca"}}, other, admission={"timeout": "1s"})
+    assert set(found) == {"clusters.0.engine.scheduler"}
+    assert "requests can leave before their end" in found["clusters.0.engine.scheduler"]
 
 
 def test_check_tells_what_will_change() -> None:
