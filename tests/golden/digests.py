@@ -115,6 +115,29 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "hardware": {"gpu": "h200"},
         "engine": {"tensor_parallel_size": 8},
     },
+    "prefill_and_decode_on_a_network": {
+        "clusters": [
+            {"role": "prefill", "replicas": 3},
+            {"role": "decode", "replicas": 2, "router": "least_outstanding"},
+        ],
+        "disaggregation": {"kv_transfer": {"mode": "push", "granularity": "layer"}},
+        "network": {"nics_per_node": 2, "nic_bandwidth": "100Gbps"},
+    },
+    "decode_replica_lost": {
+        "clusters": [{"role": "prefill", "replicas": 2}, {"role": "decode", "replicas": 2}],
+        "disaggregation": {"kv_transfer": {"bandwidth": "20GB/s"}},
+        "dynamics": {"events": [{"at": "5s", "cluster": "decode", "replica": 1, "fail": {"down": "3s"}}]},
+    },
+    "attention_and_ffn": {
+        **synthetic(num_requests=100),
+        "model": "qwen3-235b-a22b",
+        "hardware": {"gpu": "h200"},
+        "clusters": [
+            {"role": "prefill", "engine": {"tensor_parallel_size": 8}},
+            {"role": "attention", "engine": {"tensor_parallel_size": 4, "data_parallel_size": 4}},
+            {"role": "ffn", "engine": {"data_parallel_size": 8}},
+        ],
+    },
     "azure_2023_conv": {
         "workload": {"trace": {"path": "azure-2023-conv"}},
         "cluster": {"replicas": 8},

@@ -293,7 +293,10 @@ impl Cluster {
         let submission = Submission {
             id: spec.id,
             // An engine that goes on with a request knows when it got it.
-            arrival: if handover == Handover::Receives { now } else { spec.arrival },
+            arrival: match handover {
+                Handover::Receives | Handover::Buffered => now,
+                Handover::Neither | Handover::Keeps => spec.arrival,
+            },
             priority: spec.priority,
             tie_rank: spec.tie_rank,
             session: spec.session,
