@@ -34,6 +34,8 @@ class Trace:
         segment_start: NDArray[np.uint32] | None = None,
         segment_length: NDArray[np.uint32] | None = None,
         tie_rank: NDArray[np.uint32] | None = None,
+        model: NDArray[np.uint16] | None = None,
+        encoder_tokens: NDArray[np.uint32] | None = None,
     ) -> Trace: ...
     def __len__(self) -> int: ...
 

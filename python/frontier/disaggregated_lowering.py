@@ -58,7 +58,7 @@ def program_plan(scenario: Scenario, views: Sequence[ClusterView]) -> ProgramPla
                 "clusters": members,
                 "weights": [views[index].weight for index in members],
                 "balance": getattr(section.balance, role) or "weighted",
-                "work": "prefill" if role == "prefill" else "all",
+                "encodes": None,
                 "receives": None,
             }
         )
@@ -84,7 +84,6 @@ def _direct(section: Disaggregation) -> dict[str, Any] | None:
     if section.direct_below is None and section.deflect_above is None:
         return None
     return {
-        "leg": 1,
         "max_uncached_tokens": section.direct_below,
         "deflect_above_tokens": section.deflect_above,
     }

@@ -199,7 +199,7 @@ def lower(scenario: Scenario) -> Lowered:
     plan |= service
     common: list[str] = [*told_of_service]
     if program := program_plan(scenario, views):
-        plan["path"] = program.path
+        plan["paths"] = [program.path]
         if program.network is not None:
             plan["network"] = program.network
             for each, placement in zip(clusters, program.placements, strict=True):

@@ -29,7 +29,7 @@ def test_a_unit_is_one_cluster_of_the_plan_with_the_step_time_of_both_sides() ->
     lowered = lower(scenario())
     prefill, unit = lowered.plan["clusters"]
     assert (prefill["name"], unit["name"]) == ("prefill", "attention")
-    assert [leg["clusters"] for leg in lowered.plan["path"]["legs"]] == [[0], [1]]
+    assert [leg["clusters"] for leg in lowered.plan["paths"][0]["legs"]] == [[0], [1]]
     step_time = unit["step_time"]
     assert step_time["kind"] == "afd"
     assert (step_time["micro_batches"], step_time["attention"]["layout"]["data_parallel_size"]) == (3, 2)

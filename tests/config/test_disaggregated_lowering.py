@@ -33,13 +33,13 @@ def test_the_parts_of_a_plan_with_prefill_and_decode_clusters() -> None:
         ("decode", 2, "least_outstanding"),
     ]
     common = {"balance": "weighted"}
-    assert plan["path"] == {
+    assert plan["paths"][0] == {
         "legs": [
-            {"clusters": [0], "weights": [4.0], "work": "prefill", "receives": None, **common},
+            {"clusters": [0], "weights": [4.0], "encodes": None, "receives": None, **common},
             {
                 "clusters": [1],
                 "weights": [2.0],
-                "work": "all",
+                "encodes": None,
                 "receives": {
                     "mode": "push",
                     "granularity": "layer",
@@ -53,7 +53,7 @@ def test_the_parts_of_a_plan_with_prefill_and_decode_clusters() -> None:
                 **common,
             },
         ],
-        "direct": {"leg": 1, "max_uncached_tokens": 256, "deflect_above_tokens": 65536},
+        "direct": {"max_uncached_tokens": 256, "deflect_above_tokens": 65536},
     }
     assert "network" not in plan
     assert all("placement" not in cluster for cluster in plan["clusters"])
@@ -74,7 +74,7 @@ def test_pools_of_one_role_share_its_requests_by_weight() -> None:
             disaggregation={**LINK, "balance": {"decode": "least_loaded"}},
         )
     ).plan
-    prefill, decode = plan["path"]["legs"]
+    prefill, decode = plan["paths"][0]["legs"]
     assert (prefill["clusters"], prefill["weights"], prefill["balance"]) == ([1, 3], [2.5, 1.0], "weighted")
     assert (decode["clusters"], decode["weights"], decode["balance"]) == ([0, 2], [3.0, 2.0], "least_loaded")
 
@@ -82,15 +82,15 @@ def test_pools_of_one_role_share_its_requests_by_weight() -> None:
 def test_pools_of_co_located_replicas_are_one_leg() -> None:
     pools = [{"role": "colocated", "name": "a"}, {"role": "colocated", "name": "b", "hardware": "h200"}]
     plan = lower(scenario(*pools, disaggregation={"balance": {"colocated": "least_loaded"}})).plan
-    (leg,) = plan["path"]["legs"]
+    (leg,) = plan["paths"][0]["legs"]
     assert leg == {
         "clusters": [0, 1],
         "weights": [1.0, 1.0],
         "balance": "least_loaded",
-        "work": "all",
+        "encodes": None,
         "receives": None,
     }
-    assert plan["path"]["direct"] is None
+    assert plan["paths"][0]["direct"] is None
     assert "network" not in plan
 
 
@@ -98,12 +98,12 @@ def test_pools_of_co_located_replicas_are_one_leg() -> None:
     ("section", "direct"),
     [
         ({}, None),
-        ({"direct_below": 9}, {"leg": 1, "max_uncached_tokens": 9, "deflect_above_tokens": None}),
-        ({"deflect_above": 9}, {"leg": 1, "max_uncached_tokens": None, "deflect_above_tokens": 9}),
+        ({"direct_below": 9}, {"max_uncached_tokens": 9, "deflect_above_tokens": None}),
+        ({"deflect_above": 9}, {"max_uncached_tokens": None, "deflect_above_tokens": 9}),
     ],
 )
 def test_who_goes_to_the_decode_side_at_once(section: dict[str, Any], direct: Any) -> None:
-    assert lower(scenario(disaggregation={**LINK, **section})).plan["path"]["direct"] == direct
+    assert lower(scenario(disaggregation={**LINK, **section})).plan["paths"][0]["direct"] == direct
 
 
 @pytest.mark.parametrize(
@@ -125,15 +125,15 @@ def test_a_block_is_sent_once_whatever_ranks_hold(
     both = scenario(model=model, engine=engine)
     facts, dtype = both.resolve("decode"), engine.get("kv_cache_dtype", "auto")
     assert kv_bytes_per_block(facts, dtype) == facts.block_size * bytes_per_token
-    receives = lower(both).plan["path"]["legs"][1]["receives"]
+    receives = lower(both).plan["paths"][0]["legs"][1]["receives"]
     assert receives["bytes_per_block"] == facts.block_size * bytes_per_token
     assert receives["num_layers"] == facts.model.num_layers
 
 
 def test_without_settings_transfers_share_the_links_of_the_usual_servers() -> None:
     plan = lower(scenario({**PREFILL, "replicas": 3}, {**DECODE, "replicas": 1})).plan
-    assert plan["path"]["legs"][1]["receives"]["transport"] == {"kind": "network"}
-    assert plan["path"]["legs"][1]["receives"]["latency_ns"] == 0  # the links have their own
+    assert plan["paths"][0]["legs"][1]["receives"]["transport"] == {"kind": "network"}
+    assert plan["paths"][0]["legs"][1]["receives"]["latency_ns"] == 0  # the links have their own
     # HGX H100: 450 GB/s of NVLink, a 400 Gb/s NIC and 64 GB/s of PCIe per GPU, of which 80 % are attained.
     assert plan["network"] == {
         "groups": [

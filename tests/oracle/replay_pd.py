@@ -35,7 +35,7 @@ def plan(config: dict[str, Any], request_numbers: list[int]) -> dict[str, Any]:
         if transfer["serial"]
         else {"kind": "dedicated", "bytes_per_s": UNSHARED_BYTES_PER_S}
     )
-    leg = {"weights": [1.0], "balance": "weighted"}
+    leg = {"weights": [1.0], "balance": "weighted", "encodes": None}
     handover = {
         "mode": "pull",
         "granularity": "request",
@@ -48,12 +48,12 @@ def plan(config: dict[str, Any], request_numbers: list[int]) -> dict[str, Any]:
     }
     path = {
         "legs": [
-            leg | {"clusters": [0], "work": "prefill", "receives": None},
-            leg | {"clusters": [1], "work": "all", "receives": handover},
+            leg | {"clusters": [0], "receives": None},
+            leg | {"clusters": [1], "receives": handover},
         ],
         "direct": None,
     }
-    return parts[0] | {"clusters": clusters, "path": path}
+    return parts[0] | {"clusters": clusters, "paths": [path]}
 
 
 def named(record: dict[str, Any], ids: list[str]) -> dict[str, Any]:

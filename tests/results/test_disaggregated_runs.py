@@ -53,7 +53,7 @@ def two_clusters(
     plan = json.loads(lowered.plan_json)
     (one,) = plan["clusters"]
     plan["clusters"] = [one | {"name": "prefill"}, one | {"name": "decode", "replicas": 3}]
-    leg = {"weights": [1.0], "balance": "weighted"}
+    leg = {"weights": [1.0], "balance": "weighted", "encodes": None}
     receives = {
         "mode": way[0],
         "granularity": way[1],
@@ -64,14 +64,15 @@ def two_clusters(
         "num_layers": 32,
         "transport": link,
     }
-    direct = {"leg": 1, "max_uncached_tokens": uncached, "deflect_above_tokens": None}
-    plan["path"] = {
+    direct = {"max_uncached_tokens": uncached, "deflect_above_tokens": None}
+    path = {
         "legs": [
-            leg | {"clusters": [0], "work": "prefill", "receives": None},
-            leg | {"clusters": [1], "work": "all", "receives": receives},
+            leg | {"clusters": [0], "receives": None},
+            leg | {"clusters": [1], "receives": receives},
         ],
         "direct": None if uncached is None else direct,
     }
+    plan["paths"] = [path]
     plan["limits"]["max_steps"] = max_steps
     raw = _frontier.simulate(json.dumps(plan), None)
     return Result(raw, run_facts(scenario, lowered))

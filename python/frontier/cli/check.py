@@ -135,7 +135,7 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
     return [
         ("model", first.resolved.model.name),
         *(() if others else _cluster_overview(first.view)),
-        *((("KV transfer", _transfer(scenario, lowered)),) if lowered.plan.get("path") else ()),
+        *((("KV transfer", _transfer(scenario, lowered)),) if lowered.plan.get("paths") else ()),
         *service_facts(scenario),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),
         ("step time", lowered.step_time),
@@ -144,7 +144,7 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
 
 def _transfer(scenario: Scenario, lowered: Lowered) -> str:
     """Return how KV is handed over, in words."""
-    receives = lowered.plan["path"]["legs"][-1]["receives"]
+    receives = lowered.plan["paths"][0]["legs"][-1]["receives"]
     if receives is None:
         return "none"
     section = None if scenario.disaggregation is None else scenario.disaggregation.kv_transfer

@@ -61,13 +61,16 @@ ATTRIBUTION_CAUSES = (
     "kv_transfer_wait",
     "kv_transfer",
     "lost",
+    "encode",
 )
 """Where the time of a request goes; `docs/metrics.md` defines each."""
 
 TRANSFER_CAUSES = ("kv_transfer_wait", "kv_transfer")
 """Those of them that only a run of several clusters knows."""
 
-_I64, _I32, _U64, _U32, _U8, _F64 = (np.dtype(name) for name in ("i8", "i4", "u8", "u4", "u1", "f8"))
+_I64, _I32, _U64, _U32, _U16, _U8, _F64 = (
+    np.dtype(name) for name in ("i8", "i4", "u8", "u4", "u2", "u1", "f8")
+)
 
 REQUEST_COLUMNS: dict[str, np.dtype[Any]] = {
     "replica": _U32,
@@ -86,6 +89,8 @@ REQUEST_COLUMNS: dict[str, np.dtype[Any]] = {
     "accepted_tokens": _U32,
     "priority": _I32,
     "session": _U32,
+    "model": _U16,
+    "encoder_tokens": _U32,
     "status": _U8,
     "reject_reason": _U8,
     **{f"{kind}_{cause}_ns": _I64 for kind in ("ttft", "e2e") for cause in ATTRIBUTION_CAUSES},
@@ -215,6 +220,8 @@ class Columns:
         hidden = set() if several else set(TRANSFER_CAUSES)
         if not (self.requests["attempts"] > 1).any() and not (self.requests["status"] == FAILED).any():
             hidden.add("lost")
+        if not self.requests["encoder_tokens"].any():
+            hidden.add("encode")
         return tuple(cause for cause in ATTRIBUTION_CAUSES if cause not in hidden)
 
     @property

@@ -43,6 +43,7 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
             pl.Series(name, requests[name])
             for name in (
                 "priority",
+                *(("encoder_tokens",) if bool(requests["encoder_tokens"].any()) else ()),
                 "prompt_tokens",
                 "output_tokens",
                 "generated_tokens",

@@ -20,7 +20,7 @@ pub use rank_balancer::{RankBalancer, RankReport};
 pub use router::Router;
 pub use service::{AfterDrain, ReplicaState};
 
-use crate::engine::{ComputedChunk, EngineContext, EngineCore, KvNews, Wake};
+use crate::engine::{ComputedChunk, EngineContext, EngineCore, KvNews, Part, Wake};
 use crate::engine_group::LockStepGroup;
 use crate::error::SimError;
 use crate::event::Event;
@@ -226,6 +226,11 @@ impl Cluster {
         &self.scheduler
     }
 
+    /// Returns how many requests the router takes to be under way.
+    pub fn num_routed(&self) -> u64 {
+        self.router.total_outstanding()
+    }
+
     /// Returns how many engines a replica consists of.
     pub fn data_parallel_size(&self) -> u32 {
         self.data_parallel_size
@@ -323,8 +328,8 @@ impl Cluster {
         self.router.release(target);
     }
 
-    /// Processes what the awaited step of `unit` brought. Returns false if the step was dropped before. The cluster is asked to go on with
-    /// [`Self::after_step`] once what ended is settled.
+    /// Processes what the awaited step of `unit` brought. Returns false if the step was dropped before. The cluster is
+    /// asked to go on with [`Self::after_step`] once what ended is settled.
     ///
     /// # Errors
     /// Any [`SimError`].
@@ -371,7 +376,7 @@ impl Cluster {
     }
 
     /// Lets `unit` form batches until it has to wait. `idle`: no request is left, nor to come. What it waits for is
-    /// scheduled with [`Self::await_step`] once what ended is settled.
+    /// scheduled once what ended is settled.
     ///
     /// # Errors
     /// Any [`SimError`].
@@ -471,10 +476,10 @@ impl Cluster {
         self.shared_kv_pool.as_ref().map_or(Ok(()), |pool| pool.check_integrity(0))
     }
 
-    /// Lets the engines take part in hand-overs: they receive KV, or report the chunks that others wait for.
-    pub fn take_part(&mut self, receives: bool, reports_chunks: bool) {
-        self.engines.iter_mut().for_each(|engine| engine.take_part(receives, reports_chunks));
-        self.hands_over = receives || reports_chunks;
+    /// Lets the engines take part in the ways of requests over several clusters.
+    pub fn take_part(&mut self, part: Part) {
+        self.engines.iter_mut().for_each(|engine| engine.take_part(part));
+        self.hands_over = part.receives || part.reports_chunks;
     }
 
     /// Lets `engine` hear of a transfer.

@@ -17,7 +17,7 @@ mod pipeline;
 mod stage_loop;
 
 use handovers::Handovers;
-pub use handovers::{ComputedChunk, KvNews};
+pub use handovers::{ComputedChunk, KvNews, Part};
 use pipeline::Pipeline;
 
 use crate::fidelity::{BatchShape, StepTimer};

@@ -31,7 +31,8 @@ pub use frontend::FrontendSpec;
 pub use kv_tiers::KvTiersSpec;
 pub use network::NetworkSpec;
 pub use path::{
-    BalanceSpec, DirectSpec, Granularity, HandoverMode, HandoverSpec, LegSpec, PathSpec, TransportSpec, Work,
+    BalanceSpec, DirectSpec, EncodeSpec, Granularity, HandoverMode, HandoverSpec, LegSpec, PathSpec,
+    TransportSpec,
 };
 pub use policy::Policy;
 pub use scheduler::{SchedulerConfig, SchedulerSpec};
@@ -56,8 +57,9 @@ pub struct Plan {
     pub replication: u64,
     /// The clusters that serve; engines are numbered through all of them, in this order.
     pub clusters: Vec<ClusterSpec>,
-    /// The way of a request through them; `None`: the first cluster serves all.
-    pub path: Option<PathSpec>,
+    /// The ways of requests through them, one per model that is served; none: the first cluster serves all.
+    #[serde(default)]
+    pub paths: Vec<PathSpec>,
     /// The links between GPUs, where transfers share them.
     pub network: Option<NetworkSpec>,
     /// Who is let in, and how long clients wait; `None`: everybody, for ever.
@@ -273,10 +275,7 @@ impl Plan {
             let reserves: Vec<bool> = self.clusters.iter().map(in_reserve).collect();
             let has_network = self.network.is_some();
             dynamics.check(&replicas, &reserves, has_network).map_err(|error| error.below("dynamics"))?;
-            let serial = |path: &PathSpec| {
-                path.legs.iter().filter_map(|leg| leg.receives.as_ref()).any(HandoverSpec::is_serial)
-            };
-            if self.path.as_ref().is_some_and(serial) {
+            if self.paths.iter().filter_map(PathSpec::handover).any(HandoverSpec::is_serial) {
                 return refuse(
                     "dynamics",
                     "needs a transport other than 'serial', which never gives up its turn".into(),
@@ -289,8 +288,10 @@ impl Plan {
             let message = "requests can leave before their end only under vLLM's scheduler";
             return refuse(&format!("clusters[{number}].scheduler.kind"), message.into());
         }
-        if let Some(path) = &self.path {
-            path.check(&self.clusters, self.network.is_some()).map_err(|error| error.below("path"))?;
+        let mut taken = vec![false; self.clusters.len()];
+        for (number, path) in self.paths.iter().enumerate() {
+            let checked = path.check(&self.clusters, &mut taken, self.network.is_some());
+            checked.map_err(|error| error.below(&format!("paths[{number}]")))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A run: owns all state, and handles every event in one exhaustive `match`.
 
 mod dynamics;
+mod encoding;
 mod journey;
 mod leaving;
 mod moving;
@@ -23,7 +24,7 @@ use crate::fidelity::OperatorTrust;
 use crate::ids::{ReplicaId, RequestId};
 use crate::kernel::EventQueue;
 use crate::metrics::{Recorder, RejectReason, RequestStatus};
-use crate::plan::{AdmissionSpec, DynamicsSpec, LimitSpec, PathSpec, Plan, Policy};
+use crate::plan::{AdmissionSpec, DynamicsSpec, LimitSpec, Plan, Policy};
 use crate::predictor::Predictor;
 use crate::rng::RngStreams;
 use crate::scores::ArrivalPolicy;
@@ -194,12 +195,11 @@ impl Simulation {
             clusters.push(cluster);
         }
         let first = clusters.iter().map(Cluster::first_engine).collect();
-        let layers = plan.path.as_ref().and_then(PathSpec::num_layers).unwrap_or(1);
-        let transport = plan.network.as_ref().map(|spec| Transport::new(spec, &plan.clusters, first, layers));
+        let transport = plan.network.as_ref().map(|spec| Transport::new(spec, plan, first));
         let mut simulation = Self {
             limits: plan.limits.clone(),
-            workload: Workload::new(&plan.workload, trace, &streams)?,
-            controller: plan.path.as_ref().map(Controller::new),
+            workload: workload_of(plan, trace, &streams)?,
+            controller: (!plan.paths.is_empty()).then(|| Controller::new(&plan.paths)),
             outstanding_of_class: vec![0; plan.admission.as_ref().map_or(0, |spec| spec.classes.len())],
             admission: plan.admission.clone(),
             scaled_until: vec![SimTime::ZERO; plan.dynamics.as_ref().map_or(0, |spec| spec.autoscale.len())],
@@ -230,8 +230,8 @@ impl Simulation {
             segments: Vec::new(),
         };
         if let Some(controller) = &simulation.controller {
-            for (cluster, receives, reports_chunks) in controller.parts() {
-                simulation.clusters[cluster].take_part(receives, reports_chunks);
+            for (cluster, part) in controller.parts() {
+                simulation.clusters[cluster].take_part(part);
             }
         }
         simulation.schedule_changes()?;
@@ -319,6 +319,9 @@ impl Simulation {
         for cluster in &self.clusters {
             cluster.check_integrity()?;
         }
+        if self.outstanding == 0 && self.around.queue.is_empty() {
+            self.check_books()?;
+        }
         let now = self.last_fact;
         self.sample_all(now)?;
         self.around.recorder.close();
@@ -333,6 +336,22 @@ impl Simulation {
             totals.clusters.push(ClusterTotals::of(cluster));
         }
         Ok((self.around.recorder, totals))
+    }
+
+    /// Checks that nobody still counts a request as under way, when none is.
+    fn check_books(&self) -> Result<(), SimError> {
+        let under_way = [
+            ("front door", self.retrying + self.outstanding_of_class.iter().sum::<u64>()),
+            ("queue for replicas", self.unplaced.len() as u64),
+            ("controller", self.controller.as_ref().map_or(0, Controller::num_under_way)),
+            ("routers", self.clusters.iter().map(Cluster::num_routed).sum()),
+        ];
+        match under_way.into_iter().find(|&(_, count)| count > 0) {
+            None => Ok(()),
+            Some((who, count)) => Err(SimError::Invariant {
+                what: format!("{who}: {count} requests are under way after the last one ended"),
+            }),
+        }
     }
 
     fn handle(&mut self, now: SimTime, event: Event) -> Result<(), SimError> {
@@ -467,8 +486,12 @@ impl Simulation {
             return self.bounce(now, id);
         }
         self.around.recorder.reach_engine(id, now);
-        self.segments.clear();
-        self.workload.prompt_segments(id, &mut self.segments);
+        if self.controller.as_ref().is_some_and(|controller| controller.is_encoded(id)) {
+            self.fill_encoder_segments(&spec);
+        } else {
+            self.segments.clear();
+            self.workload.prompt_segments(id, &mut self.segments);
+        }
         self.submit(now, &spec, engine)
     }
 
@@ -502,9 +525,7 @@ impl Simulation {
         self.stopped |= self.clusters[number].has_reached_its_steps(unit);
         self.settle_ended(now, number)?;
         self.settle_handovers(now, unit)?;
-        if self.dynamics.is_some() {
-            self.settle_drains(now, number)?;
-        }
+        self.settle_drains(now, number)?;
         match wake {
             Wake::At(time) => self.around.push(time, Event::StepEnd(unit)),
             Wake::OnArrival => Ok(()),
@@ -539,6 +560,9 @@ impl Simulation {
         let spec = self.around.recorder.requests[id.index()].spec;
         self.let_out(&spec);
         self.outstanding -= 1;
+        if let Some(controller) = &mut self.controller {
+            controller.encoding.remove(&id);
+        }
         self.issue_follower(now)
     }
 
@@ -611,4 +635,21 @@ impl Simulation {
             waiting_for: stuck.join("; "),
         })
     }
+}
+
+/// Returns the workload of a plan, whose requests ask for models that it serves.
+fn workload_of(
+    plan: &Plan,
+    trace: Option<Arc<TraceColumns>>,
+    streams: &RngStreams,
+) -> Result<Workload, SimError> {
+    let workload = Workload::new(&plan.workload, trace, streams)?;
+    let (asked, served) = (workload.num_models(), plan.paths.len().max(1));
+    if asked > served {
+        return Err(SimError::Plan {
+            path: "workload".into(),
+            message: format!("asked for {asked} models, but there are paths for {served}"),
+        });
+    }
+    Ok(workload)
 }

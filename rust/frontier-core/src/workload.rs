@@ -7,7 +7,7 @@
 //! Draws of a request depend on the seed, the name of the property's stream and the request's number alone, so
 //! that another arrival process leaves lengths, prefixes, sessions and priorities as they were. Streams:
 //! `workload.arrivals`, `.prompt_tokens`, `.output_tokens`, `.prefix`, `.prefix_share`, `.prefix_tokens.I` (one per
-//! prefix), `.session`, `.priority`.
+//! prefix), `.session`, `.priority`, `.model`, `.encoder_tokens`, `.encoder_share`.
 
 use std::sync::Arc;
 
@@ -50,6 +50,10 @@ pub struct RequestSpec {
     pub session: Option<SessionId>,
     /// Orders requests of equal arrival (and priority).
     pub tie_rank: u32,
+    /// The model it asks for: the number of its path through the clusters.
+    pub model: u16,
+    /// What is encoded before its prompt, in tokens of the encoder; 0 for nothing.
+    pub encoder_tokens: u32,
 }
 
 /// A run of consecutive tokens of one stream. `start + len` fits 32 bits.
@@ -133,6 +137,14 @@ impl Workload {
                 "workload.kind",
                 "is \"synthetic\", but a trace was handed over, which it does not use".into(),
             ),
+        }
+    }
+
+    /// Returns one more than the largest model that a request may ask for.
+    pub fn num_models(&self) -> usize {
+        match &self.source {
+            Source::Trace(trace) => trace.num_models(),
+            Source::Synthetic(synthetic) => synthetic.num_models(),
         }
     }
 
@@ -293,6 +305,8 @@ fn trace_request(trace: &TraceColumns, id: RequestId, arrival: Option<SimTime>) 
         priority: row.priority,
         session: row.session,
         tie_rank: pass_rank as u32 + row.tie_rank,
+        model: row.model,
+        encoder_tokens: row.encoder_tokens,
     }
 }
 

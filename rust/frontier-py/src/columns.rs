@@ -138,6 +138,8 @@ fn requests<'py>(py: Python<'py>, records: &[RequestRecord]) -> PyResult<Bound<'
     table.set_item("accepted_tokens", column(py, records, |r| r.accepted_tokens))?;
     table.set_item("priority", column(py, records, |r| r.spec.priority))?;
     table.set_item("session", column(py, records, |r| r.spec.session.map_or(NO_SESSION, |id| id.0)))?;
+    table.set_item("model", column(py, records, |r| r.spec.model))?;
+    table.set_item("encoder_tokens", column(py, records, |r| r.spec.encoder_tokens))?;
     table.set_item("status", column(py, records, |r| r.status as u8))?;
     table.set_item("reject_reason", column(py, records, |r| r.reject_reason as u8))?;
     for cause in Cause::ALL {

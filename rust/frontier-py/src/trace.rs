@@ -20,7 +20,8 @@ pub(crate) struct Trace {
 impl Trace {
     #[new]
     #[pyo3(signature = (arrival_ns, prompt_tokens, output_tokens, *, priority=None, session=None,
-        segment_offsets=None, segment_stream=None, segment_start=None, segment_length=None, tie_rank=None))]
+        segment_offsets=None, segment_stream=None, segment_start=None, segment_length=None, tie_rank=None, model=None,
+        encoder_tokens=None))]
     #[expect(clippy::too_many_arguments, reason = "one keyword per column")]
     #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
     fn new(
@@ -35,6 +36,8 @@ impl Trace {
         segment_start: Option<PyReadonlyArray1<'_, u32>>,
         segment_length: Option<PyReadonlyArray1<'_, u32>>,
         tie_rank: Option<PyReadonlyArray1<'_, u32>>,
+        model: Option<PyReadonlyArray1<'_, u16>>,
+        encoder_tokens: Option<PyReadonlyArray1<'_, u32>>,
     ) -> PyResult<Self> {
         let segments = match (segment_offsets, segment_stream, segment_start, segment_length) {
             (None, None, None, None) => None,
@@ -56,6 +59,8 @@ impl Trace {
             session: session.as_ref().map(copy),
             segments,
             tie_rank: tie_rank.as_ref().map(copy),
+            model: model.as_ref().map(copy),
+            encoder_tokens: encoder_tokens.as_ref().map(copy),
         };
         let columns = py.detach(|| TraceColumns::new(raw)).map_err(|error| to_python(py, &error))?;
         Ok(Self { columns: Arc::new(columns) })

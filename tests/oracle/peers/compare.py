@@ -97,7 +97,7 @@ def plan_of(clusters: list[dict[str, Any]], path: dict[str, Any] | None = None) 
         "clusters": [
             one | cluster | {"scheduler": scheduler_plan(cluster["scheduler"])} for cluster in clusters
         ],
-        "path": path,
+        "paths": [] if path is None else [path],
         "workload": {"kind": "trace", "arrivals": None, "num_requests": None},
         "output": {"steps": False, "timeline_interval_ns": 10**15, "decision_log": {"block_ids": False}},
         "limits": {"max_steps": None, "refuse_oversized": True, "livelock_steps": 100_000},

@@ -42,7 +42,7 @@ class PddOutcome:
 
 
 def path_of(handover: dict[str, Any], block_size: int) -> dict[str, Any]:
-    leg = {"weights": [1.0], "balance": "weighted"}
+    leg = {"weights": [1.0], "balance": "weighted", "encodes": None}
     receives = {
         "mode": "buffer",
         "granularity": "request",
@@ -55,8 +55,8 @@ def path_of(handover: dict[str, Any], block_size: int) -> dict[str, Any]:
     }
     return {
         "legs": [
-            leg | {"clusters": [0], "work": "prefill", "receives": None},
-            leg | {"clusters": [1], "work": "all", "receives": receives},
+            leg | {"clusters": [0], "receives": None},
+            leg | {"clusters": [1], "receives": receives},
         ],
         "direct": None,
     }

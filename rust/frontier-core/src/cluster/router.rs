@@ -80,6 +80,11 @@ impl Router {
         self.outstanding[target]
     }
 
+    /// Returns the outstanding requests of all targets.
+    pub fn total_outstanding(&self) -> u64 {
+        self.outstanding.iter().map(|&count| u64::from(count)).sum()
+    }
+
     /// Chooses the replica of `request`, whose prompt consists of `segments`, and counts it as outstanding
     /// there. None takes it if none is open.
     pub fn route(

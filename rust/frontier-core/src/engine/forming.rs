@@ -230,6 +230,7 @@ impl EngineCore {
         meter: HostMeter,
         recorder: &mut Recorder,
     ) {
+        let encodes = self.handovers.encodes();
         // Output of other batches in flight may arrive before `start`; then no time beyond it is booked yet.
         let overlaps = self.pipeline.num_stages() > 1;
         for evicted in &output.preempted {
@@ -247,7 +248,7 @@ impl EngineCore {
             if overlaps && self.scheduler.is_in_flight_elsewhere(entry) {
                 continue;
             }
-            recorder.enter(entry.id, activity(entry), start, meter);
+            recorder.enter(entry.id, activity(entry, encodes), start, meter);
         }
         if output.scheduled.len() < self.scheduler.gauges().num_running as usize {
             self.scheduler.visit_left_out(&mut |id, prompt_is_unfinished| {
@@ -258,8 +259,10 @@ impl EngineCore {
     }
 }
 
-fn activity(entry: &Scheduled) -> Activity {
-    if entry.recomputes {
+fn activity(entry: &Scheduled, encodes: bool) -> Activity {
+    if encodes {
+        Activity::Encode
+    } else if entry.recomputes {
         Activity::PreemptionRedo
     } else if entry.is_prefill() {
         Activity::Prefill

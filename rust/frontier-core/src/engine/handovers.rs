@@ -29,17 +29,33 @@ pub struct ComputedChunk {
     pub end: SimTime,
 }
 
-/// An engine's part in hand-overs.
+/// An engine's part in the ways of requests over several engines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// It encodes what comes before prompts.
+    pub encodes: bool,
+    /// It receives KV from other engines.
+    pub receives: bool,
+    /// It reports the chunks of prompts that other engines wait for.
+    pub reports_chunks: bool,
+}
+
+/// What an engine has to tell of hand-overs, and to hear.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Handovers {
-    receives: bool,
-    reports_chunks: bool,
+    part: Part,
     news: Vec<KvNews>,
     reads: Vec<(RemoteRead, SimTime)>,
     chunks: Vec<ComputedChunk>,
 }
 
 impl Handovers {
+    /// Tells whether the engine encodes what comes before prompts.
+    #[inline]
+    pub(super) fn encodes(&self) -> bool {
+        self.part.encodes
+    }
+
     /// Forgets all that is not told yet.
     pub(super) fn forget_all(&mut self) {
         self.news.clear();
@@ -49,16 +65,15 @@ impl Handovers {
 }
 
 impl EngineCore {
-    /// Takes part in hand-overs: `receives` KV from other engines, or reports the chunks that others wait for.
-    pub fn take_part(&mut self, receives: bool, reports_chunks: bool) {
-        self.handovers.receives = receives;
-        self.handovers.reports_chunks = reports_chunks;
+    /// Takes part in the ways of requests over several engines.
+    pub fn take_part(&mut self, part: Part) {
+        self.handovers.part = part;
         self.take_up_part();
     }
 
     /// Tells a new scheduler what part it has.
     pub(super) fn take_up_part(&mut self) {
-        if self.handovers.receives
+        if self.handovers.part.receives
             && let Some(scheduler) = self.scheduler.vllm_mut()
         {
             scheduler.receive_kv();
@@ -85,13 +100,13 @@ impl EngineCore {
     /// Notes what a batch means for other engines.
     #[inline]
     pub(super) fn note_handovers(&mut self, output: &SchedulerOutput, start: SimTime, end: SimTime) {
-        if self.handovers.receives
+        if self.handovers.part.receives
             && let Some(scheduler) = self.scheduler.vllm_mut()
         {
             let reads = scheduler.take_remote_reads();
             self.handovers.reads.extend(reads.into_iter().map(|read| (read, start)));
         }
-        if self.handovers.reports_chunks
+        if self.handovers.part.reports_chunks
             && let Some(scheduler) = self.scheduler.vllm()
         {
             let kept = output

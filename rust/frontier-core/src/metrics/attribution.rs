@@ -7,7 +7,7 @@
 use crate::time::SimTime;
 
 /// Number of [`Cause`]s.
-pub const NUM_CAUSES: usize = 15;
+pub const NUM_CAUSES: usize = 16;
 
 /// Names for stretches of a request's latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum Cause {
     KvTransfer,
     /// Attempts that came to nothing: their replica was lost, or their client gave up and tried again.
     Lost,
+    /// Steps that encode what comes before its prompt (images), and the way of the embeddings to the next engine.
+    Encode,
 }
 
 impl Cause {
@@ -65,6 +67,7 @@ impl Cause {
         Self::KvTransferWait,
         Self::KvTransfer,
         Self::Lost,
+        Self::Encode,
     ];
 
     /// Returns the name used in columns and reports.
@@ -85,6 +88,7 @@ impl Cause {
             Self::KvTransferWait => "kv_transfer_wait",
             Self::KvTransfer => "kv_transfer",
             Self::Lost => "lost",
+            Self::Encode => "encode",
         }
     }
 }
@@ -113,6 +117,8 @@ pub enum Activity {
     KvTransferWait,
     /// Waiting for KV that is on its way from another replica.
     KvTransfer,
+    /// In a step that encodes what comes before its prompt, or waiting for the embeddings.
+    Encode,
 }
 
 /// Running totals of one replica, in ns of its steps so far.
@@ -211,6 +217,7 @@ impl Ledger {
             Activity::KvLoad => book(Cause::KvLoad, elapsed),
             Activity::KvTransferWait => book(Cause::KvTransferWait, elapsed),
             Activity::KvTransfer => book(Cause::KvTransfer, elapsed),
+            Activity::Encode => book(Cause::Encode, elapsed),
             Activity::Prefill | Activity::PreemptionRedo | Activity::Decode => {
                 // Capped, so that the sum is exact even where steps overlap.
                 // In a pipeline, the output of a batch arrives after later batches were formed, so that totals that

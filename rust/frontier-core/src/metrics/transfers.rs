@@ -24,3 +24,13 @@ pub struct TransferRecord {
     /// handed over.
     pub void: bool,
 }
+
+impl TransferRecord {
+    /// Books that all of it is there `now`: `bytes` from `start` on, or nothing. Returns where.
+    pub fn close(&mut self, now: SimTime, start: Option<SimTime>, bytes: u64) -> ReplicaId {
+        self.start = Some(start.unwrap_or(now));
+        self.end = Some(now);
+        self.bytes = bytes;
+        self.destination
+    }
+}

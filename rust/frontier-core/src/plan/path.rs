@@ -1,4 +1,8 @@
 //! The way of a request through clusters: a small program over them, so that a new architecture is data.
+//!
+//! A path is `[encode] [prefill] serve`: a first leg may encode what comes with a prompt (images), the leg before the last may
+//! compute the prompt and hand its KV over, and the last makes the output. What a leg does follows from its place and from
+//! how it is tied to the next; who does it, on what GPUs and behind which router, is each cluster's own.
 
 use serde::Deserialize;
 
@@ -11,7 +15,7 @@ use crate::error::SimError;
 pub struct PathSpec {
     /// At least one; the last makes the output.
     pub legs: Vec<LegSpec>,
-    /// Which requests go to a later leg at once, if any do.
+    /// Which requests the last leg serves whole, if any.
     pub direct: Option<DirectSpec>,
 }
 
@@ -25,10 +29,23 @@ pub struct LegSpec {
     pub weights: Vec<f64>,
     /// How one of several clusters is chosen; its own router then picks the replica.
     pub balance: BalanceSpec,
-    /// What is done.
-    pub work: Work,
-    /// How the KV of the prompt comes from the leg before; none on the first.
+    /// What it sends on, if it encodes; the first of several legs alone may, and requests without anything to encode leave
+    /// it out.
+    pub encodes: Option<EncodeSpec>,
+    /// How the KV of the prompt comes from the leg before, if that computes it.
     pub receives: Option<HandoverSpec>,
+}
+
+/// How what a leg encodes gets to the next: over a link of its own, to wherever the request goes then.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncodeSpec {
+    /// Embeddings that one encoder token amounts to, in bytes.
+    pub bytes_per_token: f64,
+    /// Before the first byte.
+    pub latency_ns: u64,
+    /// Bandwidth of the link.
+    pub bytes_per_s: f64,
 }
 
 /// How a leg's requests are spread over its clusters.
@@ -41,18 +58,8 @@ pub enum BalanceSpec {
     LeastLoaded,
 }
 
-/// What a leg does with a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Work {
-    /// Computes the prompt, makes one token that nobody gets, and keeps the KV until the next leg has it.
-    Prefill,
-    /// Makes all output tokens.
-    All,
-}
-
 /// How KV goes from one leg to the next.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HandoverSpec {
     /// Who starts it, and what has to be there before.
@@ -120,64 +127,57 @@ pub enum TransportSpec {
     Network {},
 }
 
-/// Conditional disaggregation: who skips the legs before `leg`, which then does all of their work.
+/// Conditional disaggregation: who skips the leg that computes prompts, so that the last does all of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DirectSpec {
-    /// Where they go.
-    pub leg: u32,
     /// Requests with at most so many prompt tokens that the engine there has not cached.
     pub max_uncached_tokens: Option<u32>,
-    /// Requests that arrive while more prompt tokens than this wait or are computed on the first leg.
+    /// Requests that arrive while more prompt tokens than this wait or are computed on the leg before.
     pub deflect_above_tokens: Option<u64>,
 }
 
 impl PathSpec {
-    /// Returns the layers that hold KV, where KV is handed over.
-    pub fn num_layers(&self) -> Option<u32> {
-        self.legs.iter().find_map(|leg| leg.receives.as_ref()).map(|handover| handover.num_layers)
+    /// Returns how KV is handed over, if it is.
+    pub fn handover(&self) -> Option<&HandoverSpec> {
+        self.legs.last().and_then(|leg| leg.receives.as_ref())
     }
 
-    /// Checks a path over `num_clusters` clusters.
+    /// Returns how the first leg sends on what it encodes, if it does.
+    pub fn encodes(&self) -> Option<EncodeSpec> {
+        self.legs.first().and_then(|leg| leg.encodes)
+    }
+
+    /// Checks a path over `clusters`; `taken` are those of other paths, and then its own too.
     ///
     /// # Errors
     /// [`SimError::Plan`] naming the first value that is not allowed.
-    pub(super) fn check(&self, clusters: &[ClusterSpec], has_network: bool) -> Result<(), SimError> {
-        let num_clusters = clusters.len();
+    pub(super) fn check(
+        &self,
+        clusters: &[ClusterSpec],
+        taken: &mut [bool],
+        has_network: bool,
+    ) -> Result<(), SimError> {
         let refuse = |path: String, message: String| Err(SimError::Plan { path, message });
         let Some(last) = self.legs.len().checked_sub(1) else {
             return refuse("legs".into(), "was empty, must have at least one".into());
         };
+        let first = usize::from(self.encodes().is_some());
         self.check_engines(clusters)?;
-        let mut served = vec![false; num_clusters];
         for (number, leg) in self.legs.iter().enumerate() {
             let at = |field: &str| format!("legs[{number}].{field}");
-            if leg.clusters.is_empty() || leg.weights.len() != leg.clusters.len() {
-                let message = format!("had {} clusters, {} weights", leg.clusters.len(), leg.weights.len());
-                return refuse(at("clusters"), message + ", must have as many of each, at least one");
-            }
-            for &cluster in &leg.clusters {
-                match served.get_mut(cluster as usize) {
-                    Some(taken) if !*taken => *taken = true,
-                    Some(_) => return refuse(at("clusters"), format!("had cluster {cluster} twice")),
-                    None => {
-                        return refuse(at("clusters"), format!("had {cluster} of {num_clusters} clusters"));
-                    }
+            leg.check_pool(clusters.len(), taken).map_err(|error| error.below(&format!("legs[{number}]")))?;
+            if let Some(encodes) = &leg.encodes {
+                if number > 0 || number == last {
+                    let message = "was given, but only the first of several legs may encode";
+                    return refuse(at("encodes"), message.into());
                 }
-            }
-            if let Some(weight) = leg.weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
-                return refuse(at("weights"), format!("had {weight}, must be positive"));
-            }
-            if (leg.work == Work::All) != (number == last) {
-                return refuse(at("work"), "must be 'all' on the last leg and 'prefill' before".into());
+                encodes.check().map_err(|error| error.below(&at("encodes")))?;
             }
             match &leg.receives {
-                None if number > 0 => return refuse(at("receives"), "is missing".into()),
-                Some(_) if number == 0 => {
-                    return refuse(
-                        at("receives"),
-                        "was given, but nothing comes before the first leg".into(),
-                    );
+                None if number > first => return refuse(at("receives"), "is missing".into()),
+                Some(_) if number <= first => {
+                    return refuse(at("receives"), "was given, but no leg before computes a prompt".into());
                 }
                 Some(handover) => {
                     handover.check(has_network).map_err(|error| error.below(&at("receives")))?;
@@ -185,33 +185,38 @@ impl PathSpec {
                 None => {}
             }
         }
-        if let Some(direct) = &self.direct
-            && (direct.leg == 0 || direct.leg as usize > last)
-        {
-            return refuse("direct.leg".into(), format!("was {}, must be 1 to {last}", direct.leg));
+        if last - first.min(last) > 1 {
+            let message =
+                format!("were {}, of which {first} encodes: KV is handed over once at most", last + 1);
+            return refuse("legs".into(), message);
         }
-        if self.legs.len() > 2 {
-            return refuse("legs".into(), format!("were {}, at most 2 are modelled", self.legs.len()));
+        if self.direct.is_some() && self.handover().is_none() {
+            return refuse("direct".into(), "was given, but no KV is handed over".into());
         }
         Ok(())
     }
 
     /// Checks that the engines which hand KV over are of a kind that does, and agree on what a block is.
     fn check_engines(&self, clusters: &[ClusterSpec]) -> Result<(), SimError> {
-        let Some(handover) = self.legs.iter().find_map(|leg| leg.receives.as_ref()) else { return Ok(()) };
+        let handover = self.handover();
         let refuse = |leg: usize, message: String| {
             Err(SimError::Plan { path: format!("legs[{leg}].clusters"), message })
         };
         let mut block_size = None;
         for (number, leg) in self.legs.iter().enumerate() {
             for cluster in leg.clusters.iter().filter_map(|&at| clusters.get(at as usize)) {
+                let encodes = leg.encodes.is_some();
                 let SchedulerSpec::VllmV1(config) = &cluster.scheduler else {
+                    if handover.is_none() && !encodes {
+                        continue;
+                    }
                     return refuse(number, format!("'{}' has a scheduler other than vLLM's", cluster.name));
                 };
+                let Some(handover) = handover.filter(|_| !encodes) else { continue };
                 if !config.kv_group_windows.is_empty() {
                     return refuse(number, format!("'{}' has groups of layers with windows", cluster.name));
                 }
-                if number > 0 && cluster.kv_tiers.is_some() {
+                if leg.receives.is_some() && cluster.kv_tiers.is_some() {
                     return refuse(number, format!("'{}' receives KV and has tiers", cluster.name));
                 }
                 // A buffer takes what the source has; everything else is counted on both sides.
@@ -221,6 +226,42 @@ impl PathSpec {
                         format!("'{}' has blocks of {}, others of {common}", cluster.name, config.block_size);
                     return refuse(number, message + " tokens");
                 }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LegSpec {
+    /// Checks the clusters of a leg; those that are `taken` belong to others.
+    fn check_pool(&self, num_clusters: usize, taken: &mut [bool]) -> Result<(), SimError> {
+        let refuse = |path: &str, message: String| Err(SimError::Plan { path: path.into(), message });
+        if self.clusters.is_empty() || self.weights.len() != self.clusters.len() {
+            let message = format!("had {} clusters, {} weights", self.clusters.len(), self.weights.len());
+            return refuse("clusters", message + ", must have as many of each, at least one");
+        }
+        for &cluster in &self.clusters {
+            match taken.get_mut(cluster as usize) {
+                Some(taken) if !*taken => *taken = true,
+                Some(_) => return refuse("clusters", format!("had cluster {cluster} twice")),
+                None => return refuse("clusters", format!("had {cluster} of {num_clusters} clusters")),
+            }
+        }
+        match self.weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
+            Some(weight) => refuse("weights", format!("had {weight}, must be positive")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl EncodeSpec {
+    fn check(&self) -> Result<(), SimError> {
+        for (field, value) in [("bytes_per_token", self.bytes_per_token), ("bytes_per_s", self.bytes_per_s)] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(SimError::Plan {
+                    path: field.into(),
+                    message: format!("was {value}, must be positive"),
+                });
             }
         }
         Ok(())

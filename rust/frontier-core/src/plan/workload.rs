@@ -7,6 +7,7 @@ mod check;
 pub(crate) use check::lognormal_parameters;
 
 /// The source of requests.
+#[expect(clippy::large_enum_variant, reason = "a plan has one")]
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum WorkloadSpec {
@@ -41,6 +42,21 @@ pub struct SyntheticSpec {
     pub sessions: Option<u32>,
     /// Priorities drawn uniformly from 0 ..= this; 0 gives all requests priority 0.
     pub max_priority: u32,
+    /// The share of requests for each of the plan's paths, relative to the others; none: all are for the first.
+    #[serde(default)]
+    pub models: Vec<f64>,
+    /// What requests bring to be encoded, if any do.
+    pub encoder: Option<EncoderSpec>,
+}
+
+/// What an encoder computes before the prompt: images, in tokens of the encoder.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderSpec {
+    /// Tokens of a request that has any.
+    pub tokens: LengthSpec,
+    /// Share of requests that have any, in [0, 1].
+    pub share: f64,
 }
 
 /// Prompts begin with one of `count` prefixes of `tokens` tokens each.

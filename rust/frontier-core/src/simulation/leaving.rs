@@ -1,7 +1,7 @@
 //! Requests that leave engines, queues and links before their end, and those whose KV is safe all the same.
 
 use super::Simulation;
-use super::journey::{Journey, NO_ROW, Stage};
+use super::journey::{Encoding, Journey, NO_ROW, Stage};
 use crate::error::SimError;
 use crate::ids::{ReplicaId, RequestId};
 use crate::metrics::{Activity, HostMeter};
@@ -12,10 +12,9 @@ impl Simulation {
     /// Returns the requests on their way from or to one of `engines` whose KV would be lost with them.
     pub(super) fn journeys_of(&self, engines: &[ReplicaId]) -> Vec<RequestId> {
         let Some(controller) = &self.controller else { return Vec::new() };
-        let mode = controller.handover.as_ref().map(|spec| spec.mode);
         let hit = |journey: &Journey| {
             // What is in the pool, or beside the destination's cache, has left the source behind.
-            let safe = match mode {
+            let safe = match controller.mode(journey) {
                 Some(HandoverMode::Store) => matches!(journey.stage, Stage::Waiting | Stage::Moving),
                 Some(HandoverMode::Buffer) => journey.stage == Stage::Waiting && journey.row != NO_ROW,
                 _ => false,
@@ -29,7 +28,9 @@ impl Simulation {
 
     /// Tells whether a request is on its way from one replica to another.
     pub(super) fn is_on_its_way(&self, id: RequestId) -> bool {
-        self.controller.as_ref().is_some_and(|controller| controller.journeys.contains_key(&id))
+        self.controller.as_ref().is_some_and(|controller| {
+            controller.journeys.contains_key(&id) || controller.encoding.get(&id) == Some(&Encoding::Sent)
+        })
     }
 
     /// Tells whether the KV of a request waits for a replica that takes it.
@@ -49,8 +50,8 @@ impl Simulation {
         engines: &[ReplicaId],
     ) -> Result<bool, SimError> {
         let Some(controller) = &mut self.controller else { return Ok(false) };
-        let mode = controller.handover.as_ref().map(|spec| spec.mode);
         let Some(journey) = controller.journeys.get(&id) else { return Ok(false) };
+        let mode = controller.mode(journey);
         let stored = mode == Some(HandoverMode::Store);
         // Where blocks are reserved before prompts are computed, a prompt that holds on to its source could wait for
         // blocks that are reserved for others who wait for the source.
@@ -75,7 +76,7 @@ impl Simulation {
         let Some(controller) = &mut self.controller else { return Ok(false) };
         let journey = controller.journey(id)?;
         let (row, source, ready) = (journey.row, journey.source, journey.ready);
-        *journey = Journey { ready, ..Journey::new(Stage::Waiting, source) };
+        *journey = Journey { ready, ..Journey::new(journey.model, Stage::Waiting, source) };
         if row != NO_ROW {
             let destination = self.around.recorder.transfers[row].destination;
             self.leave_engine(now, id, destination)?;
@@ -92,18 +93,19 @@ impl Simulation {
         self.unplaced.retain(|&other| other != id);
         let unplaced = self.unplaced.len() < waits;
         self.cancel_flows(now, id)?;
+        let encoding = self.controller.as_mut().and_then(|controller| controller.encoding.remove(&id));
         let journey = self.controller.as_mut().and_then(|controller| controller.journeys.remove(&id));
         let Some(journey) = journey else {
-            if unplaced {
+            if unplaced || encoding == Some(Encoding::Sent) {
                 return Ok(());
             }
             let (_, engine) = self.around.recorder.routed(id);
             return self.leave_engine(now, id, engine);
         };
         if matches!(journey.stage, Stage::Reserving | Stage::Computing) {
-            let tokens = u64::from(self.around.recorder.requests[id.index()].spec.prompt_tokens);
+            let spec = self.around.recorder.requests[id.index()].spec;
             if let Some(controller) = &mut self.controller {
-                controller.queued_tokens -= tokens;
+                controller.path(&spec).queued_tokens -= u64::from(spec.prompt_tokens);
             }
             self.leave_engine(now, id, journey.source)?;
         } else {
@@ -127,7 +129,7 @@ impl Simulation {
         let number = self.cluster_of[engine.index()] as usize;
         self.clusters[number].release(engine, id);
         if let Some(controller) = &mut self.controller {
-            controller.pools.iter_mut().for_each(|pool| pool.release(number));
+            controller.release(number);
         }
         self.clusters[number].abort(now, engine, id, &mut self.around)?;
         self.settle_drains(now, number)

@@ -1,7 +1,7 @@
 //! KV on the move: when pieces of it leave, through what, and when all of it is there.
 
 use super::Simulation;
-use super::journey::{Journey, Piece, Stage};
+use super::journey::{Piece, Stage};
 use super::transport::Transport;
 use crate::engine::{ComputedChunk, KvNews};
 use crate::error::SimError;
@@ -38,7 +38,7 @@ impl Simulation {
     ) -> Result<(), SimError> {
         let RemoteRead { request: id, num_blocks } = read;
         let Some(controller) = &mut self.controller else { return Ok(()) };
-        let piece = controller.piece(num_blocks, true);
+        let piece = Piece::new(&controller.handover_of(id)?, num_blocks, true);
         let journey = controller.journey(id)?;
         journey.num_blocks = num_blocks;
         if journey.stage == Stage::Reserving {
@@ -66,7 +66,8 @@ impl Simulation {
         let ComputedChunk { request: id, computed, start, end } = chunk;
         let prompt = self.around.recorder.requests[id.index()].spec.prompt_tokens;
         let Some(controller) = &mut self.controller else { return Ok(()) };
-        let (layers, granularity) = (controller.spec().num_layers, controller.spec().granularity);
+        let spec = controller.handover_of(id)?;
+        let layers = spec.num_layers;
         let source = controller.journey(id)?.source;
         let Some(size) = self.block_size_of(source) else { return Ok(()) };
         let Some(controller) = &mut self.controller else { return Ok(()) };
@@ -81,9 +82,9 @@ impl Simulation {
             return Ok(());
         }
         journey.sent_blocks = journey.sent_blocks.max(reached);
-        let whole = controller.piece(fresh, is_last);
+        let whole = Piece::new(&spec, fresh, is_last);
         let after_layers = whole.bytes / u64::from(layers);
-        let pieces = match granularity {
+        let pieces = match spec.granularity {
             // The KV of a layer leaves while the next ones are computed: all but the last layer's, from when the
             // first one is done.
             Granularity::Layer if layers > 1 => vec![
@@ -95,13 +96,16 @@ impl Simulation {
             ],
             _ => vec![(end, whole)],
         };
-        for (at, piece) in pieces {
-            let journey = controller.journey(id)?;
-            journey.to_start.push_back(piece);
-            journey.under_way += 1;
-            self.around.push_for(at, id, Event::TransferStart)?;
-        }
-        Ok(())
+        pieces.into_iter().try_for_each(|(at, piece)| self.start_later(at, id, piece))
+    }
+
+    /// Lets a piece of a request's KV leave at `at`.
+    fn start_later(&mut self, at: SimTime, id: RequestId, piece: Piece) -> Result<(), SimError> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let journey = controller.journey(id)?;
+        journey.to_start.push_back(piece);
+        journey.under_way += 1;
+        self.around.push_for(at, id, Event::TransferStart)
     }
 
     /// The next piece of a request's KV leaves.
@@ -128,7 +132,7 @@ impl Simulation {
         piece: Piece,
     ) -> Result<(SimTime, Option<SimTime>), SimError> {
         let Some(controller) = &mut self.controller else { return Ok((at, None)) };
-        let spec = controller.spec();
+        let spec = controller.handover_of(id)?;
         let latency = SimDuration(spec.latency_ns);
         let (start, end) = match spec.transport {
             TransportSpec::Serial { ns_per_block } => {
@@ -158,14 +162,12 @@ impl Simulation {
         id: RequestId,
         piece: Piece,
     ) -> Result<(SimTime, Option<SimTime>), SimError> {
-        let Some(controller) = &mut self.controller else { return Ok((at, None)) };
-        let journey = controller.journey(id)?;
         if at > now {
-            journey.to_start.push_back(piece);
-            journey.under_way += 1;
-            self.around.push_for(at, id, Event::TransferStart)?;
+            self.start_later(at, id, piece)?;
             return Ok((at, None));
         }
+        let Some(controller) = &mut self.controller else { return Ok((at, None)) };
+        let journey = controller.journey(id)?;
         let ends = (journey.source, self.around.recorder.transfers[journey.row].destination);
         self.note_start(id, now, piece)?;
         self.settle_flows(now)?;
@@ -201,14 +203,13 @@ impl Simulation {
         let (Some(transport), Some(controller)) = (&mut self.transport, &self.controller) else {
             return Ok(());
         };
-        let Some(handover) = &controller.handover else { return Ok(()) };
-        let latency = SimDuration(handover.latency_ns);
         let transfers = &self.around.recorder.transfers;
         let ends = |id: RequestId| {
             let journey = &controller.journeys[&id];
             (journey.source, transfers[journey.row].destination)
         };
         for (id, there) in transport.advance(now, ends)? {
+            let latency = SimDuration(controller.handover_of(id)?.latency_ns);
             self.around.push_for(there.after(latency)?, id, Event::TransferEnd)?;
         }
         Ok(())
@@ -231,8 +232,9 @@ impl Simulation {
     /// A piece of a request's KV is there.
     pub(super) fn on_transfer_end(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         let Some(controller) = &mut self.controller else { return Ok(()) };
-        let after = SimDuration(controller.spec().proxy_latency_ns);
-        let buffered = controller.spec().mode == HandoverMode::Buffer;
+        let handover = controller.handover_of(id)?;
+        let after = SimDuration(handover.proxy_latency_ns);
+        let buffered = handover.mode == HandoverMode::Buffer;
         let journey = controller.journey(id)?;
         journey.under_way -= 1;
         match journey.stage {
@@ -240,12 +242,11 @@ impl Simulation {
             Stage::Writing => {
                 journey.stage = Stage::Waiting;
                 let source = journey.source;
-                let done = journey.clone();
+                if buffered {
+                    self.around.recorder.transfers[journey.row].close(now, journey.start, journey.bytes);
+                }
                 let spec = self.around.recorder.requests[id.index()].spec;
                 self.tell(now, source, KvNews::Sent(id))?;
-                if buffered {
-                    self.close_transfer(now, &done);
-                }
                 self.around.recorder.enter(id, Activity::KvTransferWait, now, HostMeter::default());
                 self.pass_proxy(now, &spec, after)
             }
@@ -256,23 +257,15 @@ impl Simulation {
     /// All KV of a request is where it is to be.
     pub(super) fn arrive(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         let Some(controller) = &mut self.controller else { return Ok(()) };
-        let stored = controller.spec().mode == HandoverMode::Store;
+        let stored = controller.handover_of(id)?.mode == HandoverMode::Store;
         let Some(journey) = controller.journeys.remove(&id) else { return Ok(()) };
-        let destination = self.close_transfer(now, &journey);
+        let destination =
+            self.around.recorder.transfers[journey.row].close(now, journey.start, journey.bytes);
         self.around.recorder.enter(id, Activity::Queue, now, HostMeter::default());
         if !stored {
             self.tell(now, journey.source, KvNews::Sent(id))?;
         }
         self.tell(now, destination, KvNews::Received(id))
-    }
-
-    /// Records the end of a hand-over. Returns where the request is now.
-    pub(super) fn close_transfer(&mut self, now: SimTime, journey: &Journey) -> ReplicaId {
-        let transfer = &mut self.around.recorder.transfers[journey.row];
-        transfer.start = Some(journey.start.unwrap_or(now));
-        transfer.end = Some(now);
-        transfer.bytes = journey.bytes;
-        transfer.destination
     }
 
     /// Gives the links of a replica a share of their bandwidth.

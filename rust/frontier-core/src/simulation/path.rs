@@ -6,12 +6,12 @@
 //! prefills stall: nothing has to be told to wait.
 
 use super::Simulation;
-use super::journey::{Journey, NO_ROW, Stage};
+use super::journey::{Journey, NO_ROW, Piece, Stage};
 use crate::error::SimError;
 use crate::event::Event;
 use crate::ids::{ReplicaId, RequestId};
 use crate::metrics::{Activity, HostMeter, RejectReason, TransferRecord};
-use crate::plan::{Granularity, HandoverMode, HandoverSpec, SchedulerSpec};
+use crate::plan::{Granularity, HandoverMode, SchedulerSpec};
 use crate::scheduler::Handover;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::RequestSpec;
@@ -20,9 +20,10 @@ impl Simulation {
     /// Tells why a request can never be served, if so.
     pub(super) fn refusal(&self, spec: &RequestSpec) -> RejectReason {
         let Some(controller) = &self.controller else { return self.clusters[0].refusal(spec) };
-        let last = controller.pools.len() - 1;
-        for (leg, pool) in controller.pools.iter().enumerate() {
-            let work = work_of(spec, leg < last);
+        let path = &controller.paths[usize::from(spec.model)];
+        let begin = if spec.encoder_tokens > 0 { 0 } else { path.first() };
+        for (leg, pool) in path.pools.iter().enumerate().skip(begin) {
+            let work = path.work_of(spec, leg);
             let reasons = pool.clusters().iter().map(|&cluster| self.clusters[cluster].refusal(&work));
             // One cluster that can serve it is enough.
             let refused = reasons.reduce(|one, other| if one == RejectReason::None { one } else { other });
@@ -35,29 +36,34 @@ impl Simulation {
 
     /// Sends a request on its way, or lets it wait for a replica that takes requests.
     pub(super) fn admit(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
+        if self.needs_encoding(spec) {
+            return self.encode(now, spec);
+        }
         self.segments.clear();
         self.workload.prompt_segments(spec.id, &mut self.segments);
         let Some(controller) = &mut self.controller else {
             let engine = self.clusters[0].choose(now, spec, &self.segments);
             return self.send_or_wait(now, spec, engine);
         };
-        let Some(mode) = controller.handover.as_ref().map(|handover| handover.mode) else {
-            let engine = self.choose_on(now, 0, spec);
+        let path = controller.path(spec);
+        let first = path.first();
+        let Some(mode) = path.handover.map(|handover| handover.mode) else {
+            let engine = self.choose_on(now, first, spec);
             return self.send_or_wait(now, spec, engine);
         };
         let aim = match self.shortcut(now, spec) {
             Some((engine, true)) => return self.send(now, spec, engine),
             aim => aim.map(|(engine, _)| engine),
         };
-        let Some(source) = self.choose_on(now, 0, spec) else {
+        let Some(source) = self.choose_on(now, first, spec) else {
             self.unplaced.push(spec.id);
             return aim.map_or(Ok(()), |engine| self.leave_engine(now, spec.id, engine));
         };
         let Some(controller) = &mut self.controller else { unreachable!("it was there some lines before") };
-        controller.queued_tokens += u64::from(spec.prompt_tokens);
+        controller.path(spec).queued_tokens += u64::from(spec.prompt_tokens);
         let push = mode == HandoverMode::Push;
         let stage = if push { Stage::Reserving } else { Stage::Computing };
-        controller.journeys.insert(spec.id, Journey::new(stage, source));
+        controller.journeys.insert(spec.id, Journey::new(spec.model, stage, source));
         if let Some(destination) = aim {
             self.note_destination(spec.id, destination)?;
         }
@@ -72,25 +78,25 @@ impl Simulation {
     /// Chooses a cluster for a leg, and an engine of it.
     pub(super) fn choose_on(&mut self, now: SimTime, leg: usize, spec: &RequestSpec) -> Option<ReplicaId> {
         let clusters = &mut self.clusters;
-        let pools = &mut self.controller.as_mut()?.pools;
-        let work = work_of(spec, leg + 1 < pools.len());
+        let path = self.controller.as_mut()?.path(spec);
+        let work = path.work_of(spec, leg);
         let serves = |cluster: usize| {
             clusters[cluster].is_open() && clusters[cluster].refusal(&work) == RejectReason::None
         };
-        let cluster = pools[leg].choose(serves)?;
+        let cluster = path.pools[leg].choose(serves)?;
         clusters[cluster].choose(now, spec, &self.segments)
     }
 
     /// Chooses the engine of the last leg beforehand, where its cache has a say in which legs a request takes. Returns
     /// whether that engine serves it whole.
     fn shortcut(&mut self, now: SimTime, spec: &RequestSpec) -> Option<(ReplicaId, bool)> {
-        let controller = self.controller.as_ref()?;
-        let direct = controller.direct?;
-        let deflects = direct.deflect_above_tokens.is_some_and(|most| controller.queued_tokens > most);
+        let path = self.controller.as_mut()?.path(spec);
+        let (direct, last) = (path.direct?, path.last());
+        let deflects = direct.deflect_above_tokens.is_some_and(|most| path.queued_tokens > most);
         if !deflects && direct.max_uncached_tokens.is_none() {
             return None;
         }
-        let engine = self.choose_on(now, direct.leg as usize, spec)?;
+        let engine = self.choose_on(now, last, spec)?;
         let cached = self.clusters[self.cluster_of[engine.index()] as usize].cached_prefix(
             engine,
             spec,
@@ -101,7 +107,7 @@ impl Simulation {
     }
 
     /// Sends a request to `engine`, or lets it wait until there is one.
-    fn send_or_wait(
+    pub(super) fn send_or_wait(
         &mut self,
         now: SimTime,
         spec: &RequestSpec,
@@ -142,9 +148,12 @@ impl Simulation {
         {
             controller.journeys.remove(&spec.id);
         }
-        let spec = &work_of(spec, part == Handover::Keeps);
+        let work = match &mut self.controller {
+            Some(controller) => controller.work_of(spec, part),
+            None => *spec,
+        };
         let cluster = &mut self.clusters[self.cluster_of[engine.index()] as usize];
-        cluster.submit(now, spec, engine, part, &self.segments, &mut self.around)
+        cluster.submit(now, &work, engine, part, &self.segments, &mut self.around)
     }
 
     /// Chooses the replica that a request goes on to; none while none takes requests.
@@ -156,7 +165,7 @@ impl Simulation {
         self.segments.clear();
         self.workload.prompt_segments(spec.id, &mut self.segments);
         let Some(controller) = &mut self.controller else { return Ok(None) };
-        let last = controller.pools.len() - 1;
+        let last = controller.path(spec).last();
         let row = controller.journey(spec.id)?.row;
         if row != NO_ROW {
             return Ok(Some(self.around.recorder.transfers[row].destination));
@@ -214,15 +223,18 @@ impl Simulation {
         }
     }
 
-    /// Goes on with a request that its proxy, or the API servers of its destination, had.
+    /// Goes on with a request that its proxy, the API servers of its destination, or the link from its encoder had.
     pub(super) fn on_hand_over(&mut self, now: SimTime, id: RequestId) -> Result<(), SimError> {
         let spec = self.around.recorder.requests[id.index()].spec;
+        if self.take_embeddings(now, id) {
+            return self.admit(now, &spec);
+        }
         self.segments.clear();
         self.workload.prompt_segments(id, &mut self.segments);
         let Some(controller) = &mut self.controller else { return Ok(()) };
         let (row, stage) = (controller.journey(id)?.row, controller.journey(id)?.stage);
         if row == NO_ROW {
-            let buffered = controller.spec().mode == HandoverMode::Buffer;
+            let buffered = controller.handover_of(id)?.mode == HandoverMode::Buffer;
             return if buffered { self.write(now, &spec) } else { self.send_on(now, &spec) };
         }
         let destination = self.around.recorder.transfers[row].destination;
@@ -236,18 +248,22 @@ impl Simulation {
     pub(super) fn go_on(&mut self, now: SimTime, id: RequestId, engine: ReplicaId) -> Result<bool, SimError> {
         let number = self.cluster_of[engine.index()] as usize;
         let Some(controller) = &mut self.controller else { return Ok(false) };
-        controller.pools.iter_mut().for_each(|pool| pool.release(number));
-        let Some(journey) = controller.journeys.get_mut(&id) else { return Ok(false) };
+        controller.release(number);
         let spec = self.around.recorder.requests[id.index()].spec;
+        if controller.is_encoded(id) {
+            self.send_embeddings(now, &spec, engine)?;
+            return Ok(true);
+        }
+        let Some(journey) = controller.journeys.get_mut(&id) else { return Ok(false) };
         journey.ready = Some(now);
         if let Some(transfer) = self.around.recorder.transfers.get_mut(journey.row) {
             transfer.ready = Some(now);
         }
-        controller.queued_tokens -= u64::from(spec.prompt_tokens);
-        let HandoverSpec { mode, granularity, proxy_latency_ns, .. } = *controller.spec();
-        match mode {
+        controller.path(&spec).queued_tokens -= u64::from(spec.prompt_tokens);
+        let handover = controller.handover_of(id)?;
+        match handover.mode {
             HandoverMode::Pull => {
-                let after = SimDuration(proxy_latency_ns);
+                let after = SimDuration(handover.proxy_latency_ns);
                 controller.journey(id)?.stage = Stage::Waiting;
                 self.pass_proxy(now, &spec, after)?;
             }
@@ -259,9 +275,8 @@ impl Simulation {
                 let started = journey.start.is_some();
                 let destination = self.around.recorder.transfers[journey.row].destination;
                 self.around.recorder.route(id, destination, now);
-                if granularity == Granularity::Request {
-                    let piece = controller.piece(num_blocks, true);
-                    self.start_piece(now, id, piece)?;
+                if handover.granularity == Granularity::Request {
+                    self.start_piece(now, id, Piece::new(&handover, num_blocks, true))?;
                 } else if all_there {
                     self.arrive(now, id)?;
                 } else if started {
@@ -275,7 +290,8 @@ impl Simulation {
     /// Lets the source write a prompt's KV to the pool, or to the buffer of its destination.
     fn write(&mut self, now: SimTime, spec: &RequestSpec) -> Result<(), SimError> {
         let Some(controller) = &mut self.controller else { return Ok(()) };
-        let buffered = controller.spec().mode == HandoverMode::Buffer;
+        let handover = controller.handover_of(spec.id)?;
+        let buffered = handover.mode == HandoverMode::Buffer;
         let journey = controller.journey(spec.id)?;
         journey.stage = Stage::Waiting;
         let source = journey.source;
@@ -286,8 +302,7 @@ impl Simulation {
         let blocks = self.block_size_of(source).map_or(0, |size| spec.prompt_tokens.div_ceil(size));
         let Some(controller) = &mut self.controller else { return Ok(()) };
         controller.journey(spec.id)?.stage = Stage::Writing;
-        let piece = controller.piece(blocks, true);
-        self.start_piece(now, spec.id, piece)
+        self.start_piece(now, spec.id, Piece::new(&handover, blocks, true))
     }
 
     pub(super) fn pass_proxy(
@@ -308,9 +323,4 @@ impl Simulation {
             SchedulerSpec::Sglang(_) | SchedulerSpec::Baseline(_) => None,
         }
     }
-}
-
-/// Returns a request as a leg knows it: one that hands it over makes a single token.
-fn work_of(spec: &RequestSpec, hands_over: bool) -> RequestSpec {
-    if hands_over { RequestSpec { output_tokens: 1, ..*spec } } else { *spec }
 }

@@ -30,6 +30,11 @@ impl Pool {
         &self.clusters
     }
 
+    /// Returns the requests under way in all of them.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.outstanding.iter().map(|&count| u64::from(count)).sum()
+    }
+
     /// Chooses one of the clusters that are open, and counts a request as under way there.
     pub(super) fn choose(&mut self, is_open: impl Fn(usize) -> bool) -> Option<usize> {
         let open: Vec<usize> = (0..self.clusters.len()).filter(|&at| is_open(self.clusters[at])).collect();
@@ -67,14 +72,12 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Work;
-
     fn pool(weights: &[f64], balance: BalanceSpec) -> Pool {
         Pool::new(&LegSpec {
             clusters: (0..weights.len() as u32).collect(),
             weights: weights.to_vec(),
             balance,
-            work: Work::All,
+            encodes: None,
             receives: None,
         })
     }

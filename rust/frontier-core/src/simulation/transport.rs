@@ -6,7 +6,7 @@ use crate::error::SimError;
 use crate::ids::{ReplicaId, RequestId};
 use crate::network::{Bundle, Ended, FlowId, FlowNetwork, GpuId, Layout, Topology, re_layout};
 use crate::plan::network::EfficiencySpec;
-use crate::plan::{ClusterSpec, NetworkSpec, PlacementSpec};
+use crate::plan::{NetworkSpec, PlacementSpec, Plan};
 use crate::time::{SimDuration, SimTime};
 
 /// The network of a run.
@@ -18,7 +18,8 @@ pub(super) struct Transport {
     placements: Vec<Option<PlacementSpec>>,
     /// First engine of each cluster.
     first: Vec<u32>,
-    num_layers: u32,
+    /// Layers whose KV the engines of each cluster hold.
+    num_layers: Vec<u32>,
     bundles: FxHashMap<(ReplicaId, ReplicaId), Bundle>,
     /// The moment for which the run is told to look at the flows.
     armed: Option<SimTime>,
@@ -28,17 +29,20 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// Returns an idle network between `clusters`, whose first engines are `first`.
+    /// Returns an idle network between the clusters of a plan, whose first engines are `first`.
     ///
     /// # Errors
     /// [`SimError::Plan`] for GPUs that do not exist, [`SimError::Input`] for layouts that do not fit together.
-    pub(super) fn new(
-        spec: &NetworkSpec,
-        clusters: &[ClusterSpec],
-        first: Vec<u32>,
-        num_layers: u32,
-    ) -> Result<Self, SimError> {
+    pub(super) fn new(spec: &NetworkSpec, plan: &Plan, first: Vec<u32>) -> Result<Self, SimError> {
         let topology = Topology::new(spec)?;
+        let clusters = &plan.clusters;
+        let mut num_layers = vec![1; clusters.len()];
+        for path in &plan.paths {
+            let Some(handover) = path.handover() else { continue };
+            for &cluster in path.legs.iter().flat_map(|leg| &leg.clusters) {
+                num_layers[cluster as usize] = handover.num_layers;
+            }
+        }
         for (number, cluster) in clusters.iter().enumerate() {
             let engines = u64::from(cluster.replicas)
                 * u64::from(cluster.data_parallel.as_ref().map_or(1, |ranks| ranks.size));
@@ -170,7 +174,8 @@ impl Transport {
             });
         };
         let stages = placement.pipeline_parallel_size;
-        let layers = |stage| self.num_layers / stages + u32::from(stage < self.num_layers % stages);
+        let num_layers = self.num_layers[cluster];
+        let layers = |stage| num_layers / stages + u32::from(stage < num_layers % stages);
         let layout = Layout {
             tensor_parallel_size: placement.tensor_parallel_size,
             layers_per_stage: (0..stages).map(layers).collect(),

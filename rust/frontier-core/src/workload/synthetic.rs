@@ -5,7 +5,7 @@ use super::lengths::Lengths;
 use super::{RequestSpec, Segment, UNIQUE_STREAM_BASE};
 use crate::error::SimError;
 use crate::ids::{RequestId, SessionId};
-use crate::plan::workload::{SharedPrefixSpec, SyntheticSpec};
+use crate::plan::workload::{EncoderSpec, SharedPrefixSpec, SyntheticSpec};
 use crate::rng::{RngStreams, Stream};
 use crate::time::SimTime;
 
@@ -25,6 +25,8 @@ pub(super) struct Synthetic {
     max_priority: u32,
     priority_stream: Stream,
     prefixes: Option<Prefixes>,
+    models: Models,
+    encoder: Option<Encoder>,
     prompt_tokens: Vec<u32>,
 }
 
@@ -41,8 +43,15 @@ impl Synthetic {
             max_priority: spec.max_priority,
             priority_stream: streams.get("workload.priority"),
             prefixes: spec.shared_prefix.as_ref().map(|prefix| Prefixes::new(prefix, *streams)),
+            models: Models::new(&spec.models, streams),
+            encoder: spec.encoder.as_ref().map(|encoder| Encoder::new(encoder, streams)),
             prompt_tokens: Vec::new(),
         }
+    }
+
+    /// Returns one more than the largest model that a request may ask for.
+    pub(super) fn num_models(&self) -> usize {
+        self.models.up_to.len().max(1)
     }
 
     /// Draws the next request. Its id must be the number of requests drawn before.
@@ -69,6 +78,8 @@ impl Synthetic {
             priority: self.priority_stream.below(u64::from(self.max_priority) + 1) as i32,
             session: self.sessions.map(|count| SessionId(session_stream.below(u64::from(count)) as u32)),
             tie_rank: id.0,
+            model: self.models.draw(),
+            encoder_tokens: self.encoder.as_mut().map_or(Ok(0), Encoder::draw)?,
         })
     }
 
@@ -83,6 +94,57 @@ impl Synthetic {
             }
         }
         out.push(Segment { stream: UNIQUE_STREAM_BASE + u64::from(id.0), start: 0, len: own_tokens });
+    }
+}
+
+/// Which model a request asks for.
+#[derive(Clone, Debug)]
+struct Models {
+    /// Cumulative shares; empty where there is one model.
+    up_to: Vec<f64>,
+    stream: Stream,
+}
+
+impl Models {
+    fn new(shares: &[f64], streams: &RngStreams) -> Self {
+        let mut sum = 0.0;
+        let up_to = shares.iter().map(|share| {
+            sum += share;
+            sum
+        });
+        Self { up_to: up_to.collect(), stream: streams.get("workload.model") }
+    }
+
+    fn draw(&mut self) -> u16 {
+        let Some(total) = self.up_to.last() else { return 0 };
+        let at = self.stream.unit() * total;
+        self.up_to.partition_point(|&up_to| up_to <= at).min(self.up_to.len() - 1) as u16
+    }
+}
+
+/// What requests bring to be encoded.
+#[derive(Clone, Debug)]
+struct Encoder {
+    lengths: Lengths,
+    length_stream: Stream,
+    share: f64,
+    share_stream: Stream,
+}
+
+impl Encoder {
+    fn new(spec: &EncoderSpec, streams: &RngStreams) -> Self {
+        Self {
+            lengths: Lengths::new(&spec.tokens),
+            length_stream: streams.get("workload.encoder_tokens"),
+            share: spec.share,
+            share_stream: streams.get("workload.encoder_share"),
+        }
+    }
+
+    fn draw(&mut self) -> Result<u32, SimError> {
+        // Both draws are made for every request: another share leaves the others' lengths as they were.
+        let tokens = self.lengths.draw(&mut self.length_stream)?;
+        Ok(if self.share_stream.unit() < self.share { tokens } else { 0 })
     }
 }
 

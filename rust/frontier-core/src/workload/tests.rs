@@ -15,6 +15,8 @@ fn synthetic(arrivals: ArrivalSpec, num_requests: Option<u64>, duration_ns: Opti
         shared_prefix: None,
         sessions: Some(7),
         max_priority: 0,
+        models: vec![],
+        encoder: None,
     })
 }
 
@@ -46,6 +48,8 @@ fn trace() -> Arc<TraceColumns> {
         priority: Some(vec![1, 2, 3]),
         session: Some(vec![5, NO_SESSION, 5]),
         tie_rank: Some(vec![0, 7, 2]),
+        model: None,
+        encoder_tokens: None,
         segments: Some(RawSegments {
             offsets: vec![0, 1, 1, 3],
             stream: vec![3, 3, OUTPUT_STREAM_BASE],
@@ -75,6 +79,8 @@ fn a_trace_is_issued_row_by_row() {
         priority: 3,
         session: Some(SessionId(5)),
         tie_rank: 2,
+        model: 0,
+        encoder_tokens: 0,
     };
     assert_eq!(requests[2], last);
     assert_eq!(segments(&workload, 0), [segment(3, 0, 4)]);
@@ -223,7 +229,7 @@ fn a_trace_can_be_replayed_in_a_closed_loop() {
 
 #[test]
 fn requests_are_few_bytes() {
-    assert!(std::mem::size_of::<RequestSpec>() <= 40, "{}", std::mem::size_of::<RequestSpec>());
+    assert!(std::mem::size_of::<RequestSpec>() <= 48, "{}", std::mem::size_of::<RequestSpec>());
     assert_eq!(std::mem::size_of::<Segment>(), 16);
 }
 

@@ -24,6 +24,10 @@ pub struct RawTrace {
     pub segments: Option<RawSegments>,
     /// Rank of a request among those that arrive at the same time; the row number if absent.
     pub tie_rank: Option<Vec<u32>>,
+    /// Models asked for, as numbers of the plan's paths; all the first if absent.
+    pub model: Option<Vec<u16>>,
+    /// Tokens to be encoded before the prompt; none if absent.
+    pub encoder_tokens: Option<Vec<u32>>,
 }
 
 /// Prompt segments of all requests, one after another.
@@ -53,6 +57,8 @@ pub struct TraceColumns {
     priority: Option<Vec<i32>>,
     session: Option<Vec<u32>>,
     tie_rank: Option<Vec<u32>>,
+    model: Option<Vec<u16>>,
+    encoder_tokens: Option<Vec<u32>>,
     prompts: Option<Prompts>,
 }
 
@@ -71,6 +77,8 @@ pub(crate) struct Row {
     pub priority: i32,
     pub session: Option<SessionId>,
     pub tie_rank: u32,
+    pub model: u16,
+    pub encoder_tokens: u32,
 }
 
 impl TraceColumns {
@@ -91,6 +99,8 @@ impl TraceColumns {
         check_length("priority", raw.priority.as_ref().map_or(rows, Vec::len), rows)?;
         check_length("session", raw.session.as_ref().map_or(rows, Vec::len), rows)?;
         check_length("tie_rank", raw.tie_rank.as_ref().map_or(rows, Vec::len), rows)?;
+        check_length("model", raw.model.as_ref().map_or(rows, Vec::len), rows)?;
+        check_length("encoder_tokens", raw.encoder_tokens.as_ref().map_or(rows, Vec::len), rows)?;
         check_arrivals(&raw.arrival_ns)?;
         check_tokens(&raw.prompt_tokens, &raw.output_tokens)?;
         let prompts = match raw.segments {
@@ -104,6 +114,8 @@ impl TraceColumns {
             priority: raw.priority,
             session: raw.session,
             tie_rank: raw.tie_rank,
+            model: raw.model,
+            encoder_tokens: raw.encoder_tokens,
             prompts,
         })
     }
@@ -128,7 +140,15 @@ impl TraceColumns {
                 .filter(|&s| s != NO_SESSION)
                 .map(SessionId),
             tie_rank: self.tie_rank.as_ref().map_or(row as u32, |column| column[row]),
+            model: self.model.as_ref().map_or(0, |column| column[row]),
+            encoder_tokens: self.encoder_tokens.as_ref().map_or(0, |column| column[row]),
         }
+    }
+
+    /// Returns one more than the largest model that a row asks for.
+    pub(super) fn num_models(&self) -> usize {
+        let largest = self.model.as_ref().and_then(|column| column.iter().copied().max());
+        usize::from(largest.unwrap_or(0)) + 1
     }
 
     /// Returns a request's segments in normal form, none if its content is unique.

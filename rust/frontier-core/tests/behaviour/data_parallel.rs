@@ -36,7 +36,7 @@ fn run_rows(plan: &Value, rows: &[(u64, u32, u32)]) -> (Recorder, Totals) {
         priority: None,
         session: None,
         segments: None,
-        tie_rank: None,
+        ..RawTrace::default()
     };
     run_with(plan, Some(Arc::new(TraceColumns::new(trace).unwrap()))).unwrap()
 }

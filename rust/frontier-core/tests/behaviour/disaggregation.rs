@@ -17,21 +17,21 @@ pub(crate) fn disaggregated(workload: &Value, mode: &str, granularity: &str) -> 
     decode["name"] = json!("decode");
     plan["clusters"][0]["name"] = json!("prefill");
     plan["clusters"].as_array_mut().unwrap().push(decode);
-    plan["path"] = json!({
+    plan["paths"] = json!([{
         "legs": [
-            {"clusters": [0], "weights": [1.0], "balance": "weighted", "work": "prefill", "receives": null},
-            {"clusters": [1], "weights": [1.0], "balance": "weighted", "work": "all", "receives": {
+            {"clusters": [0], "weights": [1.0], "balance": "weighted", "encodes": null, "receives": null},
+            {"clusters": [1], "weights": [1.0], "balance": "weighted", "encodes": null, "receives": {
                 "mode": mode, "granularity": granularity, "proxy_latency_ns": 0, "latency_ns": 0,
                 "bytes_per_block": BLOCK_BYTES, "fixed_bytes": 0, "num_layers": 4,
                 "transport": {"kind": "dedicated", "bytes_per_s": 1e9}}}
         ],
         "direct": null
-    });
+    }]);
     plan
 }
 
 fn handover(plan: &mut Value) -> &mut Value {
-    &mut plan["path"]["legs"][1]["receives"]
+    &mut plan["paths"][0]["legs"][1]["receives"]
 }
 
 fn finished(plan: &Value) -> (Recorder, Totals) {
@@ -152,11 +152,11 @@ fn a_store_frees_the_source_before_the_destination_reads() {
 #[test]
 fn short_prompts_and_overflow_stay_on_the_decode_side() {
     let mut plan = disaggregated(&burst(8, 160, 4), "pull", "request");
-    plan["path"]["direct"] = json!({"leg": 1, "max_uncached_tokens": 160, "deflect_above_tokens": null});
+    plan["paths"][0]["direct"] = json!({"max_uncached_tokens": 160, "deflect_above_tokens": null});
     let (recorder, _) = run(&plan).unwrap();
     assert!(recorder.transfers.is_empty());
     assert!(recorder.requests.iter().all(|record| record.replica.unwrap().0 == 1));
-    plan["path"]["direct"] = json!({"leg": 1, "max_uncached_tokens": 159, "deflect_above_tokens": 320});
+    plan["paths"][0]["direct"] = json!({"max_uncached_tokens": 159, "deflect_above_tokens": 320});
     let (recorder, _) = run(&plan).unwrap();
     // Three prompts are queued before more than 320 tokens are.
     assert_eq!(recorder.transfers.len(), 3);
@@ -168,7 +168,7 @@ fn looking_for_cached_prompts_does_not_upset_the_turns_of_the_router() {
     let arrivals = json!({"kind": "constant", "rate_per_s": 20.0});
     let mut plan = disaggregated(&synthetic(&arrivals, 20, 160, 4), "pull", "request");
     plan["clusters"][1]["replicas"] = json!(2);
-    plan["path"]["direct"] = json!({"leg": 1, "max_uncached_tokens": 16, "deflect_above_tokens": null});
+    plan["paths"][0]["direct"] = json!({"max_uncached_tokens": 16, "deflect_above_tokens": null});
     let (recorder, _) = finished(&plan);
     let on_first = recorder.requests.iter().filter(|record| record.replica.unwrap().0 == 1).count();
     assert_eq!(on_first, 10);
@@ -194,8 +194,8 @@ fn engines_that_cannot_hand_over_are_refused() {
 #[test]
 fn a_pool_serves_what_one_of_its_clusters_can() {
     let mut plan = disaggregated(&burst(4, 600, 4), "pull", "request");
-    plan["path"]["legs"] = json!([
-        {"clusters": [0, 1], "weights": [1.0, 1.0], "balance": "weighted", "work": "all", "receives": null}]);
+    plan["paths"][0]["legs"] = json!([
+        {"clusters": [0, 1], "weights": [1.0, 1.0], "balance": "weighted", "encodes": null, "receives": null}]);
     plan["clusters"][1]["scheduler"]["max_model_len"] = json!(256);
     let (recorder, _) = run(&plan).unwrap();
     assert!(recorder.requests.iter().all(|record| record.replica.unwrap().0 == 0));

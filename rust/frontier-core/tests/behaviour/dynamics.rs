@@ -4,6 +4,7 @@
 use crate::data_parallel::lock_step;
 use crate::disaggregation::{disaggregated, networked};
 use crate::kv_tiers::{tier, tiers};
+use crate::paths::{encoded, served_beside};
 use crate::support::{burst, plan, run, synthetic};
 use frontier_core::metrics::{Cause, Recorder, RejectReason, RequestStatus};
 use frontier_core::time::SimTime;
@@ -251,8 +252,8 @@ fn a_cluster_without_replicas_takes_one_from_its_reserve_or_gives_up() {
 #[test]
 fn a_path_of_one_leg_takes_faults_beside_a_network() {
     let mut pools = networked(disaggregated(&burst(6, 160, 5), "pull", "request"), 1, 1);
-    pools["path"]["legs"] = json!([
-        {"clusters": [0, 1], "weights": [1.0, 1.0], "balance": "weighted", "work": "all", "receives": null}]);
+    pools["paths"][0]["legs"] = json!([
+        {"clusters": [0, 1], "weights": [1.0, 1.0], "balance": "weighted", "encodes": null, "receives": null}]);
     let fail = change(5_000_000, 1, 0, &json!({"kind": "fail", "down_ns": null}));
     let (recorder, _) = run(&changing(pools, "rerun", &[fail])).unwrap();
     assert_accounted_for(&recorder, 6);
@@ -350,12 +351,20 @@ fn faulty(seed: u64) -> (Value, usize) {
         plan["clusters"][0]["kv_tiers"] = tiers(&below, load, "write_through");
         plan["clusters"][0]["scheduler"]["num_blocks"] = json!(62 + dice.below(20));
     }
-    plan["path"]["legs"][1]["receives"]["proxy_latency_ns"] = json!(dice.below(3) * 500_000);
+    plan["paths"][0]["legs"][1]["receives"]["proxy_latency_ns"] = json!(dice.below(3) * 500_000);
+    if dice.below(4) == 0 {
+        encoded(&mut plan, 16 + dice.below(300) as u32, 0.7);
+    }
+    if dice.below(4) == 0 {
+        served_beside(&mut plan, 0.5);
+    }
+    let num_clusters = plan["clusters"].as_array().unwrap().len() as u64;
     let events = (0..dice.below(5)).map(|_| {
-        let cluster = dice.below(2) as u32;
-        let replica = dice.below(u64::from([prefills, decodes][cluster as usize])) as u32;
+        let cluster = dice.below(num_clusters) as u32;
+        let replicas = [prefills, decodes].get(cluster as usize).copied().unwrap_or(1);
+        let replica = dice.below(u64::from(replicas)) as u32;
         let down = if dice.below(3) == 0 { json!(null) } else { json!(dice.below(40) * 1_000_000) };
-        let kind = match dice.below(if on_network { 5 } else { 4 }) {
+        let kind = match dice.below(if on_network && cluster < 2 { 5 } else { 4 }) {
             0 | 1 => json!({"kind": "fail", "down_ns": down}),
             2 => json!({"kind": "restart", "down_ns": dice.below(20) * 1_000_000}),
             3 => json!({"kind": "slow", "factor": 1.0 + dice.below(5) as f64, "for_ns": 10_000_000}),
@@ -367,7 +376,7 @@ fn faulty(seed: u64) -> (Value, usize) {
     });
     let mut events: Vec<Value> = events.collect();
     if dice.below(4) == 0 {
-        plan["path"]["direct"] = json!({"leg": 1, "max_uncached_tokens": dice.below(300),
+        plan["paths"][0]["direct"] = json!({"max_uncached_tokens": dice.below(300),
             "deflect_above_tokens": dice.below(2000)});
     }
     let mut scalers = Vec::new();

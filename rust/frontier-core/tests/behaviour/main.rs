@@ -12,6 +12,7 @@ mod hangs;
 mod kv_groups;
 mod kv_tiers;
 mod ordering;
+mod paths;
 mod pipelines;
 mod private_content;
 mod routing;

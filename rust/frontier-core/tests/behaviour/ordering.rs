@@ -36,7 +36,7 @@ fn by(policy: &Value, rows: &[Row], seqs: u32, key: fn((u64, u64)) -> u64) -> Ve
         priority: Some(rows.iter().map(|row| row.3).collect()),
         session: Some(rows.iter().map(|row| row.4).collect()),
         segments: None,
-        tie_rank: None,
+        ..RawTrace::default()
     })
     .unwrap();
     let mut document = plan(&json!({"kind": "trace", "arrivals": null, "num_requests": null}));

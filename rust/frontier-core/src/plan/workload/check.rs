@@ -1,6 +1,8 @@
 //! Checks of a workload's values, each refusal with the path of the field.
 
-use super::{ArrivalSpec, LengthSpec, RateSegment, SharedPrefixSpec, SyntheticSpec, WorkloadSpec};
+use super::{
+    ArrivalSpec, EncoderSpec, LengthSpec, RateSegment, SharedPrefixSpec, SyntheticSpec, WorkloadSpec,
+};
 use crate::error::SimError;
 
 /// Arrival rates that gaps of whole nanoseconds can follow.
@@ -61,6 +63,12 @@ impl SyntheticSpec {
                 format!("was {}, must be at most {}", self.max_priority, i32::MAX),
             );
         }
+        for (number, &share) in self.models.iter().enumerate() {
+            positive("workload", &format!("models[{number}]"), share, 1e9)?;
+        }
+        if let Some(encoder) = &self.encoder {
+            encoder.check()?;
+        }
         self.check_total_tokens()
     }
 
@@ -81,6 +89,14 @@ impl SyntheticSpec {
             );
         }
         Ok(())
+    }
+}
+
+impl EncoderSpec {
+    fn check(&self) -> Result<(), SimError> {
+        let path = "workload.encoder";
+        self.tokens.check(&format!("{path}.tokens"))?;
+        within(path, "share", self.share, 0.0, 1.0)
     }
 }
 

@@ -13,6 +13,8 @@ fn spec(shared_prefix: Option<SharedPrefixSpec>) -> SyntheticSpec {
         shared_prefix,
         sessions: None,
         max_priority: 0,
+        models: vec![],
+        encoder: None,
     }
 }
 

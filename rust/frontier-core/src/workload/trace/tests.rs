@@ -40,8 +40,16 @@ fn rows_come_back_as_given() {
     .unwrap();
     assert_eq!(columns.len(), 3);
     assert_eq!(columns.tie_stride(), 3);
-    let row =
-        Row { arrival_ns: 5, prompt_tokens: 6, output_tokens: 3, priority: -7, session: None, tie_rank: 0 };
+    let row = Row {
+        arrival_ns: 5,
+        prompt_tokens: 6,
+        output_tokens: 3,
+        priority: -7,
+        session: None,
+        tie_rank: 0,
+        model: 0,
+        encoder_tokens: 0,
+    };
     assert_eq!(columns.row(1), row);
     assert_eq!(columns.row(0).session, Some(SessionId(9)));
     let plain = TraceColumns::new(raw()).unwrap().row(2);

@@ -14,6 +14,8 @@ fn synthetic() -> SyntheticSpec {
         shared_prefix: Some(SharedPrefixSpec { count: 2, tokens: fixed(5), zipf_exponent: 1.0, share: 0.5 }),
         sessions: Some(3),
         max_priority: 2,
+        models: vec![],
+        encoder: None,
     }
 }
 
