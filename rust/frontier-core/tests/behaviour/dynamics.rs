@@ -297,6 +297,23 @@ impl Dice {
     }
 }
 
+/// Gives some clusters of a plan API servers, and some plans encoders or another model.
+fn dress(plan: &mut Value, dice: &mut Dice) {
+    for cluster in 0..2 {
+        if dice.below(5) == 0 {
+            plan["clusters"][cluster]["frontend"] = json!({"api_servers": 1 + dice.below(2),
+                "separate_detokenizer": false, "network_ns": 200_000, "per_request_ns": 300_000,
+                "per_prompt_token_ns": 100, "per_message_ns": 1000, "per_output_ns": 1000, "per_output_token_ns": 100});
+        }
+    }
+    if dice.below(4) == 0 {
+        encoded(&mut plan, 16 + dice.below(300) as u32, 0.7);
+    }
+    if dice.below(4) == 0 {
+        served_beside(&mut plan, 0.5);
+    }
+}
+
 /// Returns a disaggregated plan with faults drawn from a seed.
 fn faulty(seed: u64) -> (Value, usize) {
     let mut dice = Dice(seed);
@@ -332,13 +349,7 @@ fn faulty(seed: u64) -> (Value, usize) {
         plan["clusters"][1]["data_parallel"] = lock_step(2);
         plan["clusters"][1]["scheduler"]["async_scheduling"] = json!(false);
     }
-    for cluster in 0..2 {
-        if dice.below(5) == 0 {
-            plan["clusters"][cluster]["frontend"] = json!({"api_servers": 1 + dice.below(2),
-                "separate_detokenizer": false, "network_ns": 200_000, "per_request_ns": 300_000,
-                "per_prompt_token_ns": 100, "per_message_ns": 1000, "per_output_ns": 1000, "per_output_token_ns": 100});
-        }
-    }
+    dress(&mut plan, &mut dice);
     if tiered {
         let mut remote = tier("remote", 1 + dice.below(20), 2_000_000, "lru");
         remote["shared"] = json!(true);
@@ -352,12 +363,6 @@ fn faulty(seed: u64) -> (Value, usize) {
         plan["clusters"][0]["scheduler"]["num_blocks"] = json!(62 + dice.below(20));
     }
     plan["paths"][0]["legs"][1]["receives"]["proxy_latency_ns"] = json!(dice.below(3) * 500_000);
-    if dice.below(4) == 0 {
-        encoded(&mut plan, 16 + dice.below(300) as u32, 0.7);
-    }
-    if dice.below(4) == 0 {
-        served_beside(&mut plan, 0.5);
-    }
     let num_clusters = plan["clusters"].as_array().unwrap().len() as u64;
     let events = (0..dice.below(5)).map(|_| {
         let cluster = dice.below(num_clusters) as u32;
