@@ -307,10 +307,10 @@ fn dress(plan: &mut Value, dice: &mut Dice) {
         }
     }
     if dice.below(4) == 0 {
-        encoded(&mut plan, 16 + dice.below(300) as u32, 0.7);
+        encoded(plan, 16 + dice.below(300) as u32, 0.7);
     }
     if dice.below(4) == 0 {
-        served_beside(&mut plan, 0.5);
+        served_beside(plan, 0.5);
     }
 }
 
