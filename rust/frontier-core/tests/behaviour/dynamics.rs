@@ -349,7 +349,6 @@ fn faulty(seed: u64) -> (Value, usize) {
         plan["clusters"][1]["data_parallel"] = lock_step(2);
         plan["clusters"][1]["scheduler"]["async_scheduling"] = json!(false);
     }
-    dress(&mut plan, &mut dice);
     if tiered {
         let mut remote = tier("remote", 1 + dice.below(20), 2_000_000, "lru");
         remote["shared"] = json!(true);
@@ -363,6 +362,7 @@ fn faulty(seed: u64) -> (Value, usize) {
         plan["clusters"][0]["scheduler"]["num_blocks"] = json!(62 + dice.below(20));
     }
     plan["paths"][0]["legs"][1]["receives"]["proxy_latency_ns"] = json!(dice.below(3) * 500_000);
+    dress(&mut plan, &mut dice);
     let num_clusters = plan["clusters"].as_array().unwrap().len() as u64;
     let events = (0..dice.below(5)).map(|_| {
         let cluster = dice.below(num_clusters) as u32;
