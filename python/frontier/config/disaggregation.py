@@ -204,8 +204,8 @@ def program_issues(
     if program is None:
         found = ", ".join(dict.fromkeys(roles))
         message = (
-            f"have the roles {found}, must have colocated alone, prefill and decode, or attention and ffn: alone,"
-            " with prefill clusters before them, or with decode clusters after them (any number of each)"
+            f"have the roles {found}, must have colocated alone, prefill and decode, or attention and ffn:"
+            " alone, with prefill clusters before them, or decode clusters after them (any number of each)"
         )
         return [*issues, Issue("clusters", roles, message)]
     if roles.count("attention") != roles.count("ffn"):
