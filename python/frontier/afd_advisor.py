@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,12 @@ StepTimeOf = Callable[[AfdLayout], dict[str, Any]]
 
 _MOST = 1 << 20
 """Most requests of one attention rank that are tried."""
+
+_STRATA = 7
+"""Typical steps that stand for all, where prompts are computed in them: a prime, so that orders differ."""
+
+_HARDLY_VARIES = 500.0
+"""Prompts in a step of which as many are taken to be in every step."""
 
 Batch = list[tuple[int, int, bool]]
 """Requests of an attention rank: query tokens, context after the step, whether it is a prefill."""
@@ -74,21 +80,39 @@ class PromptLoad:
         chunks = [(self.prompt_tokens, self.prompt_tokens, True)] * whole
         return [*chunks, (rest, (self.prompt_tokens + rest) // 2, True)] if rest else chunks
 
-    def steps(self, requests: int, ranks: int, max_num_batched_tokens: int) -> list[tuple[float, int, int]]:
-        """Return kinds of steps: their share, how many ranks compute prompts in them, and tokens of each.
+    def steps(self, requests: int, ranks: int, max_num_batched_tokens: int) -> list[list[int]]:
+        """Return typical steps: the prompt tokens of every rank in each of them.
 
-        A prompt is computed in as few steps as it fits in. While prompts keep ranks busy with them for a part
-        of the steps alone, ranks get theirs independently, and any of them holds up all: there are steps
-        without prompts, and steps in which as many ranks as in the mean of the others have one.
+        Prompts come to ranks independently of each other and are computed at once, as far as the budget
+        goes, so a rank has a Poisson number of them in a step, and the rank with most holds up all. A rank
+        has each part of the law (one of `_STRATA` equally likely ones, as its mean) in one of the steps, and
+        ranks have theirs in orders of their own.
         """
-        tokens = self.tokens(requests)
-        chunk = min(self.prompt_tokens, max_num_batched_tokens - requests)
-        busy = tokens / chunk if chunk > 0 else 1.0
-        if busy >= 1 or tokens == 0:
-            return [(1.0, ranks, tokens)]
-        none = (1 - busy) ** ranks
-        together = min(ranks, max(1, round(ranks * busy / (1 - none))))
-        return [(none, 0, 0), (1 - none, together, chunk)]
+        room = max_num_batched_tokens - requests
+        chunk = min(self.prompt_tokens, room)
+        if chunk <= 0:
+            return [[0] * ranks]
+        parts = [min(room, round(part * chunk)) for part in _strata(requests * self.per_decode / chunk)]
+        return [
+            [parts[(step * (1 + rank % (_STRATA - 1)) + 3 * rank) % _STRATA] for rank in range(ranks)]
+            for step in range(_STRATA)
+        ]
+
+
+def _strata(mean: float) -> list[float]:
+    """Return the means of a Poisson law over its `_STRATA` equally likely parts, ascending."""
+    if mean > _HARDLY_VARIES:
+        return [mean] * _STRATA
+    parts, number, share, below = [0.0] * _STRATA, 0, math.exp(-mean), 0.0
+    most = mean + 10 * math.sqrt(mean) + 10
+    while number <= most:
+        above = min(1.0, below + share)
+        for part in range(_STRATA):
+            within = min(above, (part + 1) / _STRATA) - max(below, part / _STRATA)
+            parts[part] += max(0.0, within) * _STRATA * number
+        number, below = number + 1, above
+        share *= mean / number
+    return parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +122,8 @@ class AfdChoice:
     Attributes:
         layout: ranks and micro-batches.
         requests_per_rank: requests of every attention rank.
-        step_s: time of a decode step, which is every request's TPOT; of the mean one where prompts are
-            computed in some of them.
+        step_s: time of a decode step, which is every request's TPOT; the mean of typical ones where prompts
+            are computed in them.
         attention_s: attention of one micro-batch in the mean layer (Ta).
         ffn_s: FFN of one micro-batch in the mean layer (Te).
         transfer_s: the longer way of the two (Tc).
@@ -213,26 +237,24 @@ def advise(
         text, ranks = json.dumps(step_time_of(layout)), layout.attention_ranks
         most = min(max_requests_per_rank or _MOST, _MOST)
 
-        def facts_of(requests: int, tokens: int, busy: int, text: str = text, ranks: int = ranks) -> Any:
+        def facts_of(requests: int, tokens: Sequence[int], text: str = text) -> Any:
             decodes = [(1, context_tokens, False)] * requests
-            mixed = decodes if prompts is None else decodes + prompts.chunks(tokens)
-            return _frontier.step_breakdown(text, [mixed] * busy + [decodes] * (ranks - busy), used)
+            batches = [decodes if prompts is None else decodes + prompts.chunks(each) for each in tokens]
+            return _frontier.step_breakdown(text, batches, used)
 
         def step_s(requests: int, facts_of: Callable[..., Any] = facts_of, ranks: int = ranks) -> float:
-            kinds = [(1.0, ranks, 0)]
+            steps = [[0] * ranks]
             if prompts is not None:
-                kinds = prompts.steps(requests, ranks, max_num_batched_tokens)
-            return sum(
-                share * float(facts_of(requests, tokens, busy)["total_ns"]) / 1e9
-                for share, busy, tokens in kinds
-            )
+                steps = prompts.steps(requests, ranks, max_num_batched_tokens)
+            total_ns: int = sum(facts_of(requests, tokens)["total_ns"] for tokens in steps)
+            return total_ns / len(steps) / 1e9
 
         requests = _largest(step_s, tpot_limit_s, layout.micro_batches, most)
         if requests is None:
             infeasible.append(layout)
             continue
         tokens = 0 if prompts is None else prompts.tokens(requests)
-        facts = facts_of(requests, tokens, ranks)
+        facts = facts_of(requests, [tokens] * ranks)
         stations = Stations.of(facts, json.loads(text), requests + tokens)
         choice = _choice(layout, requests, step_s(requests), stations, prices)
         choices.append(choice if prompts is None else _with_prompts(choice, prompts))

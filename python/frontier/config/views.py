@@ -196,7 +196,7 @@ def examine_clusters(
     issues += _overridden_hardware(sections.get("hardware"), entries)
     issues += rules.program_issues(entries, disaggregation)
     section = None if disaggregation is None else disaggregation.afd
-    issues += afd.entry_issues(entries, section)
+    issues += afd.entry_issues(entries, section, sections.get("engine"))
     examined = [
         _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
         for index, entry in enumerate(entries)
@@ -415,4 +415,6 @@ def _units(
         issues += [ffn.placed(issue) for issue in unit.facts.memory.issues]
         changed[attention.index] = replace(attention, unit=unit)
         changed[ffn.index] = replace(ffn, found=unit.facts)
+    # What stands at the top may be wrong for both sides.
+    issues = list({(issue.path, issue.message): issue for issue in issues}.values())
     return tuple(changed.get(view.index, view) for view in views), issues
