@@ -142,7 +142,9 @@ fn decodes(timer: &StepTimer, requests: u32, context: u32) -> BatchShape {
 /// Requests: query tokens and context after the step; those with more than one token are chunks of prompts.
 fn mixed(timer: &StepTimer, requests: &[(u32, u32)]) -> BatchShape {
     let mut batch = timer.new_batch();
-    requests.iter().for_each(|&(query, context)| batch.add(query, context, query > 1));
+    for &(query, context) in requests {
+        batch.add(query, context, query > 1);
+    }
     batch
 }
 

@@ -36,7 +36,7 @@ impl Cut {
 
     /// Returns the same share of `of` other places.
     fn of(self, of: u64) -> Self {
-        let at = |place: u64| if self.of == 0 { 0 } else { place * of / self.of };
+        let at = |place: u64| (place * of).checked_div(self.of).unwrap_or(0);
         Self { from: at(self.from), to: at(self.to), of }
     }
 
@@ -243,7 +243,9 @@ mod tests {
                 })
                 .collect();
             let mut whole = BatchShape::to_be_cut(&[64]);
-            requests.iter().for_each(|&(query, history, is_prefill)| whole.add(query, history + query, is_prefill));
+            for &(query, history, is_prefill) in &requests {
+                whole.add(query, history + query, is_prefill);
+            }
             for (number, share) in shares_of(&whole, parts).iter().enumerate() {
                 prop_assert_eq!(share, &token_by_token(&requests, number as u32, parts));
             }
