@@ -125,8 +125,10 @@ impl BatchShape {
         self.decode = decodes.group(&whole.decode);
         self.prefill = GroupShape::default();
         self.prefill_work.fill(AttentionWork::default());
-        self.single_prompts =
-            decodes.of(u64::from(whole.single_prompts.num_seqs)).group(&whole.single_prompts);
+        self.single_prompts = match u64::from(whole.single_prompts.num_seqs) {
+            0 => GroupShape::default(),
+            singles => decodes.of(singles).group(&whole.single_prompts),
+        };
         self.prompt_tokens = self.single_prompts.query_tokens;
         (self.idle_seqs, self.idle_kv_tokens) = (idle.len(), idle.sum(whole.idle_kv_tokens));
         self.taken_back = Cut::first(whole.taken_back, number, parts).len();
@@ -137,13 +139,15 @@ impl BatchShape {
         let drafts = if decodes.of > 0 { decodes } else { prefills };
         self.drafts = drafts.sum(whole.drafts);
         (self.drafted, self.chunks) = (None, None);
-        self.add_parts(whole.chunks.as_deref().unwrap_or_default(), prefills);
+        if prefills.len() > 0 {
+            self.add_parts(whole.chunks.as_deref().unwrap_or_default(), prefills);
+        }
     }
 
     /// Adds the tokens of `chunks`, one chunk after the other, that lie in a part of them.
     fn add_parts(&mut self, chunks: &[Chunk], part: Cut) {
         let mut start = 0;
-        for &chunk in chunks.iter().take_while(|_| part.len() > 0) {
+        for &chunk in chunks {
             let own = part.within(start, u64::from(chunk.query_tokens));
             start += own.of;
             if own.len() > 0 {
