@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from frontier.config.disaggregation import RECEIVERS, Disaggregation, KvTransfer, program_of
+from frontier.config.disaggregation import Disaggregation, KvTransfer, program_of
 from frontier.config.network import Network, network_facts
 
 if TYPE_CHECKING:
@@ -65,10 +65,8 @@ def program_plan(scenario: Scenario, views: Sequence[ClusterView]) -> ProgramPla
     if len(legs) == 1:
         return ProgramPlan({"legs": legs, "direct": None}, None, [None] * len(views), ())
     transfer = section.kv_transfer or KvTransfer()
-    sources, destinations = (
-        [view.facts for view in views if view.role in found] for found in (("prefill",), RECEIVERS)
-    )
-    legs[1]["receives"] = _receives(transfer, sources, destinations, views)
+    sources, destinations = ([view for view in views if view.role == role] for role in roles)
+    legs[1]["receives"] = _receives(transfer, sources, destinations)
     network: dict[str, Any] | None = None
     placements: list[dict[str, Any] | None] = [None] * len(views)
     warnings: tuple[str, ...] = ()
@@ -91,17 +89,15 @@ def _direct(section: Disaggregation) -> dict[str, Any] | None:
 
 def _receives(
     transfer: KvTransfer,
-    sources: Sequence[Resolved],
-    destinations: Sequence[Resolved],
-    views: Sequence[ClusterView],
+    sources: Sequence[ClusterView],
+    destinations: Sequence[ClusterView],
 ) -> dict[str, Any]:
     dedicated = transfer.bandwidth is not None
     latency = transfer.latency
     if latency is None:
-        gpus = [facts.gpu for facts in (*sources, *destinations)]
+        gpus = [view.facts.gpu for view in (*sources, *destinations)]
         latency = max(gpu.nic_latency_ns for gpu in gpus) if dedicated else 0
-    one = destinations[0]
-    engine = next(view.engine for view in views if view.role in RECEIVERS)
+    one, engine = destinations[0].facts, destinations[0].engine
     return {
         "mode": transfer.mode,
         "granularity": transfer.granularity,

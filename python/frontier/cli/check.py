@@ -131,10 +131,10 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
     source = scenario.workload.chosen
     if scenario.workload.trace is not None:
         source = f"trace {scenario.workload.trace.path}"
-    (first, *others) = lowered.clusters
+    first = lowered.clusters[0]
     return [
         ("model", first.resolved.model.name),
-        *(() if others else _cluster_overview(first.view)),
+        *(() if len(scenario.views()) > 1 else _cluster_overview(first.view)),
         *((("KV transfer", _transfer(scenario, lowered)),) if lowered.plan.get("paths") else ()),
         *service_facts(scenario),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),

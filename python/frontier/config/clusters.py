@@ -55,7 +55,8 @@ class RoleCluster(Section):
     """What it is called in results; left out, its role."""
     role: Role
     """What it does for a request: all of it (colocated), its prompt (prefill), its tokens (decode), or
-    attention or the FFN in every layer of its tokens."""
+    attention or the FFN in every layer: of its tokens, after prefill clusters, of its prompt, before decode
+    clusters, or of all of it."""
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS), BeforeValidator(parse_whole)] = 1
     """Number of engine instances; of an ffn cluster, those of its attention cluster: each has FFN ranks of
     its own, `engine.data_parallel_size` of `engine.tensor_parallel_size` GPUs."""

@@ -140,7 +140,7 @@ def _service_issues(
     transfer = disaggregation.kv_transfer or KvTransfer()
     hands_over = {view.role for view in views} == {"prefill", "decode"}
     clusters = []
-    for view in views:
+    for view in (view for view in views if view.has_requests):
         assert view.own is not None
         own, place = view.own, view.placed
         clusters.append(
@@ -196,7 +196,7 @@ def examine_clusters(
     issues += _overridden_hardware(sections.get("hardware"), entries)
     issues += rules.program_issues(entries, disaggregation)
     section = None if disaggregation is None else disaggregation.afd
-    issues += afd.entry_issues(entries, section)
+    issues += afd.entry_issues(entries, section, sections.get("engine"))
     examined = [
         _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
         for index, entry in enumerate(entries)
@@ -210,10 +210,11 @@ def examine_clusters(
     views = tuple(part.view for part in examined)
     issues += _service_issues(views, sections, broken | wrong)
     if any(view.role in afd.AFD_ROLES for view in views):
-        views, found = _units(views, section or Afd(), broken)
+        prefills = rules.units_prefill([view.role for view in views], disaggregation)
+        views, found = _units(views, section or Afd(), broken, prefills=prefills)
         issues += found
         lacking = None if found else lacking
-    if all(view.role != "colocated" for view in views):
+    if rules.hands_over(view.role for view in views) and all(view.role != "colocated" for view in views):
         transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
         found = (
             []
@@ -345,6 +346,7 @@ def _hand_over_issues(
     broken: frozenset[str],
 ) -> list[Issue]:
     """Return what is wrong between clusters that compute prompts and those that KV is handed to."""
+    receivers = rules.receivers(view.role for view in views)
     views = [view for view in views if view.has_requests]
     transfer = (disaggregation or Disaggregation()).kv_transfer or KvTransfer()
     issues = rules.transfer_issues(transfer, network)
@@ -352,13 +354,16 @@ def _hand_over_issues(
         issues += [
             view.placed(issue)
             for issue in rules.engine_issues(
-                transfer, view.role, view.engine, lambda *paths: not any(path in broken for path in paths)
+                transfer,
+                view.engine,
+                lambda *paths: not any(path in broken for path in paths),
+                receives=view.role in receivers,
             )
         ]
         if view.found is not None:
             issues += rules.facts_issues(view, view.found)
-    for source in (view for view in views if view.role == "prefill"):
-        for destination in (view for view in views if view.role in rules.RECEIVERS):
+    for source in (view for view in views if view.role not in receivers):
+        for destination in (view for view in views if view.role in receivers):
             issues += rules.pair_issues(source, destination)
     if transfer.bandwidth is None and all(view.found is not None for view in views):
         facts = network_facts(network or Network(), [(view, view.facts) for view in views])
@@ -367,7 +372,7 @@ def _hand_over_issues(
 
 
 def _units(
-    views: tuple[ClusterView, ...], section: Afd, broken: frozenset[str]
+    views: tuple[ClusterView, ...], section: Afd, broken: frozenset[str], *, prefills: bool
 ) -> tuple[tuple[ClusterView, ...], list[Issue]]:
     """Return the clusters with the FFN ranks of each attention cluster, and what is wrong with them."""
     issues: list[Issue] = []
@@ -396,6 +401,7 @@ def _units(
             attention.engine.data_parallel_size,
             attention.engine.tensor_parallel_size,
             ffn.name,
+            prefills,
         )
         sides = {"attention": attention, "ffn": ffn}
         found = found or [
@@ -409,4 +415,6 @@ def _units(
         issues += [ffn.placed(issue) for issue in unit.facts.memory.issues]
         changed[attention.index] = replace(attention, unit=unit)
         changed[ffn.index] = replace(ffn, found=unit.facts)
+    # What stands at the top may be wrong for both sides.
+    issues = list({(issue.path, issue.message): issue for issue in issues}.values())
     return tuple(changed.get(view.index, view) for view in views), issues
