@@ -218,17 +218,17 @@ def test_what_means_nothing_or_is_not_modelled_is_refused(
 
 
 def test_units_form_programs_alone_before_and_after_other_clusters() -> None:
-    def legs(*clusters: dict[str, Any], **sections: Any) -> list[tuple[list[int], str, bool]]:
+    def legs(*clusters: dict[str, Any], **sections: Any) -> list[tuple[list[int], bool]]:
         plan = lower(scenario(*clusters, **sections)).plan
-        found = plan["path"]["legs"] if "path" in plan else []
-        return [(leg["clusters"], leg["work"], leg["receives"] is not None) for leg in found]
+        found = plan["paths"][0]["legs"] if "paths" in plan else []
+        return [(leg["clusters"], leg["receives"] is not None) for leg in found]
 
     assert legs(ATTENTION, FFN, disaggregation=None) == []
     two = [over(each, name=each["role"] + name) for each in (ATTENTION, FFN) for name in "ab"]
-    assert legs(*two, disaggregation=None) == [([0, 1], "all", False)]
-    assert legs(PREFILL, ATTENTION, FFN) == [([0], "prefill", False), ([1], "all", True)]
+    assert legs(*two, disaggregation=None) == [([0, 1], False)]
+    assert legs(PREFILL, ATTENTION, FFN) == [([0], False), ([1], True)]
     # Prompts on the unit, tokens on a decode cluster.
-    assert legs(DECODE, ATTENTION, FFN) == [([1], "prefill", False), ([0], "all", True)]
+    assert legs(DECODE, ATTENTION, FFN) == [([1], False), ([0], True)]
 
 
 @pytest.mark.parametrize(
