@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ClusterSpec, SchedulerSpec};
+use super::{ClusterSpec, DisaggregationSpec, SchedulerSpec};
 use crate::error::SimError;
 
 /// Legs that a request takes one after the other, and what makes it leave them out.
@@ -59,6 +59,8 @@ pub struct HandoverSpec {
     pub mode: HandoverMode,
     /// What is moved at a time.
     pub granularity: Granularity,
+    /// What becomes of the token that the prefill makes.
+    pub first_token: FirstToken,
     /// From the end of a leg to the request's arrival at the next: the proxy between them.
     pub proxy_latency_ns: u64,
     /// Before the first byte of every transfer.
@@ -81,13 +83,23 @@ pub enum HandoverMode {
     /// with it, and the source keeps its blocks until they are read.
     Pull,
     /// The destination takes blocks first, then the source starts to compute, and sends: the order of `SGLang` and
-    /// Mooncake, under vLLM's scheduler.
+    /// Mooncake.
     Push,
     /// The source sends when it is done, into memory of the destination beside its KV cache (vLLM's P2P NCCL
     /// connector); the destination hears of the request when its KV is there, and has it at once when it admits it.
     Buffer,
     /// The source writes to a pool and is free; the destination reads from there once it has blocks.
     Store,
+}
+
+/// What becomes of the token that a prefill makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstToken {
+    /// It is nobody's: the next leg computes the last prompt token once more and makes all output tokens (vLLM).
+    Recomputed,
+    /// It goes with the KV, and the next leg gives it to the client: the first of its output tokens (`SGLang`).
+    Carried,
 }
 
 /// What is moved at a time.
@@ -190,6 +202,14 @@ impl PathSpec {
         {
             return refuse("direct.leg".into(), format!("was {}, must be 1 to {last}", direct.leg));
         }
+        if self.direct.is_some()
+            && self.legs.iter().filter_map(|leg| leg.receives.as_ref()).any(HandoverSpec::carries)
+        {
+            return refuse(
+                "direct".into(),
+                "was given, but a decode server of SGLang computes no prompts".into(),
+            );
+        }
         if self.legs.len() > 2 {
             return refuse("legs".into(), format!("were {}, at most 2 are modelled", self.legs.len()));
         }
@@ -198,7 +218,12 @@ impl PathSpec {
 
     /// Checks that the engines which hand KV over are of a kind that does, and agree on what a block is.
     fn check_engines(&self, clusters: &[ClusterSpec]) -> Result<(), SimError> {
-        let Some(handover) = self.legs.iter().find_map(|leg| leg.receives.as_ref()) else { return Ok(()) };
+        let Some(handover) = self.legs.iter().find_map(|leg| leg.receives.as_ref()) else {
+            return self.check_servers(clusters, |_| None);
+        };
+        if handover.carries() {
+            return self.check_servers(clusters, |leg| Some(leg > 0));
+        }
         let refuse = |leg: usize, message: String| {
             Err(SimError::Plan { path: format!("legs[{leg}].clusters"), message })
         };
@@ -206,7 +231,9 @@ impl PathSpec {
         for (number, leg) in self.legs.iter().enumerate() {
             for cluster in leg.clusters.iter().filter_map(|&at| clusters.get(at as usize)) {
                 let SchedulerSpec::VllmV1(config) = &cluster.scheduler else {
-                    return refuse(number, format!("'{}' has a scheduler other than vLLM's", cluster.name));
+                    let message =
+                        format!("'{}' has a scheduler other than vLLM's, which recomputes the", cluster.name);
+                    return refuse(number, message + " first token");
                 };
                 if !config.kv_group_windows.is_empty() {
                     return refuse(number, format!("'{}' has groups of layers with windows", cluster.name));
@@ -227,7 +254,48 @@ impl PathSpec {
     }
 }
 
+impl PathSpec {
+    /// Checks the parts of SGLang's servers; `decodes` gives that of each leg, none for servers that do both, which
+    /// need not be SGLang's.
+    fn check_servers(
+        &self,
+        clusters: &[ClusterSpec],
+        decodes: impl Fn(usize) -> Option<bool>,
+    ) -> Result<(), SimError> {
+        for (number, leg) in self.legs.iter().enumerate() {
+            for cluster in leg.clusters.iter().filter_map(|&at| clusters.get(at as usize)) {
+                let part = match &cluster.scheduler {
+                    SchedulerSpec::Sglang(config) => config.disaggregation,
+                    _ => None,
+                };
+                let found = part.map(|part| matches!(part, DisaggregationSpec::Decode { .. }));
+                if found != decodes(number) {
+                    let wanted = match decodes(number) {
+                        None => "no 'disaggregation', since no KV is handed over",
+                        Some(false) => {
+                            "SGLang's with 'disaggregation' of mode 'prefill', to have the first token carried"
+                        }
+                        Some(true) => {
+                            "SGLang's with 'disaggregation' of mode 'decode', to have the first token carried"
+                        }
+                    };
+                    return Err(SimError::Plan {
+                        path: format!("legs[{number}].clusters"),
+                        message: format!("'{}' must have a scheduler that is {wanted}", cluster.name),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl HandoverSpec {
+    /// Tells whether the token that the prefill makes is the client's first one.
+    pub fn carries(&self) -> bool {
+        self.first_token == FirstToken::Carried
+    }
+
     /// Tells whether all transfers pass one link, one after the other.
     pub(super) fn is_serial(&self) -> bool {
         matches!(self.transport, TransportSpec::Serial { .. })
@@ -240,6 +308,12 @@ impl HandoverSpec {
             return refuse(
                 "granularity",
                 "other than 'request' needs mode 'push': the destination is known first",
+            );
+        }
+        if self.carries() && (self.mode != HandoverMode::Push || self.granularity == Granularity::Layer) {
+            return refuse(
+                "first_token",
+                "was 'carried', needs mode 'push' and granularity 'chunk' or 'request': SGLang has no other",
             );
         }
         if self.num_layers == 0 {

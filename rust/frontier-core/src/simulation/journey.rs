@@ -39,6 +39,8 @@ pub(super) struct Piece {
 pub(super) struct Journey {
     pub(super) stage: Stage,
     pub(super) source: ReplicaId,
+    /// When the source's API servers are done with the request, where it does not reach them later.
+    pub(super) accepted: Option<SimTime>,
     /// When the source was done.
     pub(super) ready: Option<SimTime>,
     /// Its row in the table of transfers, from when the destination is known.
@@ -64,6 +66,7 @@ impl Journey {
         Self {
             stage,
             source,
+            accepted: None,
             ready: None,
             row: NO_ROW,
             num_blocks: 0,
@@ -122,6 +125,11 @@ impl Controller {
             Some(_) if self.spec().mode == HandoverMode::Buffer => Handover::Buffered,
             Some(_) => Handover::Receives,
         }
+    }
+
+    /// Tells whether the token that a prefill makes goes with the KV.
+    pub(super) fn carries(&self) -> bool {
+        self.handover.as_ref().is_some_and(HandoverSpec::carries)
     }
 
     pub(super) fn spec(&self) -> &HandoverSpec {

@@ -6,7 +6,7 @@
 //! prefills stall: nothing has to be told to wait.
 
 use super::Simulation;
-use super::journey::{Journey, NO_ROW, Stage};
+use super::journey::{Controller, Journey, NO_ROW, Stage};
 use crate::error::SimError;
 use crate::event::Event;
 use crate::ids::{ReplicaId, RequestId};
@@ -63,6 +63,13 @@ impl Simulation {
         }
         if !push {
             return self.send(now, spec, source);
+        }
+        if self.controller.as_ref().is_some_and(Controller::carries) {
+            // Both servers take the request in at the same time.
+            let ready = self.cluster(source).accept(now, spec, source)?;
+            if let Some(controller) = &mut self.controller {
+                controller.journey(spec.id)?.accepted = Some(ready);
+            }
         }
         self.around.recorder.route(spec.id, source, now);
         self.around.recorder.enter(spec.id, Activity::KvTransferWait, now, HostMeter::default());
@@ -305,7 +312,8 @@ impl Simulation {
     pub(super) fn block_size_of(&self, engine: ReplicaId) -> Option<u32> {
         match self.clusters[self.cluster_of[engine.index()] as usize].scheduler() {
             SchedulerSpec::VllmV1(config) => Some(config.block_size),
-            SchedulerSpec::Sglang(_) | SchedulerSpec::Baseline(_) => None,
+            SchedulerSpec::Sglang(_) => Some(1),
+            SchedulerSpec::Baseline(_) => None,
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn disaggregated(workload: &Value, mode: &str, granularity: &str) -> 
         "legs": [
             {"clusters": [0], "weights": [1.0], "balance": "weighted", "work": "prefill", "receives": null},
             {"clusters": [1], "weights": [1.0], "balance": "weighted", "work": "all", "receives": {
-                "mode": mode, "granularity": granularity, "proxy_latency_ns": 0, "latency_ns": 0,
+                "mode": mode, "granularity": granularity, "first_token": "recomputed", "proxy_latency_ns": 0, "latency_ns": 0,
                 "bytes_per_block": BLOCK_BYTES, "fixed_bytes": 0, "num_layers": 4,
                 "transport": {"kind": "dedicated", "bytes_per_s": 1e9}}}
         ],

@@ -4,7 +4,8 @@
 use crate::data_parallel::lock_step;
 use crate::disaggregation::{disaggregated, networked};
 use crate::kv_tiers::{tier, tiers};
-use crate::support::{burst, plan, run, synthetic};
+use crate::sglang_handover::become_sglang;
+use crate::support::{burst, checked_run, plan, run, synthetic};
 use frontier_core::metrics::{Cause, Recorder, RejectReason, RequestStatus};
 use frontier_core::time::SimTime;
 use serde_json::{Value, json};
@@ -396,21 +397,51 @@ fn faulty(seed: u64) -> (Value, usize) {
             "timeout_ns": (20 + dice.below(60)) * 1_000_000, "max_retries": dice.below(3),
             "retry_delay_ns": 5_000_000}]});
     }
+    let mut dice = Dice(seed + 1_000_000);
+    if !tiered && dice.below(4) == 0 {
+        serve_by_sglang(&mut plan, &mut dice);
+    }
     (plan, count as usize)
+}
+
+/// Gives the engines of a plan SGLang's schedulers, with little memory.
+fn serve_by_sglang(plan: &mut Value, dice: &mut Dice) {
+    become_sglang(plan);
+    plan["path"]["direct"] = json!(null);
+    plan["path"]["legs"][1]["receives"]["mode"] = json!("push");
+    plan["path"]["legs"][1]["receives"]["granularity"] = json!(["chunk", "request"][dice.below(2) as usize]);
+    plan["clusters"][1]["data_parallel"] = json!(null);
+    for cluster in 0..2 {
+        let scheduler = &mut plan["clusters"][cluster]["scheduler"];
+        scheduler["max_total_tokens"] = json!(480 + dice.below(600));
+        scheduler["max_running_requests"] = json!(1 + dice.below(16));
+        scheduler["disable_overlap_schedule"] = json!(dice.below(2) == 0);
+        if cluster == 0 {
+            scheduler["chunked_prefill_size"] = json!(64 + dice.below(200));
+            scheduler["disable_radix_cache"] = json!(dice.below(2) == 0);
+        }
+    }
+    let part = &mut plan["clusters"][1]["scheduler"]["disaggregation"];
+    part["num_reserved_decode_tokens"] = json!(dice.below(33));
+    part["polling_interval"] = json!(1 + dice.below(2));
 }
 
 #[test]
 fn ten_thousand_random_fault_schedules_lose_no_request() {
-    let (mut again, mut failed, mut evicted) = (0, 0, 0);
+    let (mut again, mut failed, mut evicted, mut by_sglang) = (0, 0, 0, 0);
     for seed in 0..10_000 {
         let (plan, count) = faulty(seed);
-        let (recorder, totals) = run(&plan).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let is_sglang = plan["path"]["legs"][1]["receives"]["first_token"] == "carried";
+        let ran = if is_sglang { checked_run(&plan) } else { run(&plan) };
+        let (recorder, totals) = ran.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_accounted_for(&recorder, count);
+        by_sglang += u32::from(is_sglang);
         again += recorder.requests.iter().filter(|record| record.attempts > 1).count();
         let counters = totals.clusters[0].kv_tiers.iter().filter_map(|tier| tier.counters.as_ref());
         evicted += counters.map(|counters| counters.evicted_blocks).sum::<u64>();
         failed += recorder.requests.iter().filter(|record| record.status == RequestStatus::Failed).count();
     }
+    assert!(by_sglang > 1_000, "{by_sglang} ran under SGLang");
     assert!(again > 5_000 && failed > 1_000, "{again} ran again, {failed} failed");
     assert!(evicted > 10_000, "{evicted} blocks were evicted from full tiers");
 }
