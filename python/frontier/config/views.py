@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from frontier.config import afd
 from frontier.config import disaggregation as rules
+from frontier.config import sglang_handover
 from frontier.config.afd import Afd
 from frontier.config.afd_facts import AfdUnit, step_time_issues, with_batches
 from frontier.config.clusters import MAX_CLUSTERS, PARTIAL, RoleCluster, is_given, over_engine, over_hardware
@@ -151,6 +152,7 @@ def _service_issues(
                 own.in_service,
                 view.engine,
                 lambda path, place=place: place(Issue(path, None, "")).path,  # type: ignore[misc]
+                hands_over=hands_over,
             )
         )
     issues = service_issues(
@@ -346,9 +348,17 @@ def _hand_over_issues(
 ) -> list[Issue]:
     """Return what is wrong between clusters that compute prompts and those that KV is handed to."""
     views = [view for view in views if view.has_requests]
-    transfer = (disaggregation or Disaggregation()).kv_transfer or KvTransfer()
+    section = disaggregation or Disaggregation()
+    transfer = section.kv_transfer or KvTransfer()
+    engines = {view.engine.name for view in views}
+    if len(engines) == 1:
+        transfer = transfer.under(*engines)
     issues = rules.transfer_issues(transfer, network)
+    if engines == {"sglang"}:
+        issues = sglang_handover.way_issues(transfer, section) or issues
     for view in views:
+        if view.engine.name == "sglang" and not broken:
+            issues += sglang_handover.server_issues(view)
         issues += [
             view.placed(issue)
             for issue in rules.engine_issues(
