@@ -90,8 +90,7 @@ impl EngineCore {
             turns.arrived = false;
             let batch = self.form_batch(now, context)?;
             let launched = batch.step.is_some();
-            let let_in = self.scheduler.sglang().is_some_and(SglangScheduler::has_let_in);
-            self.give_carried(now, context);
+            let let_in = self.give_carried(now, context);
             turns.empty_turns = if launched || let_in { 0 } else { turns.empty_turns.saturating_add(1) };
             let before = self.queue.pop_front();
             let awaited = match (launched, turns.overlap) {
@@ -132,12 +131,12 @@ impl EngineCore {
         released
     }
 
-    /// Gives requests that joined a decode server the token that came with their KV.
-    fn give_carried(&mut self, now: SimTime, context: &mut EngineContext<'_>) {
-        let Some(scheduler) = self.scheduler.sglang_mut() else { return };
+    /// Gives requests that joined a decode server the token that came with their KV. Returns whether there were any.
+    fn give_carried(&mut self, now: SimTime, context: &mut EngineContext<'_>) -> bool {
+        let Some(scheduler) = self.scheduler.sglang_mut() else { return false };
         let carried = scheduler.take_carried();
         if carried.is_empty() {
-            return;
+            return false;
         }
         if let Some(log) = &mut context.recorder.decision_log {
             log.carried(now, self.replica, &carried);
@@ -159,6 +158,7 @@ impl EngineCore {
                 context.recorder.enter(id, Activity::DecodeWait, now, self.meter);
             }
         }
+        true
     }
 
     /// Tells whether another turn may find what the last one did not.

@@ -306,14 +306,14 @@ impl SglangScheduler {
         std::mem::take(&mut self.prompts.released)
     }
 
+    /// Tells whether the server does only a part of the work on a request.
+    pub fn has_part(&self) -> bool {
+        self.part != Part::Both
+    }
+
     /// Tells whether the server is one for prompts, whose requests go on elsewhere.
     pub fn serves_prompts(&self) -> bool {
         self.part == Part::Prompts
-    }
-
-    /// Tells whether the last turn let requests into the running batch.
-    pub fn has_let_in(&self) -> bool {
-        self.part == Part::Outputs && self.last.is_some()
     }
 
     /// Writes the newest batch in flight into `out`.
