@@ -1,18 +1,20 @@
 """A slow restatement of SGLang 0.5.3's prefill and decode servers: one of each, and a link between them.
 
-It follows `disaggregation/prefill.py` and `disaggregation/decode.py` (loops, queues, when memory is taken and given
-back) loop by loop, as generators that say when they wait. How a prefill batch is filled is `ref_sgl`, which equals the
-real scheduler's logs. Each server's loop is the real one; what is assumed beside it:
+It follows `disaggregation/prefill.py` and `disaggregation/decode.py` (loops, queues, when memory is taken and
+given back) loop by loop, as generators that say when they wait. How a prefill batch is filled is `ref_sgl`,
+which equals the real scheduler's logs. Each server's loop is the real one; what is assumed beside it:
 
 - A loop's own work takes no time; steps take what `clock` says, one after the other.
-- An idle server looks at its queues whenever something happens, and every `polling` turns are counted from then.
-- Each piece of a prompt's KV takes `latency + per_token * tokens`, beside all others. When the last one is there both
-  servers can see it.
+- An idle server looks at its queues whenever something happens; `polling` turns are counted from then.
+- Each piece of a prompt's KV takes `latency + per_token * tokens`, beside all others. When the last one is
+  there both servers can see it.
 
     run(config, requests) -> (records by server, events, requests)
 
 Names are as in `ref_sgl`. Page size 1, no priorities, no speculation.
 """
+
+# ruff: noqa: N805
 
 import heapq
 from collections import deque
@@ -160,7 +162,7 @@ class Prompts(Sched):
 
 
 class Outputs:
-    """The decode server. Its memory is counted without a tree: prompt and output of each request are its own."""
+    """The decode server. There is no tree: prompt and output of each request are its own."""
 
     def __init__(s, c, world):
         s.c, s.world, s.gpu, s.overlap = c, world, Gpu(c["clock"]), c["overlap"]
@@ -373,7 +375,10 @@ class World:
         for loop in s.loops.values():
             next(loop)  # up to its first turn
         s.waits, s.ready = set(), deque()
-        s.events, s.out = [], {r["id"]: {"arrive": r["t"], "first": None, "fin": None, "ntok": 0} for r in reqs}
+        s.events, s.out = (
+            [],
+            {r["id"]: {"arrive": r["t"], "first": None, "fin": None, "ntok": 0} for r in reqs},
+        )
         s.ends, s.upto = {}, {}
         for number, r in enumerate(reqs):
             s.at(r["t"], 2, ("arrive", number, r))

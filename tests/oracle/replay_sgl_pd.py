@@ -1,8 +1,8 @@
-"""Run a prefill and a decode server of SGLang in the simulator, for comparison with `ref_sgl_pd`; draw cases.
+"""Run a prefill and a decode server of SGLang in the simulator, compare with `ref_sgl_pd`; draw cases.
 
-A case is a configuration and a trace in the golden format: `prefill` and `decode` as in `ref_sgl`, the latter with
-`reserved` (`--num-reserved-decode-tokens`) and `polling` (`--disaggregation-decode-polling-interval`), and the
-link's `latency` and `per_token` in ns.
+A case is a configuration and a trace in the golden format: `prefill` and `decode` as in `ref_sgl`, the
+latter with `reserved` (`--num-reserved-decode-tokens`) and `polling`
+(`--disaggregation-decode-polling-interval`), and the link's `latency` and `per_token` in ns.
 """
 
 import json
@@ -100,7 +100,10 @@ def restated(config: dict[str, Any], trace: list[str]) -> dict[str, Any]:
         prefill, decode, events, rows = ref_sgl_pd.run(config, requests)
     except ref_sgl_pd.Refused as refused:
         return {"failure": str(refused)}
-    shown = [[{key: record[key] for key in COMPARED if key in record} for record in log] for log in (prefill, decode)]
+    shown = [
+        [{key: record[key] for key in COMPARED if key in record} for record in log]
+        for log in (prefill, decode)
+    ]
     return {"prefill": shown[0], "decode": shown[1], "events": events, "requests": rows, "failure": None}
 
 

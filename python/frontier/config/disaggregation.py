@@ -1,8 +1,8 @@
 """Roles that form a program, KV that goes from one to the next, and what of it is not modelled.
 
 Engines: vLLM's NIXL connector (`vllm/distributed/kv_transfer/kv_connector/v1/nixl`), whose handshake compares
-release, model, KV dtype and heads, and whose tensor parallel sizes must divide one another; SGLang's prefill and
-decode servers (`sglang_handover`).
+release, model, KV dtype and heads, and whose tensor parallel sizes must divide one another; SGLang's prefill
+and decode servers (`sglang_handover`).
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ class KvTransfer(Section):
     """How the KV of a prompt gets from a prefill cluster to a decode cluster."""
 
     mode: Mode | None = None
-    """Who moves it, and where to; left out, pull under vLLM, push under SGLang, which has no other. The decode side reads it from the prefill side, which holds its blocks
+    """Who moves it, and where to: the decode side reads it from the prefill side, which holds its blocks
     until then (vLLM's NIXL); the decode side sets blocks aside first, and the prefill side writes into them
     (SGLang, Mooncake); the prefill side sends it into memory of the decode side beside the KV cache (vLLM's
-    P2P NCCL); or it writes it to a pool and is free, and the decode side reads it there (LMCache)."""
+    P2P NCCL); or it writes it to a pool and is free, and the decode side reads it there (LMCache). Left out,
+    pull under vLLM, and push under SGLang, which has no other."""
     granularity: Granularity | None = None
     """What is sent at once: the whole prompt after its last step; with push also every chunk after its step,
-    or, under vLLM, every layer of a step when it is computed. Left out, request under vLLM, chunk under SGLang."""
+    or, under vLLM, every layer of a step when it is computed. Left out, request under vLLM, chunk under
+    SGLang."""
     proxy_latency: Duration = 0
     """From the end of the prefill to the request's arrival at the decode side."""
     latency: Duration | None = None
@@ -277,7 +279,9 @@ def pair_issues(source: ClusterView, destination: ClusterView) -> list[Issue]:
 
     of = f"cluster '{source.name}'"
     if one.name != other.name:
-        message = f"was {other.name}, but {of} has {one.name}: KV is handed over between engines of one kind alone"
+        message = (
+            f"was {other.name}, but {of} has {one.name}: KV is handed over between engines of one kind alone"
+        )
         report("name", other.name, message, (one.name,))
         return issues
     if one.name == "sglang" and destination.role == "attention":

@@ -106,6 +106,7 @@ class Sglang(Section):
     num_reserved_decode_tokens: (
         Annotated[int, Field(ge=0, le=U32_MAX), BeforeValidator(parse_whole)] | None
     ) = None
-    """KV slots that a decode server keeps for the output of every request it has or lets in; left out, 512."""
+    """KV slots that a decode server keeps for the output of every request that it has or lets in; left out,
+    512."""
     disaggregation_decode_polling_interval: Positive | None = None
     """Turns of its loop in which a decode server looks once for requests and KV that came; left out, 1."""

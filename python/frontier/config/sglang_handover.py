@@ -1,7 +1,8 @@
 """What SGLang's prefill and decode servers make of their settings.
 
-`sglang/srt/server_args.py` (`_handle_disaggregation`, `validate_disagg_tp_size`) and `sglang/srt/disaggregation`, 0.5.3.
-A prefill server never decodes and runs no CUDA graph, a decode server computes no prompts and keeps no prefixes.
+`sglang/srt/server_args.py` (`_handle_disaggregation`, `validate_disagg_tp_size`) and
+`sglang/srt/disaggregation`, 0.5.3. A prefill server never decodes and runs no CUDA graph, a decode server
+computes no prompts and keeps no prefixes. Both size their memory as servers that do both.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _WITHOUT_EFFECT: Final = {
         "radix_eviction_policy",
     ),
 }
-"""Settings by role that its servers do not look at. Where they stand at the top, they are for the other role."""
+"""Settings by role that its servers do not look at. Where they stand at the top, they are for others."""
 
 
 def with_part(settings: dict[str, Any], sglang: Sglang, role: str) -> dict[str, Any]:
@@ -86,7 +87,9 @@ def way_issues(transfer: KvTransfer, section: Disaggregation) -> list[Issue]:
     """Return ways to hand KV over that SGLang does not have."""
     issues, path = [], "disaggregation.kv_transfer"
     if transfer.mode != "push":
-        message = f"was '{transfer.mode}': SGLang's decode server sets memory aside, then the prefill server writes"
+        message = (
+            f"was '{transfer.mode}': SGLang's decode server sets memory aside, then the prefill server writes"
+        )
         issues.append(Issue(f"{path}.mode", transfer.mode, message, ("push",)))
     elif transfer.granularity == "layer":
         message = "was 'layer': SGLang sends each chunk of a prompt when its step is done"

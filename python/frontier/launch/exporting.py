@@ -102,8 +102,8 @@ def _one_cluster(scenario: Scenario, what: str) -> None:
 def to_sglang(scenario: Scenario) -> str:
     """Return the command that launches SGLang's server for one replica of a scenario.
 
-    Of a scenario with prefill and decode clusters it is one command for each, below a comment with its name and
-    its replicas. They need SGLang's router before them.
+    Of a scenario with prefill and decode clusters it is one command for each, below a comment with its name
+    and its replicas. They need SGLang's router before them.
 
     Raises:
         ConfigError: the scenario is not SGLang's, or has settings that no flag can express.

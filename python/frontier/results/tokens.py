@@ -6,8 +6,8 @@ decoding there, and gaps of no time between the tokens of one step. Counting how
 boundary (a difference array) gives the whole multiset of inter-token gaps in O(steps + runs). How many tokens
 came before some moment follows from the runs alone.
 
-A first token that came with a prompt's KV (SGLang's decode servers) is no step's. All of them are kept as steps
-of one more replica, in the order of their times.
+A first token that came with a prompt's KV (SGLang's decode servers) is no step's. All of them are kept as
+steps of one more replica, in the order of their times.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class TokenRuns:
     """Runs of tokens, ordered by request and then by time.
 
     `request`, `first`, `last` and `per_step` have one entry per run; steps are numbered over all replicas, so
-    that they index `end_ns`. The steps of replica r are `replica_offsets[r] .. replica_offsets[r + 1]`. The last
-    replica is that of carried tokens where there are any.
+    that they index `end_ns`. The steps of replica r are `replica_offsets[r] .. replica_offsets[r + 1]`. The
+    last replica is that of carried tokens where there are any.
     """
 
     request: Ints

@@ -252,11 +252,13 @@ impl SglangScheduler {
         };
         let waits_in = |queue: &VecDeque<Slot>| queue.iter().position(is_it);
         if let Some(at) = waits_in(&self.outputs.unallocated) {
-            let slot = self.outputs.unallocated.remove(at);
-            slot.into_iter().for_each(|slot| self.end_aborted(slot));
+            if let Some(slot) = self.outputs.unallocated.remove(at) {
+                self.end_aborted(slot);
+            }
         } else if let Some(at) = waits_in(&self.outputs.retracted) {
-            let slot = self.outputs.retracted.remove(at);
-            slot.into_iter().for_each(|slot| self.end_aborted(slot));
+            if let Some(slot) = self.outputs.retracted.remove(at) {
+                self.end_aborted(slot);
+            }
         } else if let Some(at) = self.outputs.receiving.iter().position(is_it) {
             let slot = self.outputs.receiving.remove(at);
             self.outputs.buffers += 1;
