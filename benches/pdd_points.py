@@ -230,6 +230,8 @@ MODELS = {
     "deepseek-ai/DeepSeek-R1": "deepseek-r1",
     "Qwen/Qwen3-32B": "qwen3-32b",
 }
+FP8_BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+"""As a checkpoint says it; SGLang has no option that converts weights so."""
 GPUS_PER_HOST = {"gb200": 4}
 NVL72_GPUS = 72
 
@@ -326,6 +328,8 @@ def silicon_points(data: Path) -> Iterator[Point | Left]:
         }
         if own:
             scenario |= _of_sglang(engine, prefill, decode)
+            if "quantization" in engine:
+                scenario["model"] = {"config": MODELS[row["model_path"]], "quantization_config": FP8_BLOCKS}
         yield Point(
             group=group,
             name=name,
@@ -341,7 +345,7 @@ def silicon_points(data: Path) -> Iterator[Point | Left]:
 
 def _of_sglang(engine: dict[str, Any], prefill: _Role, decode: _Role) -> dict[str, Any]:
     """Return the sections of SGLang's own servers, whose layers are tensor parallel alone."""
-    kept = {name: engine[name] for name in ("quantization", "step_time") if name in engine}
+    kept = {"step_time": engine["step_time"]}
     sglang = {"disable_radix_cache": True, "context_length": engine["max_model_len"]}
     clusters = [
         {"role": name, "replicas": role.workers, "engine": {"tensor_parallel_size": role.tp}}

@@ -1,4 +1,4 @@
-"""Prefill and decode servers of SGLang decide as a restatement of their source does: by hand and at random."""
+"""Prefill and decode servers of SGLang decide as a restatement of their source does: by hand, at random."""
 
 from typing import Any
 

@@ -397,15 +397,16 @@ fn faulty(seed: u64) -> (Value, usize) {
             "timeout_ns": (20 + dice.below(60)) * 1_000_000, "max_retries": dice.below(3),
             "retry_delay_ns": 5_000_000}]});
     }
-    let mut dice = Dice(seed + 1_000_000);
-    if !tiered && dice.below(4) == 0 {
-        serve_by_sglang(&mut plan, &mut dice);
-    }
+    serve_by_sglang(&mut plan, seed);
     (plan, count as usize)
 }
 
-/// Gives the engines of a plan SGLang's schedulers, with little memory.
-fn serve_by_sglang(plan: &mut Value, dice: &mut Dice) {
+/// Gives the engines of one plan in four without tiers SGLang's schedulers, with little memory.
+fn serve_by_sglang(plan: &mut Value, seed: u64) {
+    let mut dice = Dice(seed + 1_000_000);
+    if !plan["clusters"][0]["kv_tiers"].is_null() || dice.below(4) > 0 {
+        return;
+    }
     become_sglang(plan);
     plan["path"]["direct"] = json!(null);
     plan["path"]["legs"][1]["receives"]["mode"] = json!("push");
