@@ -11,6 +11,7 @@ mod admission;
 mod batch;
 mod decode;
 mod failure;
+mod integrity;
 mod leaving;
 mod memory;
 mod order;
@@ -472,64 +473,6 @@ impl BatchScheduler for SglangScheduler {
     }
 
     fn check_integrity(&self) -> Result<(), SimError> {
-        if self.damaged {
-            return Ok(());
-        }
-        self.tree.check_integrity()?;
-        if self.part == Part::Outputs {
-            let rows = OutputServer::num_rows(self.config.max_running_requests);
-            let taken = self.rows_of_outputs();
-            if self.rows + taken != rows {
-                let what = format!("{rows} rows exist, but {} are free and {taken} taken", self.rows);
-                return Err(SimError::Invariant { what });
-            }
-        }
-        let unmerged = self.last.as_ref().filter(|_| self.part != Part::Prompts).map(|last| &last.batch);
-        let mut own = if self.part == Part::Outputs { self.slots_of_queues() } else { 0 };
-        if self.part == Part::Prompts {
-            let held = self.prompts_held();
-            let rows = i64::from(self.config.max_running_requests);
-            let taken = held.len() as i64;
-            if self.rows + taken != rows {
-                let what = format!("{rows} rows exist, but {} are free and {taken} taken", self.rows);
-                return Err(SimError::Invariant { what });
-            }
-            let buffers = self.prompts.buffers + taken + self.waiting.len() as i64;
-            if buffers != 2 * rows {
-                let what = format!("{} buffers exist, but {buffers} are free or taken", 2 * rows);
-                return Err(SimError::Invariant { what });
-            }
-            for request in held.iter().map(|slot| &self.requests[slot.index()]) {
-                own += request.fill - if self.radix() { request.prefix } else { 0 };
-            }
-        }
-        for batch in [Some(&self.running), unmerged].into_iter().flatten() {
-            for (&slot, &length) in batch.requests.iter().zip(&batch.lengths) {
-                let request = &self.requests[slot.index()];
-                let shared = if self.radix() { request.prefix } else { 0 };
-                own += if request.finished { 0 } else { length - shared };
-            }
-        }
-        for batch in &self.in_flight {
-            // Who finished rides along in the step behind, for nothing.
-            let decodes = batch.requests.iter().skip(batch.extends.len());
-            let rides = |slot: &&Slot| {
-                let request = &self.requests[slot.index()];
-                request.finished && !request.retracted
-            };
-            own += decodes.filter(rides).count() as i64;
-        }
-        let found = self.available + self.tree.num_tokens() + own;
-        if found != i64::from(self.config.max_total_tokens) {
-            return Err(SimError::Invariant {
-                what: format!(
-                    "{} KV slots exist, but {} are free, {} in the radix tree and {own} with requests",
-                    self.config.max_total_tokens,
-                    self.available,
-                    self.tree.num_tokens()
-                ),
-            });
-        }
-        Ok(())
+        if self.damaged { Ok(()) } else { self.check_books() }
     }
 }
