@@ -98,9 +98,11 @@ def _receives(
         gpus = [view.facts.gpu for view in (*sources, *destinations)]
         latency = max(gpu.nic_latency_ns for gpu in gpus) if dedicated else 0
     one, engine = destinations[0].facts, destinations[0].engine
+    transfer = transfer.under(engine.name)
     return {
         "mode": transfer.mode,
         "granularity": transfer.granularity,
+        "first_token": "carried" if engine.name == "sglang" else "recomputed",
         "proxy_latency_ns": transfer.proxy_latency,
         "latency_ns": latency,
         "bytes_per_block": kv_bytes_per_block(one, engine.kv_cache_dtype),

@@ -250,6 +250,7 @@ def _lowered_cluster(view: ClusterView, pool: PredictorPool) -> LoweredCluster:
             resolved,
             lower_policy(scenario.engine.scheduling_policy, scenario.objectives),
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
+            view.role,
         ),
         "kv_tiers": resolved.kv_tiers,
         "step_time": step_time,
@@ -309,10 +310,10 @@ def _router(router: Router) -> dict[str, Any]:
 
 
 def _scheduler(
-    engine: Engine, resolved: Resolved, policy: Any, speculative: dict[str, Any] | None
+    engine: Engine, resolved: Resolved, policy: Any, speculative: dict[str, Any] | None, role: str
 ) -> dict[str, Any]:
     if engine.name == "sglang":
-        return sglang_scheduler(engine, resolved)
+        return sglang_scheduler(engine, resolved, role)
     from frontier.memory import MemoryPlan  # noqa: PLC0415 - keeps `import frontier` light
     from frontier.memory.versions import rules_of  # noqa: PLC0415
 

@@ -50,6 +50,7 @@ ALL_BUT_ACCEPTANCE = {
 AZURE = {"workload": {"trace": {"path": "azure-2023-conv", "num_requests": 200}}}
 SGLANG = {"engine.name": "sglang", "engine.version": "0.5.3"}
 PRIORITY = {"engine.sglang.enable_priority_scheduling": True}
+SGLANG_PAIR = {"clusters": [{"role": "prefill"}, {"role": "decode"}]}
 EXPERTS = ROUTED | {"engine.data_parallel_size": 2}
 WHOLE_EXPERTS = EXPERTS | {"engine.enable_expert_parallel": True}
 REBALANCED = WHOLE_EXPERTS | {
@@ -196,6 +197,8 @@ EFFECTS: dict[str, Change] = {
             "enable_priority_scheduling": ({}, False, True),
             "priority_scheduling_preemption_threshold": (PRIORITY, None, 3),
             "schedule_low_priority_values_first": (PRIORITY, False, True),
+            "num_reserved_decode_tokens": (SGLANG_PAIR, None, 64),
+            "disaggregation_decode_polling_interval": (SGLANG_PAIR, None, 4),
         }.items()
     },
     "engine.step_time.tables.path": ({}, "TABLES", "OTHER_TABLES"),

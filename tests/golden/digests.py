@@ -123,6 +123,11 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "disaggregation": {"kv_transfer": {"mode": "push", "granularity": "layer"}},
         "network": {"nics_per_node": 2, "nic_bandwidth": "100Gbps"},
     },
+    "sglang_prefill_and_decode": {
+        "engine": {"name": "sglang", "version": "0.5.3", "sglang": {"max_total_tokens": 12000}},
+        "clusters": [{"role": "prefill", "replicas": 2}, {"role": "decode", "replicas": 2}],
+        "dynamics": {"events": [{"at": "5s", "cluster": "decode", "replica": 1, "fail": {"down": "3s"}}]},
+    },
     "decode_replica_lost": {
         "clusters": [{"role": "prefill", "replicas": 2}, {"role": "decode", "replicas": 2}],
         "disaggregation": {"kv_transfer": {"bandwidth": "20GB/s"}},

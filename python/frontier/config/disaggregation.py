@@ -1,7 +1,8 @@
 """Roles that form a program, KV that goes from one to the next, and what of it is not modelled.
 
 Engines: vLLM's NIXL connector (`vllm/distributed/kv_transfer/kv_connector/v1/nixl`), whose handshake compares
-release, model, KV dtype and heads, and whose tensor parallel sizes must divide one another.
+release, model, KV dtype and heads, and whose tensor parallel sizes must divide one another; SGLang's prefill
+and decode servers (`sglang_handover`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from frontier.config.views import ClusterView
 
 Balance = Literal["weighted", "least_loaded"]
+Mode = Literal["pull", "push", "buffer", "store"]
+Granularity = Literal["request", "chunk", "layer"]
 
 PROGRAMS: Final = (
     (("colocated",), ("colocated",)),
@@ -40,14 +43,16 @@ is modelled. KV is handed from the first to the second."""
 class KvTransfer(Section):
     """How the KV of a prompt gets from a prefill cluster to a decode cluster."""
 
-    mode: Literal["pull", "push", "buffer", "store"] = "pull"
+    mode: Mode | None = None
     """Who moves it, and where to: the decode side reads it from the prefill side, which holds its blocks
     until then (vLLM's NIXL); the decode side sets blocks aside first, and the prefill side writes into them
     (SGLang, Mooncake); the prefill side sends it into memory of the decode side beside the KV cache (vLLM's
-    P2P NCCL); or it writes it to a pool and is free, and the decode side reads it there (LMCache)."""
-    granularity: Literal["request", "chunk", "layer"] = "request"
+    P2P NCCL); or it writes it to a pool and is free, and the decode side reads it there (LMCache). Left out,
+    pull under vLLM, and push under SGLang, which has no other."""
+    granularity: Granularity | None = None
     """What is sent at once: the whole prompt after its last step; with push also every chunk after its step,
-    or every layer of a step when it is computed."""
+    or, under vLLM, every layer of a step when it is computed. Left out, request under vLLM, chunk under
+    SGLang."""
     proxy_latency: Duration = 0
     """From the end of the prefill to the request's arrival at the decode side."""
     latency: Duration | None = None
@@ -56,6 +61,19 @@ class KvTransfer(Section):
     bandwidth: Bandwidth | None = None
     """A link of this bandwidth for every transfer, all GPUs of an engine together: transfers never wait for
     each other. Left out, they share the links of `network`; mode store needs it."""
+
+    def under(self, engine: str) -> KvTransfer:
+        """Return it with what is left out as the engine named has it."""
+        mode, granularity = _WAYS.get(engine, _WAYS["vllm"])
+        return self.model_copy(
+            update={"mode": self.mode or mode, "granularity": self.granularity or granularity}
+        )
+
+
+_WAYS: Final[dict[str, tuple[Mode, Granularity]]] = {
+    "vllm": ("pull", "request"),
+    "sglang": ("push", "chunk"),
+}
 
 
 class Balances(Section):
@@ -75,7 +93,7 @@ class Disaggregation(Section):
     """How requests go through clusters with a role."""
 
     kv_transfer: KvTransfer | None = None
-    """How KV gets from prefill to decode; left out, vLLM's NIXL over `network`."""
+    """How KV gets from prefill to decode; left out, vLLM's NIXL, or SGLang's servers, over `network`."""
     direct_below: Tokens | None = None
     """Conditional disaggregation: a request with at most so many prompt tokens that the decode side has not
     cached is served there as a whole."""
@@ -106,14 +124,11 @@ class _Refusal:
     applies: Callable[[Engine], bool]
     message: str
     roles: tuple[str, ...] = ("prefill", "decode")
-    modes: tuple[str, ...] = get_args(KvTransfer.model_fields["mode"].annotation)
+    modes: tuple[str, ...] = get_args(Mode)
     allowed: tuple[str, ...] = ()
 
 
 _REFUSALS: Final = (
-    _Refusal(
-        "name", lambda e: e.name != "vllm", "KV is handed over between vLLM engines alone", allowed=("vllm",)
-    ),
     _Refusal(
         "scheduler", lambda e: e.scheduler is not None, "only vLLM's own scheduler hands KV over; remove it"
     ),
@@ -244,7 +259,7 @@ def transfer_issues(transfer: KvTransfer, network: Network | None) -> list[Issue
     """Return what is wrong with a transfer on its own."""
     issues = []
     path = "disaggregation.kv_transfer"
-    if transfer.granularity != "request" and transfer.mode != "push":
+    if transfer.granularity not in (None, "request") and transfer.mode != "push":
         message = (
             f"was '{transfer.granularity}', needs mode push: with {transfer.mode} a whole prompt is sent"
         )
@@ -266,7 +281,7 @@ def engine_issues(
     role = "decode" if receives else "prefill"
     for refusal in _REFUSALS:
         path = f"engine.{refusal.path}"
-        wanted = role in refusal.roles and transfer.mode in refusal.modes
+        wanted = role in refusal.roles and (transfer.mode or "pull") in refusal.modes
         if wanted and known(path) and refusal.applies(engine):
             value: Any = getattr(engine, refusal.path)
             value = value.model_dump(mode="json", exclude_none=True) if isinstance(value, Section) else value
@@ -282,9 +297,16 @@ def pair_issues(source: ClusterView, destination: ClusterView) -> list[Issue]:
     def report(field: str, value: object, message: str, allowed: tuple[str, ...] = ()) -> None:
         issues.append(Issue(f"clusters.{destination.index}.engine.{field}", value, message, allowed))
 
-    if one.name != "vllm" or other.name != "vllm":
-        return []  # which is refused anyway
     of = f"cluster '{source.name}'"
+    if one.name != other.name:
+        message = (
+            f"was {other.name}, but {of} has {one.name}: KV is handed over between engines of one kind alone"
+        )
+        report("name", other.name, message, (one.name,))
+        return issues
+    if one.name == "sglang" and destination.role == "attention":
+        report("name", other.name, "was sglang: attention and FFN ranks are vLLM's alone", ("vllm",))
+        return issues
     if one.version != other.version:
         message = (
             f"was {other.version}, but {of} has {one.version}: NIXL connects engines of one release alone"

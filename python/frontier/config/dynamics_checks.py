@@ -26,6 +26,7 @@ class ServingCluster:
         in_service: how many of them are in service at the start, None where that was not said.
         engine: its engine, None where it is not valid.
         engine_path: returns where a field of its engine was given.
+        hands_over: whether it is a prefill or a decode cluster of one deployment.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ServingCluster:
     in_service: int | None
     engine: Engine | None
     engine_path: Callable[[str], str]
+    hands_over: bool = False
 
     @property
     def serving(self) -> int:
@@ -93,9 +95,12 @@ def _engine_issues(cluster: ServingCluster, section: str, known: Known) -> list[
     engine = cluster.engine
     if engine is None:
         return []
-    message = f"requests can leave before their end ({section}) only under vLLM's own scheduler"
+    message = (
+        f"requests can leave before their end ({section}) only under vLLM's own scheduler, and SGLang's with"
+        " prefill and decode clusters"
+    )
     refused: list[tuple[str, Any, tuple[str, ...]]] = []
-    if engine.name != "vllm":
+    if engine.name != "vllm" and not cluster.hands_over:
         refused.append(("name", engine.name, ("vllm",)))
     if engine.scheduler is not None:
         refused.append(("scheduler", engine.scheduler.model_dump(mode="json", exclude_none=True), ()))

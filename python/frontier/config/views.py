@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from frontier.config import afd
+from frontier.config import afd, sglang_handover
 from frontier.config import disaggregation as rules
 from frontier.config.afd import Afd
 from frontier.config.afd_facts import AfdUnit, step_time_issues, with_batches
@@ -151,6 +151,7 @@ def _service_issues(
                 own.in_service,
                 view.engine,
                 lambda path, place=place: place(Issue(path, None, "")).path,  # type: ignore[misc]
+                hands_over=hands_over,
             )
         )
     issues = service_issues(
@@ -348,9 +349,17 @@ def _hand_over_issues(
     """Return what is wrong between clusters that compute prompts and those that KV is handed to."""
     receivers = rules.receivers(view.role for view in views)
     views = [view for view in views if view.has_requests]
-    transfer = (disaggregation or Disaggregation()).kv_transfer or KvTransfer()
+    section = disaggregation or Disaggregation()
+    transfer = section.kv_transfer or KvTransfer()
+    engines = {view.engine.name for view in views}
+    if len(engines) == 1:
+        transfer = transfer.under(*engines)
     issues = rules.transfer_issues(transfer, network)
+    if engines == {"sglang"}:
+        issues = sglang_handover.way_issues(transfer, section) or issues
     for view in views:
+        if view.engine.name == "sglang" and not broken:
+            issues += sglang_handover.server_issues(view)
         issues += [
             view.placed(issue)
             for issue in rules.engine_issues(
