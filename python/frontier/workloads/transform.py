@@ -112,6 +112,7 @@ def _take(trace: LoadedTrace, rows: NDArray[np.intp]) -> LoadedTrace:
         output_tokens=trace.output_tokens[rows],
         priority=None if trace.priority is None else trace.priority[rows],
         session=None if trace.session is None else trace.session[rows],
+        model=None if trace.model is None else trace.model[rows],
     )
     if (
         trace.segment_offsets is None
