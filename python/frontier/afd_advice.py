@@ -22,6 +22,7 @@ from frontier.disaggregated_lowering import PredictorPool
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.lowering import lower
 from frontier.models.sharding import disaggregated_issues
+from frontier.own_requests import own_requests
 from frontier.typical_steps import mean_context
 from frontier.unit_lowering import UnitStepTime
 
@@ -82,7 +83,8 @@ def advise_afd(
         raise ConfigError(Issue("tpot_s", None, message), source="advise_afd")
     _check(tried, context)
     if context is None:
-        context = mean_context(view.scenario, lower(view.scenario))
+        lowered, _ = own_requests(chosen, view, lower(view.scenario))
+        context = mean_context(view.scenario, lowered)
     layouts = [
         replace(layout, redundant_experts=own.redundant_experts)
         for layout in afd_ratios(

@@ -25,9 +25,7 @@ CACHE_BYTES: Final = 512 * 2**20
 _in_use: weakref.WeakValueDictionary[tuple[Any, ...], LoadedTrace] = weakref.WeakValueDictionary()
 
 
-def trace_columns(
-    trace: Trace, *, seed: int, replication: int, models: tuple[str, ...] = ()
-) -> LoadedTrace:
+def trace_columns(trace: Trace, *, seed: int, replication: int, models: tuple[str, ...] = ()) -> LoadedTrace:
     """Return the rows that a trace section stands for.
 
     Equal sections give the same object as long as it is in use (and the file has not changed). `seed` and

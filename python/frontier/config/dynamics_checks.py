@@ -216,9 +216,7 @@ class _Rules:
             f" {have[1]}: a replica takes its GPUs along"
         )
         names = tuple(
-            name
-            for name, each in self.clusters.items()
-            if each.gpus == cluster.gpus and name != cluster.name
+            name for name, each in self.clusters.items() if each.gpus == cluster.gpus and name != cluster.name
         )
         self._report(path, to, message, names)
 

@@ -192,9 +192,7 @@ def workload_issues(
         message = f"is required: clusters serve {', '.join(served)}; give each its share, such as {{{form}}}"
         return [Issue(path, None, message)]
     issues = [
-        Issue(
-            path, name, f"has '{name}', which no cluster serves", served, nearest_name(name, served)
-        )
+        Issue(path, name, f"has '{name}', which no cluster serves", served, nearest_name(name, served))
         for name in shares
         if name not in served
     ]

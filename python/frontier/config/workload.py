@@ -20,7 +20,6 @@ from frontier.config.models_served import parse_shares
 from frontier.config.trace import MAX_REQUESTS, Trace
 from frontier.units import parse_number
 
-
 _SHARES_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "minProperties": 2,

@@ -236,9 +236,9 @@ def choose_format(request: Request, header: Sequence[str], file: str) -> Format:
 def _with_models(fmt: Format, request: Request, header: Sequence[str]) -> Format:
     """Return a format with the column of models where it is wanted, and without it where it is not."""
     if request.models is None:
-        kept = {role: name for role, name in fmt.columns.items() if role != "model"}
+        kept: dict[Role, str | None] = {role: name for role, name in fmt.columns.items() if role != "model"}
         return replace(fmt, columns=kept)
-    columns = dict(fmt.columns)
+    columns: dict[Role, str | None] = dict(fmt.columns)
     if "model" not in columns and "model" in header:
         columns["model"] = "model"
     return replace(fmt, columns=columns, models=request.models)

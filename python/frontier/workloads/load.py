@@ -58,7 +58,8 @@ def load_trace(
         path: a file, or a name of `builtin_traces()`.
         format: a name of `frontier.workloads.FORMAT_NAMES`; `auto` tells it from the header.
         columns: source column per role (`arrival`, `prompt_tokens`, `output_tokens`, `priority`, `session`,
-            `hash_ids`, `model`), in place of those of the format. An arrival of None puts all requests at time 0.
+            `hash_ids`, `model`), in place of those of the format. An arrival of None puts all requests at
+            time 0.
         time_unit: of the arrival column: `s`, `ms`, `us`, `ns` or `datetime` (UTC unless an offset is given).
         block_size: tokens per block hash.
         on_bad_row: `error` stops at the first row that cannot be used; `skip` leaves such rows out and counts
