@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def own_requests(whole: Scenario, view: ClusterView, lowered: Lowered) -> tuple[Lowered, float]:
-    """Return a lowered cluster with the rows of a trace that are for its model, and its share of the requests.
+    """Return a lowered cluster with the rows of a trace that are for its model, and its share of requests.
 
     The share is of a synthetic workload, or of those rows: by weight among the clusters of its role and
     model, and that of its model among all.

@@ -90,7 +90,7 @@ def served_models(
 
 
 def _identity(reference: str | Mapping[str, Any]) -> Hashable:
-    """Return what equal references share: the name of a preset; of anything else, something that is no text."""
+    """Return what equal references share: the name of a preset; of others, something that is no text."""
     if not isinstance(reference, str):
         return frozen(dict(reference))
     from frontier.models import preset_name  # noqa: PLC0415 - keeps `import frontier` light
