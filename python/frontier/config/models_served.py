@@ -67,7 +67,7 @@ def served_models(
     groups: dict[Hashable, list[int]] = {}
     for index, (name, reference) in enumerate(zip(names, references, strict=True)):
         groups.setdefault(reference if name is None else name, []).append(index)
-    if len(groups) == 1:
+    if len(groups) == len(set(references)) == 1:
         return (everything,), issues + _only_one(known)
     unclear = None in names
     for index, name in enumerate(names):
