@@ -233,9 +233,7 @@ def test_what_a_cluster_typically_does_is_that_of_its_model(tmp_path: Path) -> N
     """`explain` takes mean lengths and load from the rows that are for the cluster's model."""
     rows = [("a", 100, 10), ("b", 900, 300)] * 50
     path = tmp_path / "trace.csv"
-    path.write_text(
-        "t,in,out,model\n" + "".join(f"{t},{p},{o},{m}\n" for t, (m, p, o) in enumerate(rows))
-    )
+    path.write_text("t,in,out,model\n" + "".join(f"{t},{p},{o},{m}\n" for t, (m, p, o) in enumerate(rows)))
     clusters = [
         *serving("llama-3.1-8b", SMALL, served_model_name="a"),
         *serving("qwen3-8b", PAIR, served_model_name="b"),

@@ -110,7 +110,11 @@ def test_a_path_and_an_inline_model_need_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("clusters", "path", "message"),
     [
-        ([SMALL, {**QWEN, "served_model_name": "llama-3.1-8b"}], "clusters.1.model", "'small' serves another"),
+        (
+            [SMALL, {**QWEN, "served_model_name": "llama-3.1-8b"}],
+            "clusters.1.model",
+            "'small' serves another",
+        ),
         (
             [{**SMALL, "served_model_name": "qwen3-8b"}, QWEN],
             "clusters.1.model",

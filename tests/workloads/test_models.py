@@ -33,7 +33,9 @@ def test_models_are_numbered_in_the_order_asked_for(
     assert load_trace(path, columns=COLUMNS).model is None, "nobody asked"
 
 
-@pytest.mark.parametrize(("cell", "reason"), [("larg", "must be one of small, large; did"), ("", "is missing")])
+@pytest.mark.parametrize(
+    ("cell", "reason"), [("larg", "must be one of small, large; did"), ("", "is missing")]
+)
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_row_for_another_model_is_named_or_left_out(
     tmp_path: Path, kind: str, cell: str, reason: str
