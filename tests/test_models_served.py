@@ -212,7 +212,7 @@ def test_a_request_on_a_cluster_of_another_model_is_an_error() -> None:
         "timeline": result.columns.timeline,
         "transfers": result.columns.transfers,
     }
-    with pytest.raises(InvariantError, match="request 7 asked for .* and was served by"):
+    with pytest.raises(InvariantError, match=r"request 7 asked for .* and was served by"):
         Result(raw, result.facts)
     model[7] = 2
     with pytest.raises(InvariantError, match="request 7 asked for model 2 of 2"):

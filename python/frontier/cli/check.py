@@ -13,7 +13,6 @@ from frontier.cli import output
 from frontier.cli.exits import issues_json
 from frontier.cli.options import json_option, scenario_argument, set_option
 from frontier.cli.service_facts import service_facts
-from frontier.config.models_served import model_names
 from frontier.errors import DoesNotFitError
 
 if TYPE_CHECKING:
@@ -136,6 +135,8 @@ def memory_facts(plan: MemoryPlan | SglangPlan) -> dict[str, Any]:
 
 
 def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
+    from frontier.config.models_served import model_names  # noqa: PLC0415 - slow to import
+
     requests = _num_requests(scenario, lowered)
     source = scenario.workload.chosen
     if scenario.workload.trace is not None:
