@@ -245,3 +245,28 @@ def test_what_a_cluster_typically_does_is_that_of_its_model(tmp_path: Path) -> N
     assert "900 tokens" in decode.prefill.what
     assert "105 tokens" in small.decode.what
     assert "1,050 tokens" in decode.decode.what
+
+
+def test_units_are_explained_and_advised_beside_other_models() -> None:
+    """As without the other model, but for the load: half of the requests are for the other."""
+    alone = frontier.load("afd-qwen3-235b")
+    plain = alone.to_dict()
+    plain["clusters"].append(
+        {
+            "role": "colocated",
+            "name": "small",
+            "model": "llama-3.1-8b",
+            "engine": {"tensor_parallel_size": 1, "data_parallel_size": 1, "enable_expert_parallel": False},
+        }
+    )
+    plain["workload"]["synthetic"]["models"] = {"qwen3-235b-a22b": 1, "llama-3.1-8b": 1}
+    both = Scenario.from_dict(plain)
+    layouts: dict[str, Any] = {"attention_ranks": (8,), "ffn_ranks": (16,), "micro_batches": (3,)}
+    assert frontier.advise_afd(both, **layouts) == frontier.advise_afd(alone, **layouts)
+    steps = [frontier.explain(each, cluster="attention", decode=8) for each in (both, alone)]
+    assert steps[0].decode == steps[1].decode
+    arrivals = alone.workload.synthetic.arrivals  # type: ignore[union-attr]
+    assert arrivals.poisson is not None
+    half = alone.with_({"workload.synthetic.arrivals.poisson.rate": arrivals.poisson.rate / 2})
+    typical = [frontier.explain(each, cluster="attention").decode for each in (both, half)]
+    assert typical[0] == typical[1]

@@ -151,7 +151,8 @@ class Scenario(BaseModel):
         self.__dict__[_VIEWS] = examined.views
         for view in examined.views:
             if view.unit is not None:
-                view.scenario.__dict__[_VIEWS] = (view,)  # on its own, too, it has FFN ranks
+                # On its own, too, it has FFN ranks, and its model is the only one.
+                view.scenario.__dict__[_VIEWS] = (replace(view, served_model=None),)
 
     @classmethod
     def _view(cls, sections: dict[str, Any], facts: Resolved) -> Scenario:
