@@ -26,27 +26,40 @@ def plan(name: str, layout: AfdLayout, **settings: Any) -> dict[str, Any]:
     return afd_step_time(load_model(name), layout, **given)
 
 
-def step(step_time: dict[str, Any], requests: list[int], context: int = 4096) -> dict[str, Any]:
-    batches = [[(1, context, False)] * count for count in requests]
+def step(
+    step_time: dict[str, Any],
+    requests: list[int],
+    context: int = 4096,
+    prompts: tuple[tuple[int, int, bool], ...] = (),
+) -> dict[str, Any]:
+    batches = [[(1, context, False)] * count + list(prompts) for count in requests]
     return _frontier.step_breakdown(json.dumps(step_time), batches)
 
 
+@pytest.mark.parametrize("prompts", [(), ((5000, 7000, True), (700, 700, True))], ids=["decode", "mixed"])
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v2-lite"])
-def test_alone_and_over_free_links_it_is_the_colocated_step(name: str) -> None:
+def test_alone_and_over_free_links_it_is_the_colocated_step(
+    name: str, prompts: tuple[tuple[int, int, bool], ...]
+) -> None:
     from frontier.models import operator_program
 
-    apart = step(plan(name, AfdLayout(attention_ranks=1, ffn_ranks=1, micro_batches=1)), [64])
+    alone = AfdLayout(attention_ranks=1, ffn_ranks=1, micro_batches=1)
+    apart = step(plan(name, alone), [64], prompts=prompts)
     whole = plan(name, AfdLayout(attention_ranks=1, ffn_ranks=1, micro_batches=1))["attention"]
     whole["stages"] = [
         [each.to_plan() for each in operator_program(load_model(name), tensor_parallel_size=1)]
     ]
     whole["launches"] = None
     whole["layout"]["pipeline_parallel_size"] = 1
-    together = step({"kind": "operators", **whole}, [64])
+    together = step({"kind": "operators", **whole}, [64], prompts=prompts)
     layers = load_model(name).num_layers
     assert apart["total_ns"] == pytest.approx(together["total_ns"], abs=2 * layers + 2)
     assert apart["flops"] == pytest.approx(together["flops"])
     assert apart["bytes"] == pytest.approx(together["bytes"])
+    # Cut, it is the same work, but for weights and keys that are read again.
+    parts = step(plan(name, replace(alone, micro_batches=3)), [64], prompts=prompts)
+    assert parts["flops"] == pytest.approx(together["flops"])
+    assert parts["bytes"] > together["bytes"]
 
 
 def test_more_micro_batches_hide_transfers_until_the_slowest_side_is_busy() -> None:

@@ -13,22 +13,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from frontier.afd_advisor import AfdAdvice, advise, afd_ratios
+from frontier.afd_advisor import AfdAdvice, PromptLoad, advise, afd_ratios
 from frontier.afd_lowering import AfdLayout
 from frontier.config.afd import MAX_MICRO_BATCHES
 from frontier.config.afd_facts import AfdUnit, with_batches
+from frontier.config.disaggregation import Disaggregation, program_of
 from frontier.config.parallel import MAX_DATA_PARALLEL_SIZE
 from frontier.disaggregated_lowering import PredictorPool
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.lowering import lower
 from frontier.models.sharding import disaggregated_issues
 from frontier.own_requests import own_requests
-from frontier.typical_steps import mean_context
+from frontier.typical_steps import mean_context, mean_lengths
 from frontier.unit_lowering import UnitStepTime
 
 if TYPE_CHECKING:
     from frontier.config import Scenario
     from frontier.config.views import ClusterView
+    from frontier.lowering import Lowered
     from frontier.simulation import ScenarioLike
 
 DEFAULT_MICRO_BATCHES = (1, 2, 3, 4)
@@ -48,7 +50,9 @@ def advise_afd(
     """Return how many attention ranks to how many FFN ranks give most tokens per GPU under a limit on TPOT.
 
     Every layout gets the largest batch that keeps the limit, that the KV cache of an attention rank holds,
-    and that `max_num_seqs` lets run.
+    and that `max_num_seqs` lets run. Units that serve whole requests compute the prompts that keep up with
+    their decodes in the same steps, within `max_num_batched_tokens`; the step is then the mean one, and
+    nothing is taken to be cached.
 
     Args:
         scenario: a `Scenario`, its plain values, or the path of its YAML file, with attention clusters.
@@ -61,8 +65,8 @@ def advise_afd(
         max_gpus: of both sides of a unit.
 
     Raises:
-        ConfigError: the scenario is not valid or has no such cluster, an argument is out of range, or there
-            is no limit.
+        ConfigError: the scenario is not valid or has no such cluster, an argument is out of range, there is
+            no limit, or its units decode nothing.
     """
     from frontier.simulation import as_scenario  # noqa: PLC0415 - imports this package's facade
 
@@ -82,8 +86,9 @@ def advise_afd(
         message = "was not given, and the scenario has no objectives.tpot"
         raise ConfigError(Issue("tpot_s", None, message), source="advise_afd")
     _check(tried, context)
+    lowered, _ = own_requests(chosen, view, lower(view.scenario))
+    prompts, notes = _prompts(chosen, view, lowered)
     if context is None:
-        lowered, _ = own_requests(chosen, view, lower(view.scenario))
         context = mean_context(view.scenario, lowered)
     layouts = [
         replace(layout, redundant_experts=own.redundant_experts)
@@ -102,6 +107,16 @@ def advise_afd(
     if fits == 0:
         message = f"was {context}, but the KV cache of an attention rank holds {facts.memory.kv_cache_tokens}"
         raise ConfigError(Issue("context", context, message), source="advise_afd")
+    most = min(fits, facts.max_num_seqs)
+    if prompts is not None:
+        most = min(most, prompts.most_requests(facts.max_num_batched_tokens))
+    if most == 0:
+        message = (
+            f"was {facts.max_num_batched_tokens}, but with one decode a step computes"
+            f" {prompts.per_decode if prompts else 0:,.0f} prompt tokens, so that prompts do not keep up"
+        )
+        issue = Issue("engine.max_num_batched_tokens", facts.max_num_batched_tokens, message)
+        raise ConfigError(issue, source="advise_afd")
     pool = PredictorPool()
     found = advise(
         fit,
@@ -110,11 +125,44 @@ def advise_afd(
         tpot_limit_s=tpot_s,
         attention_gpu=facts.gpu,
         ffn_gpu=unit.facts.gpu,
-        max_requests_per_rank=min(fits, facts.max_num_seqs),
+        max_requests_per_rank=most,
         prices=(facts.price_per_hour, unit.facts.price_per_hour),
         predictors=pool.predictors,
+        prompts=prompts,
+        max_num_batched_tokens=facts.max_num_batched_tokens,
     )
-    return replace(found, too_large=tuple(layout for layout in layouts if layout not in fit))
+    too_large = tuple(layout for layout in layouts if layout not in fit)
+    return replace(found, too_large=too_large, notes=notes)
+
+
+def _prompts(
+    scenario: Scenario, view: ClusterView, lowered: Lowered
+) -> tuple[PromptLoad | None, tuple[str, ...]]:
+    """Return the prompts that units compute beside decodes, and what to tell of them.
+
+    Raises:
+        ConfigError: units that decode nothing.
+    """
+    same = [each.plain for each in scenario.views() if each.served_model == view.served_model]
+    program = program_of(same) or ()
+    if program[-1:] != ("attention",):
+        message = f"was '{view.name}', whose units compute prompts alone: layouts are compared by decodes"
+        raise ConfigError(Issue("cluster", view.name, message), source="advise_afd")
+    if program[0] == "attention":
+        prompt, output = mean_lengths(view.scenario, lowered)
+        load = PromptLoad(prompt_tokens=max(1, round(prompt)), output_tokens=output)
+        note = (
+            f"steps compute {load.per_decode:,.1f} prompt tokens for each request that decodes: those of the"
+            " mean request, none of them cached"
+        )
+        return load, (note,)
+    section = scenario.disaggregation or Disaggregation()
+    given = [name for name in ("direct_below", "deflect_above") if getattr(section, name) is not None]
+    told = (
+        f"steps are decodes alone: prompts that come by disaggregation.{name} are not in them"
+        for name in given
+    )
+    return None, tuple(told)
 
 
 def _view(scenario: Scenario, cluster: str | None) -> ClusterView:

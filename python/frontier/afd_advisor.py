@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from frontier import _frontier
@@ -26,6 +26,94 @@ StepTimeOf = Callable[[AfdLayout], dict[str, Any]]
 _MOST = 1 << 20
 """Most requests of one attention rank that are tried."""
 
+_STRATA = 7
+"""Typical steps that stand for all, where prompts are computed in them: a prime, so that orders differ."""
+
+_HARDLY_VARIES = 500.0
+"""Prompts in a step of which as many are taken to be in every step."""
+
+Batch = list[tuple[int, int, bool]]
+"""Requests of an attention rank: query tokens, context after the step, whether it is a prefill."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLoad:
+    """Requests of which units compute the prompts as well, in tokens.
+
+    A request takes `output_tokens - 1` steps after its prompt, so a batch that stays as large as it is
+    computes `prompt_tokens / (output_tokens - 1)` prompt tokens in the mean step for each request that
+    decodes.
+
+    Attributes:
+        prompt_tokens: of a request, those left out that are cached.
+        output_tokens: of a request.
+    """
+
+    prompt_tokens: int
+    output_tokens: float
+
+    @property
+    def per_decode(self) -> float:
+        """Prompt tokens of a step for each request that decodes in it."""
+        return self.prompt_tokens / self._decodes
+
+    @property
+    def first_tokens(self) -> float:
+        """Tokens that a request gets for each of its decodes: one more than these, from its prompt."""
+        return 1 + 1 / self._decodes
+
+    @property
+    def _decodes(self) -> float:
+        return max(self.output_tokens - 1, 1.0)
+
+    def most_requests(self, max_num_batched_tokens: int) -> int:
+        """Return the most requests that can decode while their prompts fit into the same steps."""
+        return int(max_num_batched_tokens / (1 + self.per_decode))
+
+    def tokens(self, requests: int) -> int:
+        """Return the prompt tokens of the mean step."""
+        return round(requests * self.per_decode)
+
+    def chunks(self, tokens: int) -> Batch:
+        """Return prompt tokens of one step: whole prompts, and the middle of one."""
+        whole, rest = divmod(tokens, self.prompt_tokens)
+        chunks = [(self.prompt_tokens, self.prompt_tokens, True)] * whole
+        return [*chunks, (rest, (self.prompt_tokens + rest) // 2, True)] if rest else chunks
+
+    def steps(self, requests: int, ranks: int, max_num_batched_tokens: int) -> list[list[int]]:
+        """Return typical steps: the prompt tokens of every rank in each of them.
+
+        Prompts come to ranks independently of each other and are computed at once, as far as the budget
+        goes, so a rank has a Poisson number of them in a step, and the rank with most holds up all. A rank
+        has each part of the law (one of `_STRATA` equally likely ones, as its mean) in one of the steps, and
+        ranks have theirs in orders of their own.
+        """
+        room = max_num_batched_tokens - requests
+        chunk = min(self.prompt_tokens, room)
+        if chunk <= 0:
+            return [[0] * ranks]
+        parts = [min(room, round(part * chunk)) for part in _strata(requests * self.per_decode / chunk)]
+        return [
+            [parts[(step * (1 + rank % (_STRATA - 1)) + 3 * rank) % _STRATA] for rank in range(ranks)]
+            for step in range(_STRATA)
+        ]
+
+
+def _strata(mean: float) -> list[float]:
+    """Return the means of a Poisson law over its `_STRATA` equally likely parts, ascending."""
+    if mean > _HARDLY_VARIES:
+        return [mean] * _STRATA
+    parts, number, share, below = [0.0] * _STRATA, 0, math.exp(-mean), 0.0
+    most = mean + 10 * math.sqrt(mean) + 10
+    while number <= most:
+        above = min(1.0, below + share)
+        for part in range(_STRATA):
+            within = min(above, (part + 1) / _STRATA) - max(below, part / _STRATA)
+            parts[part] += max(0.0, within) * _STRATA * number
+        number, below = number + 1, above
+        share *= mean / number
+    return parts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AfdChoice:
@@ -34,7 +122,8 @@ class AfdChoice:
     Attributes:
         layout: ranks and micro-batches.
         requests_per_rank: requests of every attention rank.
-        step_s: time of a decode step, which is every request's TPOT.
+        step_s: time of a decode step, which is every request's TPOT; the mean of typical ones where prompts
+            are computed in them.
         attention_s: attention of one micro-batch in the mean layer (Ta).
         ffn_s: FFN of one micro-batch in the mean layer (Te).
         transfer_s: the longer way of the two (Tc).
@@ -44,6 +133,8 @@ class AfdChoice:
         least_micro_batches: fewest that hide transfers, `ceil(2 (1 + Tc / max(Ta, Te)))`.
         bound: what sets the pace: the slowest station, or `latency` where there are too few micro-batches to
             keep it busy.
+        prompt_tokens: that each attention rank computes in the mean step beside its decodes; stations are
+            those of a step with so many.
     """
 
     layout: AfdLayout
@@ -57,6 +148,7 @@ class AfdChoice:
     tokens_per_usd: float | None
     least_micro_batches: int
     bound: Bound
+    prompt_tokens: int = 0
 
     @property
     def balance(self) -> float:
@@ -78,11 +170,13 @@ class AfdAdvice:
         choices: layouts that keep the limit.
         infeasible: layouts whose step is too long even with one request per rank.
         too_large: layouts whose FFN ranks do not fit into their GPUs' memory.
+        notes: what the reader should know.
     """
 
     choices: tuple[AfdChoice, ...]
     infeasible: tuple[AfdLayout, ...]
     too_large: tuple[AfdLayout, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> AfdChoice | None:
@@ -101,6 +195,8 @@ def advise(
     max_requests_per_rank: int | None = None,
     prices: tuple[float | None, float | None] | None = None,
     predictors: list[_frontier.Predictor] | None = None,
+    prompts: PromptLoad | None = None,
+    max_num_batched_tokens: int = _MOST,
 ) -> AfdAdvice:
     """Find the largest batch of every layout under a limit on TPOT, and rank the layouts.
 
@@ -116,6 +212,8 @@ def advise(
         max_requests_per_rank: what the KV cache of an attention rank holds, if that is a limit.
         prices: US dollars per hour of a GPU of either side instead of the GPUs' own.
         predictors: those that step times refer to; looked at once a step time is made, which may add some.
+        prompts: requests whose prompts are computed in the same steps; None for decodes alone.
+        max_num_batched_tokens: most tokens of an attention rank's step, which bound chunks of prompts.
 
     Raises:
         ConfigError: numbers that are not positive, or a layout that the model does not fit into.
@@ -136,18 +234,30 @@ def advise(
     used = [] if predictors is None else predictors
     choices, infeasible = [], []
     for layout in layouts:
-        text = json.dumps(step_time_of(layout))
+        text, ranks = json.dumps(step_time_of(layout)), layout.attention_ranks
         most = min(max_requests_per_rank or _MOST, _MOST)
 
-        def step_s(requests: int, text: str = text, ranks: int = layout.attention_ranks) -> float:
-            return float(_step(text, ranks, requests, context_tokens, used)["total_ns"]) / 1e9
+        def facts_of(requests: int, tokens: Sequence[int], text: str = text) -> Any:
+            decodes = [(1, context_tokens, False)] * requests
+            batches = [decodes if prompts is None else decodes + prompts.chunks(each) for each in tokens]
+            return _frontier.step_breakdown(text, batches, used)
+
+        def step_s(requests: int, facts_of: Callable[..., Any] = facts_of, ranks: int = ranks) -> float:
+            steps = [[0] * ranks]
+            if prompts is not None:
+                steps = prompts.steps(requests, ranks, max_num_batched_tokens)
+            total_ns: int = sum(facts_of(requests, tokens)["total_ns"] for tokens in steps)
+            return total_ns / len(steps) / 1e9
 
         requests = _largest(step_s, tpot_limit_s, layout.micro_batches, most)
         if requests is None:
             infeasible.append(layout)
             continue
-        facts = _step(text, layout.attention_ranks, requests, context_tokens, used)
-        choices.append(_choice(layout, requests, facts, json.loads(text), prices))
+        tokens = 0 if prompts is None else prompts.tokens(requests)
+        facts = facts_of(requests, [tokens] * ranks)
+        stations = Stations.of(facts, json.loads(text), requests + tokens)
+        choice = _choice(layout, requests, step_s(requests), stations, prices)
+        choices.append(choice if prompts is None else _with_prompts(choice, prompts))
     choices.sort(key=lambda choice: -choice.tokens_per_s_per_gpu)
     return AfdAdvice(tuple(choices), tuple(infeasible))
 
@@ -178,12 +288,6 @@ def afd_ratios(
     return [layout for layout in layouts if max_gpus is None or layout.gpus <= max_gpus]
 
 
-def _step(
-    text: str, ranks: int, requests: int, context_tokens: int, predictors: list[_frontier.Predictor]
-) -> dict[str, Any]:
-    return _frontier.step_breakdown(text, [[(1, context_tokens, False)] * requests] * ranks, predictors)
-
-
 def _largest(step_s: Callable[[int], float], limit_s: float, unit: int, most: int) -> int | None:
     """Return the largest batch of whole micro-batches, or of one request each, within the limit.
 
@@ -210,12 +314,10 @@ def _largest(step_s: Callable[[int], float], limit_s: float, unit: int, most: in
 def _choice(
     layout: AfdLayout,
     requests: int,
-    facts: dict[str, Any],
-    step_time: dict[str, Any],
+    step_s: float,
+    stations: Stations,
     prices: tuple[float | None, float | None],
 ) -> AfdChoice:
-    stations = Stations.of(facts, step_time, requests)
-    step_s = facts["total_ns"] / 1e9
     tokens_per_s = requests * layout.attention_ranks / step_s
     tokens_per_usd = None
     if prices[0] is not None and prices[1] is not None:
@@ -233,4 +335,16 @@ def _choice(
         tokens_per_usd=tokens_per_usd,
         least_micro_batches=stations.least_micro_batches,
         bound=stations.bound,
+    )
+
+
+def _with_prompts(choice: AfdChoice, prompts: PromptLoad) -> AfdChoice:
+    """Return the choice with the prompts of its step, and the tokens that come of them."""
+    more, usd = prompts.first_tokens, choice.tokens_per_usd
+    return replace(
+        choice,
+        prompt_tokens=prompts.tokens(choice.requests_per_rank),
+        tokens_per_s=choice.tokens_per_s * more,
+        tokens_per_s_per_gpu=choice.tokens_per_s_per_gpu * more,
+        tokens_per_usd=None if usd is None else usd * more,
     )

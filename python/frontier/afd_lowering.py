@@ -208,7 +208,7 @@ def afd_step_time(
     routing: Mapping[str, Any] | None = None,
     attach: Attach = _bounds,
 ) -> dict[str, Any]:
-    """Return the plan's step time of a decode unit: `attention_ranks` batches per step, in lock step.
+    """Return the plan's step time of a unit: `attention_ranks` batches per step, in lock step.
 
     Args:
         spec: the model.

@@ -1,4 +1,4 @@
-"""What a decode step with attention and FFN apart goes round: attention, link, FFN and link.
+"""What a step with attention and FFN apart goes round: attention, link, FFN and link.
 
 The iteration in one formula, where all micro-batches and layers take equally long (MegaScale-Infer,
 arXiv:2504.02263, section 4.1; `rust/frontier-core/src/fidelity/afd/closed_form.rs`): with the slowest station
@@ -24,7 +24,7 @@ class Stations:
         ffn_s: the FFN, its slowest rank (Te).
         a2f_s: to the FFN.
         f2a_s: and back.
-        micro_batches: that have requests.
+        micro_batches: that have tokens.
         layers: of the model.
     """
 
@@ -36,17 +36,17 @@ class Stations:
     layers: int
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any], step_time: Mapping[str, Any], requests: int) -> Stations:
+    def of(cls, facts: Mapping[str, Any], step_time: Mapping[str, Any], tokens: int) -> Stations:
         """Return the stations of a step.
 
         Args:
             facts: what `step_breakdown` says of it.
             step_time: the plan's `AfdSpec`.
-            requests: of an attention rank.
+            tokens: that an attention rank computes in it.
         """
         classes = len(step_time["classes"])
         layers = sum(run["count"] for run in step_time["layers"])
-        parts = min(int(step_time["micro_batches"]), requests)
+        parts = min(int(step_time["micro_batches"]), tokens)
         seconds = {"attention": 0.0, "ffn": 0.0, "a2f": 0.0, "f2a": 0.0}
         for row in facts["operators"]:
             if 1 <= row["stage"] <= classes:

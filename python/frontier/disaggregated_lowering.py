@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from frontier.config.disaggregation import RECEIVERS, Disaggregation, KvTransfer, program_of
+from frontier.config.disaggregation import Disaggregation, KvTransfer, program_of
 from frontier.config.models_served import by_model
 from frontier.config.network import Network, network_facts
 from frontier.config.views import hand_over
@@ -84,10 +84,8 @@ def _path(
     if len(legs) == 1:
         return {"legs": legs, "direct": None}
     transfer = section.kv_transfer or KvTransfer()
-    sources, destinations = (
-        [view.facts for view in members if view.role in found] for found in (("prefill",), RECEIVERS)
-    )
-    legs[1]["receives"] = _receives(transfer, sources, destinations, members)
+    sources, destinations = ([view for view in members if view.role == role] for role in roles)
+    legs[1]["receives"] = _receives(transfer, sources, destinations)
     return {"legs": legs, "direct": _direct(section)}
 
 
@@ -102,17 +100,15 @@ def _direct(section: Disaggregation) -> dict[str, Any] | None:
 
 def _receives(
     transfer: KvTransfer,
-    sources: Sequence[Resolved],
-    destinations: Sequence[Resolved],
-    views: Sequence[ClusterView],
+    sources: Sequence[ClusterView],
+    destinations: Sequence[ClusterView],
 ) -> dict[str, Any]:
     dedicated = transfer.bandwidth is not None
     latency = transfer.latency
     if latency is None:
-        gpus = [facts.gpu for facts in (*sources, *destinations)]
+        gpus = [view.facts.gpu for view in (*sources, *destinations)]
         latency = max(gpu.nic_latency_ns for gpu in gpus) if dedicated else 0
-    one = destinations[0]
-    engine = next(view.engine for view in views if view.role in RECEIVERS)
+    one, engine = destinations[0].facts, destinations[0].engine
     return {
         "mode": transfer.mode,
         "granularity": transfer.granularity,

@@ -352,7 +352,9 @@ def _step(
             )
             for row, operator in zip(rows, _planned(lowered), strict=True)
         ),
-        stations=Stations.of(facts, step_time, batch.requests) if step_time["kind"] == "afd" else None,
+        stations=Stations.of(facts, step_time, query_tokens * batch.requests)
+        if step_time["kind"] == "afd"
+        else None,
     )
 
 

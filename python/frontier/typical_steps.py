@@ -51,6 +51,12 @@ def mean_context(scenario: Scenario, lowered: Lowered) -> int:
     return max(1, min(round(load.prompt_tokens + load.output_tokens / 2), lowered.resolved.max_model_len))
 
 
+def mean_lengths(scenario: Scenario, lowered: Lowered) -> tuple[float, float]:
+    """Return the tokens of the mean prompt and of the mean output."""
+    load = _load(scenario, lowered)
+    return load.prompt_tokens, load.output_tokens
+
+
 def typical_decode(
     scenario: Scenario,
     lowered: Lowered,

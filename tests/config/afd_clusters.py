@@ -5,6 +5,7 @@ from typing import Any
 from frontier.config import Scenario
 
 PREFILL: dict[str, Any] = {"role": "prefill", "engine": {"tensor_parallel_size": 2}}
+DECODE: dict[str, Any] = {"role": "decode", "engine": {"tensor_parallel_size": 2}}
 ATTENTION: dict[str, Any] = {"role": "attention", "engine": {"data_parallel_size": 2}}
 FFN: dict[str, Any] = {"role": "ffn", "engine": {"data_parallel_size": 4}}
 LINK: dict[str, Any] = {"kv_transfer": {"bandwidth": "50GB/s", "latency": "50us"}}

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from afd_clusters import ATTENTION, FFN, LINK, PREFILL, over, plain, scenario
+from afd_clusters import ATTENTION, DECODE, FFN, LINK, PREFILL, over, plain, scenario
 
 from frontier.afd_lowering import AfdHost, AfdTransfer, afd_step_time
 from frontier.config import Scenario
@@ -124,7 +124,10 @@ def test_ffn_ranks_must_fit() -> None:
 @pytest.mark.parametrize(
     ("clusters", "path", "words"),
     [
-        ([ATTENTION, FFN], "clusters", "after prefill clusters"),
+        ([ATTENTION], "clusters", "have the roles attention"),
+        ([ATTENTION, DECODE], "clusters", "have the roles attention, decode"),
+        ([PREFILL, ATTENTION, FFN, DECODE], "clusters", "with prefill clusters before them, or decode"),
+        ([PREFILL, ATTENTION, FFN, {"role": "colocated"}], "clusters", "must have colocated alone"),
         ([PREFILL, ATTENTION], "clusters", "have the roles prefill, attention"),
         ([PREFILL, ATTENTION, over(ATTENTION, name="b"), FFN], "clusters", "as many of each"),
         ([PREFILL, over(ATTENTION, replicas=2), FFN], "clusters.2.replicas", "has 2: every attention"),
@@ -214,10 +217,82 @@ def test_what_means_nothing_or_is_not_modelled_is_refused(
     assert words in problems(*clusters)[path].message
 
 
-@pytest.mark.parametrize("field", ["direct_below", "deflect_above"])
-def test_attention_ranks_take_no_prompts(field: str) -> None:
-    found = problems(disaggregation={**LINK, field: 100})
-    assert "decode alone" in found[f"disaggregation.{field}"].message
+def test_units_form_programs_alone_before_and_after_other_clusters() -> None:
+    def legs(*clusters: dict[str, Any], **sections: Any) -> list[tuple[list[int], bool]]:
+        plan = lower(scenario(*clusters, **sections)).plan
+        found = plan["paths"][0]["legs"] if "paths" in plan else []
+        return [(leg["clusters"], leg["receives"] is not None) for leg in found]
+
+    assert legs(ATTENTION, FFN, disaggregation=None) == []
+    two = [over(each, name=each["role"] + name) for each in (ATTENTION, FFN) for name in "ab"]
+    assert legs(*two, disaggregation=None) == [([0, 1], False)]
+    assert legs(PREFILL, ATTENTION, FFN) == [([0], False), ([1], True)]
+    # Prompts on the unit, tokens on a decode cluster.
+    assert legs(DECODE, ATTENTION, FFN) == [([1], False), ([0], True)]
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "clusters"),
+    [
+        ("kv_transfer", {"bandwidth": "1GB/s"}, [ATTENTION, FFN]),
+        ("direct_below", 100, [ATTENTION, FFN]),
+        ("deflect_above", 100, [ATTENTION, FFN]),
+        ("balance", {"prefill": "weighted"}, [ATTENTION, FFN, DECODE]),
+        ("balance", {"attention": "least_loaded"}, [ATTENTION, FFN]),
+    ],
+)
+def test_what_hands_kv_over_means_nothing_to_units_alone(
+    section: str, value: Any, clusters: list[dict[str, Any]]
+) -> None:
+    (found,) = problems(*clusters, disaggregation={section: value}).values()
+    assert found.path.startswith(f"disaggregation.{section}")
+    assert "has no effect" in found.message
+
+
+@pytest.mark.parametrize(
+    ("engine", "path", "words"),
+    [
+        ({"enable_expert_parallel": True}, "enable_expert_parallel", "attention ranks have no experts"),
+        ({"moe": {"all2all_backend": "deepep_low_latency"}}, "moe.all2all_backend", "FFN ranks take no such"),
+        ({"scheduler": "sarathi"}, "scheduler", "vLLM's own scheduler alone"),
+        (
+            {"prefill_context_parallel_size": 2},
+            "prefill_context_parallel_size",
+            "not modelled with attention",
+        ),
+        (
+            {"decode_context_parallel_size": 2, "tensor_parallel_size": 8},
+            "decode_context_parallel_size",
+            "not modelled with attention",
+        ),
+        ({"pipeline_parallel_size": 2}, "pipeline_parallel_size", "pipelines of layers"),
+        ({"name": "sglang"}, "name", "vLLM's rules alone"),
+    ],
+)
+def test_what_units_alone_do_not_take_is_refused(engine: dict[str, Any], path: str, words: str) -> None:
+    """Without other clusters, what stands at the top must mean something to one of the two sides."""
+    alone = [over(ATTENTION, engine={"data_parallel_size": 1}), FFN]
+    found = problems(*alone, engine={"step_time": "roofline", **engine}, disaggregation=None)
+    assert words in found[f"engine.{path}"].message
+
+
+def test_routing_at_the_top_is_that_of_ffn_ranks() -> None:
+    given = scenario(ATTENTION, FFN, engine={"step_time": "roofline", **MOE}, disaggregation=None)
+    (cluster,) = lower(given).plan["clusters"]
+    assert cluster["step_time"]["ffn"]["moe"]["routing"] == {"kind": "power_law", "exponent": 1.0}
+
+
+def test_graphs_of_ffn_ranks_hold_micro_batches_of_prompts() -> None:
+    """Where units prefill, micro-batches have more rows than decodes: every size of attention has a graph."""
+    few = over(ATTENTION, engine={"max_num_seqs": 12})
+
+    def largest(*clusters: dict[str, Any], **sections: Any) -> int:
+        return max(scenario(*clusters, **sections).view("ffn").facts.graphs.full_decode)
+
+    attention = scenario(few, FFN, disaggregation=None).view("attention").facts.graphs
+    sizes = {*attention.full_decode, *attention.full, *attention.piecewise}
+    assert largest(PREFILL, few, FFN) == 2 * 4
+    assert largest(few, FFN, disaggregation=None) == 2 * max(sizes)
 
 
 def test_the_section_needs_such_clusters_and_drafts_are_refused() -> None:

@@ -219,7 +219,7 @@ def test_memory_is_checked_for_each_cluster() -> None:
         ([DECODE], "clusters", "have the roles decode"),
         ([PREFILL, DECODE, {"role": "colocated"}], "clusters", "must have colocated alone"),
         ([PREFILL, DECODE, {"role": "ffn"}], "clusters", "have the roles prefill, decode, ffn"),
-        ([{"role": "attention"}, {"role": "ffn"}], "clusters", "after prefill clusters"),
+        ([PREFILL, {"role": "attention"}], "clusters", "have the roles prefill, attention"),
         ([PREFILL, DECODE, DECODE], "clusters.2.name", "as is that of clusters.1"),
         (
             [PREFILL, {**DECODE, "weight": 2}],

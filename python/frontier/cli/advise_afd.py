@@ -44,7 +44,7 @@ def advise_afd(
     """Compare layouts of the attention and FFN ranks of SCENARIO, without simulating it.
 
     Each gets the largest decode batch that keeps the limit on TPOT; the one with most tokens per second and
-    GPU comes first.
+    GPU comes first. Where units serve whole requests, steps compute prompts as well, as many as keep up.
     """
     from frontier.afd_advice import advise_afd as advice_of  # noqa: PLC0415 - slow to import
     from frontier.config import load  # noqa: PLC0415 - slow to import
@@ -74,6 +74,8 @@ def advise_afd(
     ):
         if layouts:
             output.print_text(f"{len(layouts)} {why}: {', '.join(dict.fromkeys(map(_name, layouts)))}")
+    for note in found.notes:
+        output.print_text(f"note: {note}")
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:
@@ -129,4 +131,5 @@ def _document(found: AfdAdvice) -> dict[str, Any]:
         ],
         "infeasible": [asdict(layout) for layout in found.infeasible],
         "too_large": [asdict(layout) for layout in found.too_large],
+        "notes": list(found.notes),
     }

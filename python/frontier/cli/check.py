@@ -141,11 +141,11 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
     source = scenario.workload.chosen
     if scenario.workload.trace is not None:
         source = f"trace {scenario.workload.trace.path}"
-    (first, *others) = lowered.clusters
+    first = lowered.clusters[0]
     names = model_names(scenario.views())
     return [
         ("models" if names else "model", ", ".join(names) or first.resolved.model.name),
-        *(() if others else _cluster_overview(first.view)),
+        *(() if len(scenario.views()) > 1 else _cluster_overview(first.view)),
         *_transfers(scenario, lowered, names),
         *service_facts(scenario),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),

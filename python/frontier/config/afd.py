@@ -1,4 +1,4 @@
-"""Decode units of attention and FFN clusters: their section, and what of an engine means nothing there.
+"""Units of attention and FFN clusters: their section, and what of an engine means nothing there.
 
 One replica of an attention cluster and the FFN ranks of its own are a unit: the attention ranks are the data
 parallel ranks of that replica, each with a scheduler and a KV cache, in lock step; the FFN ranks
@@ -33,11 +33,11 @@ Known = Callable[..., bool]
 
 
 class Afd(Section):
-    """How attention and FFN ranks of a unit work together in a decode step."""
+    """How attention and FFN ranks of a unit work together in a step."""
 
     micro_batches: Annotated[int, Field(ge=1, le=MAX_MICRO_BATCHES), BeforeValidator(parse_whole)] = 3
-    """Parts of every attention rank's batch, which go round attention, link, FFN and link one after the
-    other."""
+    """Parts of every attention rank's batch, as equal in tokens as can be, which go round attention, link,
+    FFN and link one after the other."""
     a2f_dtype: ActivationDtype = "bf16"
     """How activations travel to the FFN: in 16 bits, or in fp8 with a 32-bit scale per 128."""
     f2a_dtype: ActivationDtype = "bf16"
@@ -76,8 +76,13 @@ _WITHOUT_EFFECT: Final = {
 """Fields of an engine that mean nothing for attention ranks."""
 
 
-def entry_issues(entries: Sequence[RoleCluster | None], section: Afd | None) -> list[Issue]:
-    """Return what means nothing in the clusters' own entries; None stands for a broken one."""
+def entry_issues(
+    entries: Sequence[RoleCluster | None], section: Afd | None, top: Engine | None
+) -> list[Issue]:
+    """Return what means nothing in the clusters' own entries; None stands for a broken one.
+
+    Where there are no other clusters, the engine at the top must not have what means nothing to both sides.
+    """
     issues: list[Issue] = []
     known = [(index, entry) for index, entry in enumerate(entries) if entry is not None]
     if section is not None and not any(entry.role in AFD_ROLES for _, entry in known):
@@ -86,6 +91,13 @@ def entry_issues(entries: Sequence[RoleCluster | None], section: Afd | None) -> 
     for index, entry in known:
         if entry.role in AFD_ROLES:
             issues += _own_issues(f"clusters.{index}", entry)
+    if top is not None and all(entry is not None and entry.role in AFD_ROLES for entry in entries):
+        given = top.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        issues += [
+            _without_effect(f"engine.{field}", value, f"{why}, and FFN ranks take no such setting")
+            for field, value in _given(given)
+            if (why := _WITHOUT_EFFECT.get(field.partition(".")[0])) is not None
+        ]
     return issues
 
 
@@ -147,7 +159,23 @@ class _Refusal:
 
 
 _REFUSALS: Final = (
-    _Refusal("name", lambda e: e.name != "vllm", "units follow vLLM's rules alone", ("vllm",), ("ffn",)),
+    _Refusal("name", lambda e: e.name != "vllm", "units follow vLLM's rules alone", ("vllm",)),
+    _Refusal(
+        "scheduler",
+        lambda e: e.scheduler is not None,
+        "attention ranks are batched by vLLM's own scheduler alone; remove it",
+        roles=("attention",),
+    ),
+    *(
+        _Refusal(
+            f"{phase}_context_parallel_size",
+            lambda e, phase=phase: getattr(e, f"{phase}_context_parallel_size") > 1,  # type: ignore[misc]
+            "context parallelism is not modelled with attention and FFN apart",
+            ("1",),
+            ("attention",),
+        )
+        for phase in ("decode", "prefill")
+    ),
     _Refusal(
         "speculative",
         lambda e: e.speculative is not None,

@@ -45,6 +45,7 @@ class AfdUnit:
         attention_ranks: data parallel ranks of the attention replica.
         attention_tensor_parallel_size: GPUs of each.
         name: of the FFN cluster.
+        prefills: prompts are computed here as well.
     """
 
     section: Afd
@@ -54,6 +55,7 @@ class AfdUnit:
     attention_ranks: int
     attention_tensor_parallel_size: int
     name: str
+    prefills: bool = False
 
     @property
     def layout(self) -> AfdLayout:
@@ -242,7 +244,10 @@ def _ffn_facts(parts: Parts, engine: Engine, *, spec: ModelSpec, gpu: GpuSpec, c
 
 
 def with_batches(unit: AfdUnit, attention: Resolved) -> AfdUnit:
-    """Return a unit whose FFN ranks know the largest decode batch: their graphs and their memory."""
+    """Return a unit whose FFN ranks know the largest batch: their graphs and their memory.
+
+    It has `max_num_seqs` requests that decode, one token each; where units prefill, `max_num_batched_tokens`.
+    """
     # keeps `import frontier` light
     from frontier.memory.ffn import MicroBatches, plan_ffn_memory  # noqa: PLC0415
     from frontier.models.afd_program import afd_classes  # noqa: PLC0415
@@ -251,7 +256,8 @@ def with_batches(unit: AfdUnit, attention: Resolved) -> AfdUnit:
     facts, layout = unit.facts, unit.layout
     size, ranks, copies = layout.ffn_tensor_parallel_size, layout.ffn_ranks, layout.redundant_experts
     stages = ffn_side(facts.model, size, ranks, copies)
-    rows = math.ceil(attention.max_num_seqs / layout.micro_batches)
+    most = max(attention.max_num_seqs, attention.max_num_batched_tokens if unit.prefills else 0)
+    rows = math.ceil(most / layout.micro_batches)
     a2f, f2a = unit.transfers(attention.gpu)
     classes = afd_classes(facts.model, layout.ffn_ranks, layout.redundant_experts)
     graphs = ffn_graphs(unit.engine, attention.graphs, layout.attention_ranks, rows)
@@ -288,7 +294,7 @@ def ffn_graphs(engine: Engine, attention: GraphCapture, ranks: int, rows: int) -
 
     A layer with experts sees the micro-batches of all ranks at once, a dense one those of a rank after
     another; so there are the sizes of both, up to the one that holds the largest micro-batch of `rows`
-    requests.
+    tokens of a rank.
     """
     from frontier.memory.graphs import GraphCapture  # noqa: PLC0415 - keeps `import frontier` light
 

@@ -55,7 +55,8 @@ class RoleCluster(Section):
     """What it is called in results; left out, its role."""
     role: Role
     """What it does for a request: all of it (colocated), its prompt (prefill), its tokens (decode), or
-    attention or the FFN in every layer of its tokens."""
+    attention or the FFN in every layer: of its tokens, after prefill clusters, of its prompt, before decode
+    clusters, or of all of it."""
     model: Reference | None = None
     """What it serves, in place of the model at the top: clusters of several models stand behind one front
     door, and each request goes to those of the model that it names."""

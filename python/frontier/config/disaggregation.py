@@ -6,7 +6,7 @@ release, model, KV dtype and heads, and whose tensor parallel sizes must divide 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -31,11 +31,11 @@ PROGRAMS: Final = (
     (("colocated",), ("colocated",)),
     (("prefill", "decode"), ("prefill", "decode")),
     (("prefill", "attention"), ("prefill", "attention", "ffn")),
+    (("attention", "decode"), ("attention", "ffn", "decode")),
+    (("attention",), ("attention", "ffn")),
 )
 """Roles of the clusters through which a request goes, in its order, and all roles that there are then: what
-is modelled."""
-RECEIVERS: Final = ("decode", "attention")
-"""Roles of clusters that KV is handed to."""
+is modelled. KV is handed from the first to the second."""
 
 
 class KvTransfer(Section):
@@ -69,7 +69,7 @@ class Balances(Section):
     decode: Balance | None = None
     """Over decode clusters."""
     attention: Balance | None = None
-    """Over attention clusters."""
+    """Over attention clusters, whatever their units do."""
 
 
 class Disaggregation(Section):
@@ -155,8 +155,32 @@ _REFUSALS: Final = (
 
 def program_of(clusters: Sequence[RoleCluster]) -> tuple[str, ...] | None:
     """Return the roles of the clusters in the order of a request's way, None where they form no program."""
-    roles = {cluster.role for cluster in clusters}
-    return next((program for program, present in PROGRAMS if set(present) == roles), None)
+    return _program(cluster.role for cluster in clusters)
+
+
+def _program(roles: Iterable[str]) -> tuple[str, ...] | None:
+    found = set(roles)
+    return next((program for program, present in PROGRAMS if set(present) == found), None)
+
+
+def hands_over(roles: Iterable[str]) -> bool:
+    """Tell whether KV goes from clusters to others; so it seems, too, where the roles form no program."""
+    program = _program(roles)
+    return program is None or len(program) > 1
+
+
+def receivers(roles: Iterable[str]) -> tuple[str, ...]:
+    """Return the roles of clusters that KV is handed to."""
+    program = _program(roles)
+    return ("decode",) if program is None else program[1:]
+
+
+def units_prefill(roles: Iterable[str], disaggregation: Disaggregation | None) -> bool:
+    """Tell whether prompts go to attention and FFN ranks: they come first, or serve some requests whole."""
+    program = _program(roles) or ()
+    section = disaggregation or Disaggregation()
+    whole = section.direct_below is not None or section.deflect_above is not None
+    return program[:1] == ("attention",) or ("attention" in program and whole)
 
 
 def program_issues(
@@ -198,8 +222,8 @@ def _program_issues(known: Sequence[RoleCluster], model: ServedModel) -> list[Is
     if program is None:
         found = ", ".join(dict.fromkeys(roles))
         message = (
-            f"have the roles {found}, must have colocated alone, prefill and decode, or prefill, attention"
-            " and ffn (any number of each); attention and FFN ranks decode alone, after prefill clusters"
+            f"have the roles {found}, must have colocated alone, prefill and decode, or attention and ffn:"
+            " alone, with prefill clusters before them, or decode clusters after them (any number of each)"
         )
         return [Issue("clusters", roles, f"{of} {message}".strip())]
     if roles.count("attention") != roles.count("ffn"):
@@ -228,19 +252,13 @@ def _role_issues(by_model: Sequence[Sequence[str]], disaggregation: Disaggregati
             each = " of each model" if len(by_model) > 1 and role in roles else ""
             message = f"was '{balance}', {has} {role} cluster{each}; remove it"
             issues.append(Issue(f"disaggregation.balance.{role}", balance, message))
-    if "prefill" not in roles:
+    if not any(map(hands_over, by_model)):
         for name in ("kv_transfer", "direct_below", "deflect_above"):
             value = getattr(disaggregation, name)
             if value is not None:
                 shown = value.model_dump(mode="json") if isinstance(value, KvTransfer) else value
                 message = "has no effect without prefill and decode clusters; remove it"
                 issues.append(Issue(f"disaggregation.{name}", shown, message))
-    elif "attention" in roles:
-        for name in ("direct_below", "deflect_above"):
-            value = getattr(disaggregation, name)
-            if value is not None:
-                message = f"was {value}: attention and FFN ranks decode alone, prompts go to prefill clusters"
-                issues.append(Issue(f"disaggregation.{name}", value, message))
     return issues
 
 
@@ -262,10 +280,12 @@ def transfer_issues(transfer: KvTransfer, network: Network | None) -> list[Issue
     return issues
 
 
-def engine_issues(transfer: KvTransfer, role: str, engine: Engine, known: Callable[..., bool]) -> list[Issue]:
+def engine_issues(
+    transfer: KvTransfer, engine: Engine, known: Callable[..., bool], *, receives: bool
+) -> list[Issue]:
     """Return the settings of one cluster's engine that do not go with the handing over of KV."""
     issues = []
-    role = "decode" if role in RECEIVERS else role
+    role = "decode" if receives else "prefill"
     for refusal in _REFUSALS:
         path = f"engine.{refusal.path}"
         wanted = role in refusal.roles and transfer.mode in refusal.modes

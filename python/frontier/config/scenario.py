@@ -82,8 +82,8 @@ class Scenario(BaseModel):
     cluster: Cluster = Cluster()
     """Replicas and routing, where every replica serves requests as a whole."""
     clusters: Annotated[tuple[RoleCluster, ...], Field(min_length=1, max_length=MAX_CLUSTERS)] | None = None
-    """Clusters with a role, in place of `cluster`: prefill and decode clusters, or colocated ones of several
-    kinds."""
+    """Clusters with a role, in place of `cluster`: prefill and decode clusters, attention and ffn clusters
+    in place of either or both, or colocated ones of several kinds."""
     disaggregation: Disaggregation | None = None
     """How requests go through clusters with a role."""
     network: Network | None = None

@@ -156,7 +156,7 @@ def _service_issues(
         for view in members
     }
     clusters = []
-    for view in views:
+    for view in (view for view in views if view.has_requests):
         assert view.own is not None
         own, place = view.own, view.placed
         clusters.append(
@@ -221,7 +221,7 @@ def examine_clusters(
     issues += found
     issues += rules.program_issues(entries, models, disaggregation)
     section = None if disaggregation is None else disaggregation.afd
-    issues += afd.entry_issues(entries, section)
+    issues += afd.entry_issues(entries, section, sections.get("engine"))
     examined = [
         _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
         for index, entry in enumerate(entries)
@@ -243,7 +243,8 @@ def examine_clusters(
         units: list[ClusterView] = []
         found = []
         for members in by_model(views):
-            changed, wrong_units = _units(members, section or Afd(), broken)
+            prefills = rules.units_prefill([view.role for view in members], disaggregation)
+            changed, wrong_units = _units(members, section or Afd(), broken, prefills=prefills)
             units += changed
             found += wrong_units
         views = tuple(sorted(units, key=lambda view: view.index or 0))
@@ -275,7 +276,12 @@ def _named(views: tuple[ClusterView, ...], models: Sequence[ServedModel]) -> tup
 def hand_over(views: Sequence[ClusterView]) -> tuple[ClusterView, ...]:
     """Return the clusters of models whose KV is handed from one cluster to the next."""
     groups = by_model(views)
-    apart = [members for members in groups if all(view.role != "colocated" for view in members)]
+    apart = [
+        members
+        for members in groups
+        if all(view.role != "colocated" for view in members)
+        and rules.hands_over(view.role for view in members)
+    ]
     return tuple(view for members in apart for view in members)
 
 
@@ -417,24 +423,28 @@ def _model_hand_over_issues(
     views: Sequence[ClusterView], transfer: KvTransfer, broken: frozenset[str]
 ) -> list[Issue]:
     """Return what is wrong between the clusters of one model."""
+    receivers = rules.receivers(view.role for view in views)
     issues: list[Issue] = []
     for view in views:
         issues += [
             view.placed(issue)
             for issue in rules.engine_issues(
-                transfer, view.role, view.engine, lambda *paths: not any(path in broken for path in paths)
+                transfer,
+                view.engine,
+                lambda *paths: not any(path in broken for path in paths),
+                receives=view.role in receivers,
             )
         ]
         if view.found is not None:
             issues += map(view.placed, rules.facts_issues(view, view.found))
-    for source in (view for view in views if view.role == "prefill"):
-        for destination in (view for view in views if view.role in rules.RECEIVERS):
+    for source in (view for view in views if view.role not in receivers):
+        for destination in (view for view in views if view.role in receivers):
             issues += rules.pair_issues(source, destination)
     return issues
 
 
 def _units(
-    views: tuple[ClusterView, ...], section: Afd, broken: frozenset[str]
+    views: tuple[ClusterView, ...], section: Afd, broken: frozenset[str], *, prefills: bool
 ) -> tuple[tuple[ClusterView, ...], list[Issue]]:
     """Return the clusters with the FFN ranks of each attention cluster, and what is wrong with them."""
     issues: list[Issue] = []
@@ -463,6 +473,7 @@ def _units(
             attention.engine.data_parallel_size,
             attention.engine.tensor_parallel_size,
             ffn.name,
+            prefills,
         )
         sides = {"attention": attention, "ffn": ffn}
         found = found or [
@@ -476,4 +487,6 @@ def _units(
         issues += [ffn.placed(issue) for issue in unit.facts.memory.issues]
         changed[attention.index] = replace(attention, unit=unit)
         changed[ffn.index] = replace(ffn, found=unit.facts)
+    # What stands at the top may be wrong for both sides.
+    issues = list({(issue.path, issue.message): issue for issue in issues}.values())
     return tuple(changed.get(view.index, view) for view in views), issues

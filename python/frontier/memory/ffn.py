@@ -19,7 +19,7 @@ _ITEMSIZE = 2
 
 @dataclass(frozen=True, slots=True)
 class MicroBatches:
-    """What FFN ranks hold of a decode step at once.
+    """What FFN ranks hold of a step at once.
 
     Attributes:
         count: micro-batches under way.
@@ -60,7 +60,7 @@ def plan_ffn_memory(
         weights_bytes: of this GPU.
         gpu_memory_utilization: share of the memory that may be used; None is the version's default.
         version: of vLLM.
-        batches: the largest decode step; None for the weights alone.
+        batches: the largest step; None for the weights alone.
         graphs: what is captured.
     """
     rules = rules_of(version)

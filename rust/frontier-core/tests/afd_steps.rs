@@ -1,4 +1,4 @@
-//! Decode steps of attention-FFN disaggregation through the step timer: against the co-located program, the event
+//! Steps of attention-FFN disaggregation through the step timer: against the co-located program, the event
 //! graph and the closed form.
 
 use frontier_core::error::SimError;
@@ -6,6 +6,7 @@ use frontier_core::fidelity::afd::closed_form::Uniform;
 use frontier_core::fidelity::afd::event_graph::simulate;
 use frontier_core::fidelity::{BatchShape, GraphMode, StepTimer};
 use frontier_core::plan::StepTimeSpec;
+use frontier_core::rng::RngStreams;
 use serde_json::{Value, json};
 
 const LAYERS: u32 = 24;
@@ -138,6 +139,15 @@ fn decodes(timer: &StepTimer, requests: u32, context: u32) -> BatchShape {
     batch
 }
 
+/// Requests: query tokens and context after the step; those with more than one token are chunks of prompts.
+fn mixed(timer: &StepTimer, requests: &[(u32, u32)]) -> BatchShape {
+    let mut batch = timer.new_batch();
+    for &(query, context) in requests {
+        batch.add(query, context, query > 1);
+    }
+    batch
+}
+
 /// Links that take no time.
 fn nothing() -> Value {
     transfer(0.0, 1e30)
@@ -146,8 +156,9 @@ fn nothing() -> Value {
 #[test]
 fn one_rank_one_micro_batch_and_free_links_are_the_layers_one_after_the_other() {
     let (mut apart, mut together) = (timer(&plan(1, 1, 1, &nothing())), timer(&colocated()));
-    for requests in [1, 17, 256] {
-        let batch = decodes(&apart, requests, 2_000);
+    let decodes = [1, 17, 256].map(|requests| decodes(&apart, requests, 2_000));
+    let prompts = [&[(4_096, 4_096)][..], &[(2_000, 9_000), (1, 500), (300, 300), (1, 7_000)]];
+    for batch in decodes.into_iter().chain(prompts.map(|requests| mixed(&apart, requests))) {
         let (found, expected) = (apart.step(&batch).unwrap(), together.step(&batch).unwrap());
         // Every part of every layer is rounded to a nanosecond.
         assert!(
@@ -203,14 +214,92 @@ fn the_step_is_its_event_graph() {
 }
 
 #[test]
-fn equal_micro_batches_follow_the_closed_form() {
-    // Layers with experts alone, equal micro-batches and ranks: head and tail, and between them one formula.
-    let mut spec = plan(4, 2, 2, &transfer(10e-6, 25e9));
+fn steps_with_prompts_are_their_event_graph() {
+    let mut stream = RngStreams::new(7, 0).get("mixed steps");
+    let mut below = |bound: u32| stream.below(u64::from(bound)) as u32;
+    for _ in 0..200 {
+        let (micro_batches, ranks, ffn_ranks) = (1 + below(5), 1 + below(4), 1 << below(3));
+        let moving = transfer(f64::from(below(3)) * 10e-6, 10e9 + f64::from(below(100)) * 1e9);
+        let mut timer = timer(&plan(micro_batches, ranks, ffn_ranks, &moving));
+        let batches: Vec<_> = (0..ranks)
+            .map(|_| {
+                let mut queries = vec![1; (below(3) * below(40)) as usize];
+                (0..below(4)).for_each(|_| queries.push(1 + below(900)));
+                let requests: Vec<_> =
+                    queries.into_iter().map(|query| (query, query + below(9_000))).collect();
+                mixed(&timer, &requests)
+            })
+            .collect();
+        let step = timer.step_all(&batches).unwrap();
+        let iteration = timer.afd_iteration().unwrap();
+        assert_eq!(step.total.0, simulate(iteration).unwrap().end.0, "{batches:?}");
+    }
+}
+
+/// Layers with experts alone, on two ranks of either side.
+fn uniform_plan(bandwidth_bytes_per_s: f64) -> Value {
+    let mut spec = plan(4, 2, 2, &transfer(10e-6, bandwidth_bytes_per_s));
     spec["layers"] = json!([{"class": 0, "count": LAYERS}]);
     spec["classes"] = json!([{"kind": "moe", "destinations": 1.5}]);
     spec["attention"] = operators([1, 3, 2], &[head(), attention_part(LAYERS), tail()]);
     spec["ffn"] = operators([1, 1, 2], &[vec![experts(LAYERS, 2)]]);
-    let mut timer = timer(&spec);
+    spec
+}
+
+#[test]
+fn prompts_in_equal_micro_batches_follow_the_closed_form() {
+    let mut timer = timer(&uniform_plan(400e9));
+    // Cuts lie between prompts: four micro-batches of two.
+    let batch = mixed(&timer, &[(300, 1_100); 8]);
+    let found = timer.step_all(&[batch.clone(), batch]).unwrap().total.0;
+    let iteration = timer.afd_iteration().unwrap();
+    let class = &iteration.classes[0];
+    for times in [&class.attention_ns, &class.a2f_ns, &class.ffn_ns, &class.f2a_ns] {
+        assert!(times.iter().all(|time| time == &times[0]), "{times:?}");
+    }
+    let [attention_ns, ffn_ns, transfer_ns] = [class.attention_ns[0], class.ffn_ns[0], class.a2f_ns[0]];
+    let formula = Uniform { attention_ns, ffn_ns, transfer_ns }.iteration_ns(4, u64::from(LAYERS));
+    assert_eq!(found, iteration.head_ns[0] + formula + iteration.tail_ns[0]);
+    // MegaScale-Infer: where the slowest station is always busy, (Ta + Te + 2 Tc) + Tf (m L - 1).
+    let slowest = attention_ns.max(ffn_ns);
+    assert!(transfer_ns < slowest && 4 * slowest >= attention_ns + ffn_ns + 2 * transfer_ns);
+    let published = attention_ns + ffn_ns + 2 * transfer_ns + slowest * (4 * u64::from(LAYERS) - 1);
+    assert_eq!(formula, published);
+}
+
+#[test]
+fn a_prompt_that_is_cut_is_computed_and_sent_once() {
+    let requests = [(1, 900), (2_048, 3_000), (1, 2_000), (700, 700)];
+    let moved = |micro_batches: u32| {
+        let mut timer = timer(&plan(micro_batches, 1, 2, &transfer(0.0, 25e9)));
+        let batch = mixed(&timer, &requests);
+        let step = timer.step(&batch).unwrap();
+        let iteration = timer.afd_iteration().unwrap();
+        let sent: Vec<u64> = (iteration.classes.iter())
+            .flat_map(|class| [&class.a2f_ns, &class.f2a_ns].map(|times| times.iter().sum()))
+            .collect();
+        (step.flops, sent)
+    };
+    let mut whole = timer(&colocated());
+    let together = mixed(&whole, &requests);
+    let expected = whole.step(&together).unwrap().flops;
+    let (_, sent) = moved(1);
+    // 2,750 tokens of 8,192 bytes over 25 GB/s, on two FFN ranks half as many each: the sender's end is the longer.
+    let ns = (2_750.0 * 8_192.0 / 25e9 * 1e9_f64).round_ties_even() as u64;
+    assert_eq!(sent, [ns; 4]);
+    for micro_batches in 1..=6 {
+        let (flops, parts) = moved(micro_batches);
+        assert!((flops / expected - 1.0).abs() < 1e-12, "{flops} of {expected}");
+        for (part, whole) in parts.iter().zip(&sent) {
+            assert!(part.abs_diff(*whole) <= u64::from(micro_batches), "{parts:?} of {sent:?}");
+        }
+    }
+}
+
+#[test]
+fn equal_micro_batches_follow_the_closed_form() {
+    // Layers with experts alone, equal micro-batches and ranks: head and tail, and between them one formula.
+    let mut timer = timer(&uniform_plan(25e9));
     let batch = decodes(&timer, 128, 3_000);
     let found = timer.step_all(&[batch.clone(), batch]).unwrap().total.0;
     let iteration = timer.afd_iteration().unwrap();
@@ -310,6 +399,40 @@ fn every_micro_batch_is_padded_to_its_own_graph() {
     // Per micro-batch, the parts of 4 and 20 layers are a graph per layer; head and tail are launched kernel by kernel.
     let expected = 3.0 * f64::from(LAYERS) * 1e-6 + 2.0 * 110.0 * 5e-6;
     assert!((step.launch.as_seconds() - expected).abs() < 1e-9, "{step:?}");
+}
+
+#[test]
+fn prompts_above_the_largest_graph_run_eagerly_on_both_sides() {
+    let mut timer = timer(&with_graphs(plan(3, 2, 2, &nothing())));
+    // 2 requests decode and 301 prompt tokens: micro-batches of 101, none padded. The other rank decodes.
+    let batches = [mixed(&timer, &[(1, 900), (1, 900), (301, 301)]), decodes(&timer, 5, 1_000)];
+    let step = timer.step_all(&batches).unwrap();
+    assert_eq!(timer.padded_tokens().collect::<Vec<_>>(), [303, 5]);
+    assert_eq!(step.graph, GraphMode::Eager);
+    // 110 kernels of each of two parts, head and tail once and each micro-batch on its own: more than graphs take.
+    let kernels = 2.0 * 110.0 * (1.0 + 3.0);
+    assert!((step.launch.as_seconds() - kernels * 5e-6).abs() < 1e-9, "{step:?}");
+}
+
+#[test]
+fn logits_are_those_of_requests_not_of_their_parts() {
+    let mut timer = timer(&plan(3, 1, 1, &nothing()));
+    let batch = mixed(&timer, &[(3_000, 3_000), (1, 10)]);
+    let tail = |timer: &mut StepTimer, batch: &BatchShape| {
+        timer.step(batch).unwrap();
+        timer.afd_iteration().unwrap().tail_ns[0]
+    };
+    let two = decodes(&timer, 2, 10);
+    assert_eq!(tail(&mut timer, &batch), tail(&mut timer, &two));
+}
+
+#[test]
+fn batches_that_forgot_their_prompts_are_refused() {
+    let mut timer = timer(&plan(3, 1, 1, &nothing()));
+    let mut batch = BatchShape::new(&[]);
+    batch.add(5, 5, true);
+    let found = timer.step(&batch).expect_err("must be refused").to_string();
+    assert!(found.contains("cut into micro-batches comes from new_batch"), "{found}");
 }
 
 #[test]

@@ -147,6 +147,15 @@ pub struct BatchShape {
     /// How far a request's context has grown, in tokens, in the mean pass of one token per request that drafts, and the
     /// batch of that pass.
     drafted: Option<(u32, Box<Self>)>,
+    /// The prefills one by one, for batches that are cut into micro-batches.
+    chunks: Option<Vec<Chunk>>,
+}
+
+/// A prefill of more than one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Chunk {
+    query_tokens: u32,
+    context_after: u32,
 }
 
 impl BatchShape {
@@ -172,7 +181,18 @@ impl BatchShape {
             decode_work: work,
             drafts: 0,
             drafted: None,
+            chunks: None,
         }
+    }
+
+    /// Returns an empty batch that [`Self::set_share`] can cut: it keeps its prefills one by one.
+    pub fn to_be_cut(windows: &[u32]) -> Self {
+        Self { chunks: Some(Vec::new()), ..Self::new(windows) }
+    }
+
+    /// Tells whether [`Self::set_share`] can cut the batch: it has no prefills, or keeps all of them one by one.
+    pub fn can_be_cut(&self) -> bool {
+        self.chunks.as_ref().map_or(0, Vec::len) == self.prefill.num_seqs as usize
     }
 
     /// Returns an empty batch that also keeps the shape of a pass of one token per request, whose context has grown by
@@ -206,6 +226,9 @@ impl BatchShape {
         if let Some((_, drafted)) = &mut self.drafted {
             drafted.clear();
         }
+        if let Some(chunks) = &mut self.chunks {
+            chunks.clear();
+        }
     }
 
     /// Adds a request that computes `query_tokens` and has `context_after` tokens of context after the step, the new
@@ -234,6 +257,9 @@ impl BatchShape {
         }
         // The last token of a prompt is, to a kernel, a decode.
         let (group, work) = if is_prefill && query_tokens > 1 {
+            if let Some(chunks) = &mut self.chunks {
+                chunks.push(Chunk { query_tokens, context_after });
+            }
             (&mut self.prefill, &mut self.prefill_work)
         } else {
             (&mut self.decode, &mut self.decode_work)

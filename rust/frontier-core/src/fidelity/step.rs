@@ -151,7 +151,11 @@ impl StepTimer {
 
     /// Returns an empty batch of the kind that the timer prices.
     pub fn new_batch(&self) -> BatchShape {
-        let Model::Operators(operators) = &self.model else { return BatchShape::new(self.windows()) };
+        let operators = match &self.model {
+            Model::Operators(operators) => operators,
+            Model::Afd(_) => return BatchShape::to_be_cut(self.windows()),
+            Model::Linear(_) | Model::Tables(_) => return BatchShape::new(self.windows()),
+        };
         let batch = match &operators.draft {
             Some(draft) if draft.next.is_some() => {
                 BatchShape::drafting(self.windows(), Draft::mean_advance(draft.passes))
@@ -340,6 +344,10 @@ impl StepTimer {
         }
         if self.drafts_on() && batch.drafted().is_none() {
             let what = "a batch of a timer that drafts comes from new_batch".into();
+            return Err(SimError::Invariant { what });
+        }
+        if matches!(self.model, Model::Afd(_)) && !batch.can_be_cut() {
+            let what = "a batch that is cut into micro-batches comes from new_batch".into();
             return Err(SimError::Invariant { what });
         }
         // Element by element: `memcmp` over no bytes at a vector's dangling pointer takes some 90 ns on CPUs

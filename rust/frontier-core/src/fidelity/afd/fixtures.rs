@@ -33,7 +33,7 @@ pub(super) fn below(stream: &mut Stream, bound: u64) -> u64 {
 }
 
 /// Returns an iteration of random sizes, classes and durations: jittered around a mean of their own, equal over ranks,
-/// wild, or zero here and there.
+/// wild, zero here and there, or those of prompts that some ranks have, whose later parts take longer.
 pub(super) fn random(stream: &mut Stream) -> Iteration {
     let micro_batches = 1 + below(stream, 6) as usize;
     let attention_ranks = 1 + below(stream, 5) as usize;
@@ -69,15 +69,17 @@ pub(super) fn random(stream: &mut Stream) -> Iteration {
 }
 
 fn times(stream: &mut Stream, rows: usize, width: usize) -> Vec<u64> {
-    let (law, mean) = (below(stream, 4), 1 + below(stream, 1_000));
+    let (law, mean) = (below(stream, 5), 1 + below(stream, 1_000));
+    let with_prompts: Vec<u64> = (0..width).map(|_| below(stream, 2)).collect();
     let mut found = Vec::with_capacity(rows * width);
-    for _ in 0..rows {
+    for row in 0..rows as u64 {
         let of_row = mean + below(stream, 100);
-        for _ in 0..width {
+        for has_prompt in &with_prompts {
             found.push(match law {
                 0 => mean + below(stream, mean),
                 1 => of_row,
                 2 => below(stream, 2) * below(stream, 2_000),
+                4 => mean / 10 + has_prompt * mean * (1 + row),
                 _ => below(stream, 4) / 3 * of_row,
             });
         }

@@ -1,4 +1,4 @@
-//! One decode iteration as data, and the rules that [`super::event_graph`] and [`super::max_plus`] both follow.
+//! One iteration as data, and the rules that [`super::event_graph`] and [`super::max_plus`] both follow.
 //!
 //! `micro_batches` micro-batches go through the layers. In every layer, micro-batch `j` of attention rank `a` is
 //! computed (attention), sent (A2F), computed again (FFN) and returned (F2A); then the next layer may begin with it.
@@ -53,7 +53,7 @@ pub struct LayerRun {
     pub count: u32,
 }
 
-/// One decode iteration.
+/// One iteration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Iteration {
     /// Micro-batches, at least 1.

@@ -1,6 +1,7 @@
-//! A decode step of attention ranks in lock step and the FFN ranks that they share.
+//! A step of attention ranks in lock step and the FFN ranks that they share.
 //!
-//! Each rank's batch is cut into micro-batches ([`BatchShape::set_share`]). A micro-batch in a layer takes the time of
+//! Each rank's batch is cut into micro-batches by tokens ([`BatchShape::set_share`]), so that a prompt's chunk may lie in
+//! several. A micro-batch in a layer takes the time of
 //! its class's part of the program over the layers of that part; with experts that is the time of the slowest FFN rank,
 //! routing included where the plan has it ([`super::super::expert_layers`]: one draw for all layers and micro-batches of a
 //! step, so layers of one class take equally long). Each micro-batch of a side replays the CUDA graph that holds it;
@@ -57,7 +58,7 @@ struct Class {
     destinations: f64,
 }
 
-/// Prices decode steps.
+/// Prices steps.
 #[derive(Clone, Debug)]
 pub struct Afd {
     attention: Side,

@@ -1,4 +1,4 @@
-//! Decoding with attention and FFN on ranks of their own (attention-FFN disaggregation), as the plan names it.
+//! Steps with attention and FFN on ranks of their own (attention-FFN disaggregation), as the plan names it.
 
 use serde::Deserialize;
 
@@ -9,7 +9,7 @@ use crate::error::SimError;
 /// Most micro-batches of a step.
 const MAX_MICRO_BATCHES: u32 = 64;
 
-/// A decode step of attention ranks in lock step and the FFN ranks that they share.
+/// A step of attention ranks in lock step and the FFN ranks that they share.
 ///
 /// The stages of the two programs are their parts, which run at times of their own: of attention the head (embedding),
 /// one part per class of layers, and the tail (final norm, LM head, sampler); of the FFN one part per class. A part of

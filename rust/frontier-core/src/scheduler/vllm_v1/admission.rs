@@ -1,8 +1,7 @@
 //! Phase 2 of a step: waiting requests, until the first that does not fit.
 
 use super::budget::Budget;
-use super::handover::Received;
-use super::parking::Unpark;
+use super::caching::cache_full_blocks;
 use super::{VllmScheduler, request_is_new};
 use crate::ids::Slot;
 use crate::scheduler::kv_loads::Seek;
@@ -11,13 +10,33 @@ use crate::scheduler::{Admission, SchedulerOutput};
 use crate::time::SimTime;
 
 /// What phase 2 does with the request at the head of the queue.
-pub(super) enum Chunk {
+enum Chunk {
     /// Compute this many tokens, of which so many are paddings for drafts.
     Tokens { num_tokens: u32, num_drafts: u32 },
     /// Nothing more is admitted in this step.
     Stop,
     /// The request is passed over.
     PassOver,
+}
+
+/// What became of a request that was put aside, when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LookedAt {
+    /// It runs.
+    Admitted,
+    /// It keeps its place, since its KV is not there yet or its chunk may not be cut; the next one may be looked at.
+    PassedOver,
+    /// Nothing more is admitted in this step.
+    DoesNotFit,
+}
+
+/// What an admission of this step finds beside it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beside {
+    /// Phase 1 scheduled a part of a prompt.
+    prompt_continues: bool,
+    /// Phase 1 scheduled anything.
+    running: bool,
 }
 
 impl VllmScheduler {
@@ -30,25 +49,25 @@ impl VllmScheduler {
         out: &mut SchedulerOutput,
     ) {
         // Padding keeps batches of decodes uniform, so it needs one: running requests without a prompt among them.
-        let beside_running = !out.scheduled.is_empty();
+        let beside = Beside { prompt_continues, running: !out.scheduled.is_empty() };
         let mut passed_over: Vec<Slot> = Vec::new();
         let mut still_loading = 0;
         // Those put aside in this very step are not looked at.
         let (mut at, mut to_look_at) = (0, self.handovers.num_to_look_at());
         while budget.room() > 0 && self.running.len() < self.max_running {
             if at < to_look_at {
-                match self.admit_received(at, prompt_continues, beside_running, budget, out) {
-                    Received::Admitted => to_look_at -= 1,
-                    Received::PassedOver => at += 1,
-                    Received::DoesNotFit => break,
+                match self.admit_received(at, beside, budget, out) {
+                    LookedAt::Admitted => to_look_at -= 1,
+                    LookedAt::PassedOver => at += 1,
+                    LookedAt::DoesNotFit => break,
                 }
                 continue;
             }
             if self.parked_goes_first(still_loading) {
-                match self.admit_loaded(still_loading, prompt_continues, beside_running, budget, out) {
-                    Unpark::Admitted => {}
-                    Unpark::Loading | Unpark::PassedOver => still_loading += 1,
-                    Unpark::DoesNotFit => break,
+                match self.admit_loaded(still_loading, beside, budget, out) {
+                    LookedAt::Admitted => {}
+                    LookedAt::PassedOver => still_loading += 1,
+                    LookedAt::DoesNotFit => break,
                 }
                 continue;
             }
@@ -91,7 +110,7 @@ impl VllmScheduler {
                     continue;
                 }
             }
-            let pads = self.pads_chunk(computed, prompt_continues, beside_running);
+            let pads = self.pads_chunk(computed, beside);
             let (num_tokens, num_drafts) = match self.first_chunk(slot, computed, pads, budget) {
                 Chunk::Tokens { num_tokens, num_drafts } => (num_tokens, num_drafts),
                 Chunk::Stop => break,
@@ -115,8 +134,38 @@ impl VllmScheduler {
         }
     }
 
+    /// Admits a request that was put aside and holds the blocks of its first `computed` tokens, if there is room for more:
+    /// `reserve` says for how many tokens in all, given those that are there after this step.
+    pub(super) fn admit_holder(
+        &mut self,
+        slot: Slot,
+        computed: u32,
+        reserve: impl Fn(u32) -> u32,
+        beside: Beside,
+        budget: &mut Budget,
+        out: &mut SchedulerOutput,
+    ) -> LookedAt {
+        let pads = self.pads_chunk(computed, beside);
+        let (num_tokens, num_drafts) = match self.first_chunk(slot, computed, pads, budget) {
+            Chunk::Tokens { num_tokens, num_drafts } => (num_tokens, num_drafts),
+            Chunk::Stop => return LookedAt::DoesNotFit,
+            Chunk::PassOver => return LookedAt::PassedOver,
+        };
+        let watermark = self.watermark();
+        let request = &mut self.requests[slot.index()];
+        let total = computed + num_tokens;
+        let fresh = self.config.blocks_for(reserve(total)).saturating_sub(request.blocks.len() as u32);
+        if u64::from(fresh) + watermark > u64::from(self.pool.num_free()) {
+            return LookedAt::DoesNotFit;
+        }
+        self.pool.allocate(fresh, &mut request.blocks);
+        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), self.config.block_size);
+        self.start(slot, computed, (num_tokens, num_drafts), budget, out);
+        LookedAt::Admitted
+    }
+
     /// Moves a request that has its blocks to RUNNING. `chunk`: its tokens, and how many of them stand for drafts.
-    pub(super) fn start(
+    fn start(
         &mut self,
         slot: Slot,
         computed: u32,
@@ -140,14 +189,14 @@ impl VllmScheduler {
     }
 
     /// Tells whether a request with `computed` cached tokens and one to compute is padded to a whole verification.
-    pub(super) fn pads_chunk(&self, computed: u32, prompt_continues: bool, beside_running: bool) -> bool {
+    fn pads_chunk(&self, computed: u32, beside: Beside) -> bool {
         self.pads_admissions
-            && !prompt_continues
-            && (beside_running || (computed > 0 && self.rules.pads_alone))
+            && !beside.prompt_continues
+            && (beside.running || (computed > 0 && self.rules.pads_alone))
     }
 
     /// Decides how much of a request with `computed` cached tokens is computed first.
-    pub(super) fn first_chunk(&self, slot: Slot, computed: u32, pads: bool, budget: &Budget) -> Chunk {
+    fn first_chunk(&self, slot: Slot, computed: u32, pads: bool, budget: &Budget) -> Chunk {
         let room = budget.room();
         let mut wanted = self.requests[slot.index()].num_tokens - computed;
         let mut num_drafts = 0;

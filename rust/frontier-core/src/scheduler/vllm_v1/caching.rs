@@ -64,16 +64,13 @@ impl VllmScheduler {
             return self.allocate_admitted_in_groups(slot, computed, num_tokens);
         }
         let config = &self.config;
-        let request = &mut self.requests[slot.index()];
-        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
-        // A hit that nobody holds sits among the free blocks, so reviving it costs one.
-        let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u64;
+        let beside = self.num_revived() + self.watermark();
         let held = self.hits.len() as u32;
         let fits = |tokens: u32| {
             let fresh = config.blocks_for(tokens).saturating_sub(held);
-            u64::from(fresh) + revived + u64::from(watermark) <= u64::from(self.pool.num_free())
+            u64::from(fresh) + beside <= u64::from(self.pool.num_free())
         };
-        if self.reserve_full_isl && !fits(request.num_tokens) {
+        if self.reserve_full_isl && !fits(self.requests[slot.index()].num_tokens) {
             return false;
         }
         let total = computed + num_tokens;
@@ -81,15 +78,34 @@ impl VllmScheduler {
         if !fits(reserved) {
             return false;
         }
+        let fresh = config.blocks_for(reserved).saturating_sub(held);
+        let block_size = config.block_size;
+        self.hold_hits(slot, fresh);
+        let request = &mut self.requests[slot.index()];
+        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), block_size);
+        true
+    }
+
+    /// Returns the blocks that an admission leaves free, beside running requests.
+    pub(super) fn watermark(&self) -> u64 {
+        if self.running.is_empty() { 0 } else { u64::from(self.watermark_blocks) }
+    }
+
+    /// Returns how many hits in `self.hits` nobody holds: each sits among the free blocks, so reviving it costs one.
+    pub(super) fn num_revived(&self) -> u64 {
+        self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u64
+    }
+
+    /// Gives a request the hits in `self.hits`, and `fresh` blocks after them.
+    pub(super) fn hold_hits(&mut self, slot: Slot, fresh: u32) {
+        let request = &mut self.requests[slot.index()];
         for &block in &self.hits {
             self.pool.touch(block);
         }
         request.blocks.extend_from_slice(&self.hits);
-        request.num_cached_blocks = held;
-        request.num_hit_blocks = held;
-        self.pool.allocate(config.blocks_for(reserved).saturating_sub(held), &mut request.blocks);
-        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), config.block_size);
-        true
+        request.num_cached_blocks = self.hits.len() as u32;
+        request.num_hit_blocks = self.hits.len() as u32;
+        self.pool.allocate(fresh, &mut request.blocks);
     }
 }
 

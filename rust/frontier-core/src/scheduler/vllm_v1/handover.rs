@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::VllmScheduler;
-use super::admission::Chunk;
+use super::admission::{Beside, LookedAt};
 use super::budget::Budget;
 use super::caching::{cache_full_blocks, release_blocks};
 use crate::ids::{BlockId, RequestId, Slot};
@@ -25,16 +25,6 @@ pub struct RemoteRead {
     pub request: RequestId,
     /// Blocks to fill.
     pub num_blocks: u32,
-}
-
-/// What became of a request that is looked at in the queue of those put aside.
-pub(super) enum Received {
-    /// It runs.
-    Admitted,
-    /// It keeps its place; the next one may be looked at.
-    PassedOver,
-    /// Nothing more is admitted in this step.
-    DoesNotFit,
 }
 
 /// Requests between engines.
@@ -179,17 +169,16 @@ impl VllmScheduler {
     pub(super) fn admit_received(
         &mut self,
         at: usize,
-        prompt_continues: bool,
-        beside_running: bool,
+        beside: Beside,
         budget: &mut Budget,
         out: &mut SchedulerOutput,
-    ) -> Received {
+    ) -> LookedAt {
         let slot = self.handovers.waiting[at];
         let request = &mut self.requests[slot.index()];
         let block_size = self.config.block_size;
         if request.handover == Handover::Receives {
             let Some(come) = self.handovers.received.iter().position(|&other| other == slot) else {
-                return Received::PassedOver;
+                return LookedAt::PassedOver;
             };
             self.handovers.received.swap_remove(come);
             request.handover = Handover::Neither;
@@ -201,26 +190,14 @@ impl VllmScheduler {
             }
         }
         let computed = request.num_computed;
-        let pads = self.pads_chunk(computed, prompt_continues, beside_running);
-        let (num_tokens, num_drafts) = match self.first_chunk(slot, computed, pads, budget) {
-            Chunk::Tokens { num_tokens, num_drafts } => (num_tokens, num_drafts),
-            Chunk::Stop => return Received::DoesNotFit,
-            Chunk::PassOver => return Received::PassedOver,
-        };
-        let request = &mut self.requests[slot.index()];
-        let total = computed + num_tokens;
-        let slots = total.saturating_add(self.lookahead_tokens).min(self.config.max_model_len.max(total));
-        let fresh = self.config.blocks_for(slots).saturating_sub(request.blocks.len() as u32);
-        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
-        if u64::from(fresh) + u64::from(watermark) > u64::from(self.pool.num_free()) {
-            return Received::DoesNotFit;
+        let (lookahead, longest) = (self.lookahead_tokens, self.config.max_model_len);
+        let reserve = |total: u32| total.saturating_add(lookahead).min(longest.max(total));
+        let looked_at = self.admit_holder(slot, computed, reserve, beside, budget, out);
+        if looked_at == LookedAt::Admitted {
+            self.handovers.waiting.remove(at);
+            self.handovers.num_without_room -= 1;
         }
-        self.pool.allocate(fresh, &mut request.blocks);
-        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), block_size);
-        self.handovers.waiting.remove(at);
-        self.handovers.num_without_room -= 1;
-        self.start(slot, computed, (num_tokens, num_drafts), budget, out);
-        Received::Admitted
+        looked_at
     }
 
     /// Takes blocks for the whole prompt of the first waiting request, which has the hits in `self.hits`, and puts it
@@ -228,24 +205,16 @@ impl VllmScheduler {
     pub(super) fn put_aside(&mut self, slot: Slot) -> bool {
         let request = &self.requests[slot.index()];
         let config = &self.config;
-        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
-        let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u64;
-        let held = self.hits.len() as u32;
-        let fresh = config.blocks_for(request.num_tokens.min(config.max_model_len)).saturating_sub(held);
-        let needed = u64::from(fresh) + revived + u64::from(watermark);
+        let whole = config.blocks_for(request.num_tokens.min(config.max_model_len));
+        let fresh = whole.saturating_sub(self.hits.len() as u32);
+        let needed = u64::from(fresh) + self.num_revived() + self.watermark();
         let free = u64::from(self.pool.num_free());
         // What is promised is a sum over all requests, so it is asked for last.
         if needed > free || (self.rules.reserves_for_loads && needed + self.promised_blocks() > free) {
             return false;
         }
+        self.hold_hits(slot, fresh);
         let request = &mut self.requests[slot.index()];
-        for &block in &self.hits {
-            self.pool.touch(block);
-        }
-        request.blocks.extend_from_slice(&self.hits);
-        request.num_cached_blocks = held;
-        request.num_hit_blocks = held;
-        self.pool.allocate(fresh, &mut request.blocks);
         request.num_computed = request.prompt_tokens;
         request.prefill_in_flight = true;
         self.handovers.reads.push(RemoteRead { request: request.id, num_blocks: fresh });

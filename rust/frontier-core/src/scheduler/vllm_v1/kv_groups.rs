@@ -163,8 +163,8 @@ impl VllmScheduler {
     pub(super) fn allocate_admitted_in_groups(&mut self, slot: Slot, computed: u32, num_tokens: u32) -> bool {
         let config = &self.config;
         let groups = self.groups.as_ref().expect("Invariant: the cache has groups");
+        let watermark = self.watermark();
         let request = &mut self.requests[slot.index()];
-        let watermark = if self.running.is_empty() { 0 } else { u64::from(self.watermark_blocks) };
         let revived: u64 = (groups.hits.iter().flatten())
             .filter(|&&block| block != NULL_BLOCK && self.pool.is_free(block))
             .count() as u64;

@@ -2,7 +2,7 @@
 //!
 //! Mirrors the treatment of `WAITING_FOR_REMOTE_KVS` in `vllm/v1/core/sched/scheduler.py` of vLLM 0.32.
 
-use super::admission::Chunk;
+use super::admission::{Beside, LookedAt};
 use super::budget::Budget;
 use super::caching::cache_full_blocks;
 use super::{VllmScheduler, request_is_new};
@@ -11,14 +11,6 @@ use crate::ids::Slot;
 use crate::scheduler::SchedulerOutput;
 use crate::scheduler::kv_loads::{KvLoads, KvStep, Seek};
 use crate::time::SimTime;
-
-/// What became of a request that was put aside.
-pub(super) enum Unpark {
-    Admitted,
-    Loading,
-    PassedOver,
-    DoesNotFit,
-}
 
 impl VllmScheduler {
     /// Puts tiers of KV below the device.
@@ -70,40 +62,25 @@ impl VllmScheduler {
     pub(super) fn admit_loaded(
         &mut self,
         at: usize,
-        prompt_continues: bool,
-        beside_running: bool,
+        beside: Beside,
         budget: &mut Budget,
         out: &mut SchedulerOutput,
-    ) -> Unpark {
-        let Some(loads) = &self.kv_loads else { return Unpark::Loading };
+    ) -> LookedAt {
+        let Some(loads) = &self.kv_loads else { return LookedAt::PassedOver };
         let (Some(slot), Some(loaded)) = (loads.parked_at(at), loads.loaded_tokens(at)) else {
-            return Unpark::Loading;
+            return LookedAt::PassedOver;
         };
         let request = &mut self.requests[slot.index()];
         let block_size = self.config.block_size;
         cache_full_blocks(&mut self.pool, request, loaded, block_size);
         let computed = loaded.min(request.num_tokens - 1);
-        let pads = self.pads_chunk(computed, prompt_continues, beside_running);
-        let (num_tokens, num_drafts) = match self.first_chunk(slot, computed, pads, budget) {
-            Chunk::Tokens { num_tokens, num_drafts } => (num_tokens, num_drafts),
-            Chunk::Stop => return Unpark::DoesNotFit,
-            Chunk::PassOver => return Unpark::PassedOver,
-        };
-        let request = &mut self.requests[slot.index()];
-        let total = computed + num_tokens;
-        let reserved = total.saturating_add(self.admission_lookahead_tokens);
-        let fresh = self.config.blocks_for(reserved).saturating_sub(request.blocks.len() as u32);
-        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
-        if u64::from(fresh) + u64::from(watermark) > u64::from(self.pool.num_free()) {
-            return Unpark::DoesNotFit;
-        }
-        self.pool.allocate(fresh, &mut request.blocks);
-        cache_full_blocks(&mut self.pool, request, total.min(request.num_tokens), block_size);
-        if let Some(loads) = &mut self.kv_loads {
+        let lookahead = self.admission_lookahead_tokens;
+        let looked_at =
+            self.admit_holder(slot, computed, |total| total.saturating_add(lookahead), beside, budget, out);
+        if let (LookedAt::Admitted, Some(loads)) = (looked_at, &mut self.kv_loads) {
             loads.unpark(at);
         }
-        self.start(slot, computed, (num_tokens, num_drafts), budget, out);
-        Unpark::Admitted
+        looked_at
     }
 
     /// Tells the tiers that the request of `slot` is admitted with the hits in `self.hits`.
@@ -126,31 +103,23 @@ impl VllmScheduler {
     /// content is on its way. Blocks that those put aside before will need are left to them: nobody else could
     /// free any, if all waited like this. Returns false if it does not fit.
     pub(super) fn park(&mut self, slot: Slot, num_blocks: u32) -> bool {
-        let Some(loads) = &mut self.kv_loads else { return false };
+        let Some(loads) = &self.kv_loads else { return false };
         let config = &self.config;
         let missing = |slot: Slot| {
             let request = &self.requests[slot.index()];
             u64::from(config.blocks_for(request.num_tokens).saturating_sub(request.blocks.len() as u32))
         };
         let promised: u64 = loads.parked().map(missing).sum();
-        let watermark = if self.running.is_empty() { 0 } else { self.watermark_blocks };
-        let revived = self.hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u64;
         let held = self.hits.len() as u32;
         let total = config.blocks_for(self.requests[slot.index()].num_tokens).max(held + num_blocks);
         let fresh = if self.reserve_full_isl { total - held } else { num_blocks };
-        let needed = u64::from(fresh) + revived + u64::from(watermark) + promised;
+        let needed = u64::from(fresh) + self.num_revived() + self.watermark() + promised;
         if needed > u64::from(self.pool.num_free()) {
             return false;
         }
         self.waiting.pop_front();
-        for &block in &self.hits {
-            self.pool.touch(block);
-        }
-        let request = &mut self.requests[slot.index()];
-        request.blocks.extend_from_slice(&self.hits);
-        request.num_cached_blocks = held;
-        request.num_hit_blocks = held;
-        self.pool.allocate(num_blocks, &mut request.blocks);
+        self.hold_hits(slot, num_blocks);
+        let Some(loads) = &mut self.kv_loads else { return false };
         let request = &self.requests[slot.index()];
         let (waiting, requests) = (&self.waiting, &self.requests);
         let at = loads.parked().take_while(|&other| waiting.precedes(other, slot, requests)).count();
