@@ -19,6 +19,7 @@ from frontier.afd_stations import Stations
 from frontier.config.speculative import mean_tokens_per_step
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.lowering import lower
+from frontier.own_requests import own_requests
 from frontier.results.trust import PROVENANCES
 from frontier.typical_steps import DecodeStep, typical_decode, typical_prefill
 
@@ -224,9 +225,8 @@ def explain(
         names = tuple(each.name for each in whole.views() if each.has_requests)
         message = f"was '{view.name}', whose FFN ranks are explained with their attention cluster"
         raise ConfigError(Issue("cluster", view.name, message, names))
-    share = view.weight / sum(each.weight for each in whole.views() if each.role == view.role)
     chosen = view.scenario
-    lowered = lower(chosen)
+    lowered, share = own_requests(whole, view, lower(chosen))
     _check(lowered, prefill, decode, context)
     prompt = typical_prefill(chosen, lowered) if prefill is None else prefill
 

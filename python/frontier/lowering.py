@@ -16,6 +16,7 @@ from frontier.config import Resolved, Scenario
 from frontier.config.arrivals import Arrivals
 from frontier.config.engine import CpuOverhead, Engine
 from frontier.config.lengths import Length
+from frontier.config.models_served import model_names, model_shares
 from frontier.config.parallel import data_parallel_plan
 from frontier.config.policy import NEEDS_SESSIONS, lower_policy
 from frontier.config.resolve_sglang import sglang_scheduler
@@ -177,8 +178,14 @@ def lower(scenario: Scenario) -> Lowered:
     ]
     notes = [() if cluster.attached is None else cluster.attached.notes for cluster in clusters]
     columns = None
+    models = model_names(views)
     if scenario.workload.trace is not None:
-        columns = trace_columns(scenario.workload.trace, seed=scenario.seed, replication=scenario.replication)
+        columns = trace_columns(
+            scenario.workload.trace,
+            seed=scenario.seed,
+            replication=scenario.replication,
+            models=models,
+        )
         told = [
             [*warnings, *_trace_warnings(view, columns)] for view, warnings in zip(views, told, strict=True)
         ]
@@ -187,7 +194,7 @@ def lower(scenario: Scenario) -> Lowered:
         "seed": scenario.seed,
         "replication": scenario.replication,
         "clusters": [cluster.plan for cluster in clusters],
-        "workload": _workload(scenario.workload),
+        "workload": _workload(scenario.workload) | model_shares(scenario.workload, models),
         "output": {
             "steps": scenario.output.steps,
             "timeline_interval_ns": scenario.output.timeline_interval,
@@ -199,7 +206,7 @@ def lower(scenario: Scenario) -> Lowered:
     plan |= service
     common: list[str] = [*told_of_service]
     if program := program_plan(scenario, views):
-        plan["paths"] = [program.path]
+        plan["paths"] = program.paths
         if program.network is not None:
             plan["network"] = program.network
             for each, placement in zip(clusters, program.placements, strict=True):

@@ -15,6 +15,7 @@ NAMES = (
     "offline-batch",
     "pdd-llama-70b",
     "pdd-qwen3-235b",
+    "two-models",
 )
 
 
@@ -63,6 +64,7 @@ def test_the_main_job_is_the_whole_trace(cli):
         ("afd-qwen3-235b", "workload.synthetic.num_requests"),
         ("pdd-llama-70b", "workload.synthetic.num_requests"),
         ("pdd-qwen3-235b", "workload.synthetic.num_requests"),
+        ("two-models", "workload.synthetic.num_requests"),
     ],
 )
 def test_examples_run(cli, name, field):

@@ -19,11 +19,11 @@ from frontier.errors import FrontierError
 from frontier.lowering import lower
 from frontier.simulation import run_facts, simulate
 
-PLAIN_ROWS = """at,in,out,who,level,hashes,others
-0,40,5,a,1,1|2|3,1|2|3
-3,36,6,b,0,1|2|4,4|5|6
-1,36,6,a,1,1|2|5,7|8|9
-2,36,7,a,1,1|2|6,4|5|6
+PLAIN_ROWS = """at,in,out,who,level,hashes,others,whom
+0,40,5,a,1,1|2|3,1|2|3,b
+3,36,6,b,0,1|2|4,4|5|6,b
+1,36,6,a,1,1|2|5,7|8|9,a
+2,36,7,a,1,1|2|6,4|5|6,a
 """
 
 LEARNED = {"engine.step_time.learned.packs": ["PACK"]}
@@ -453,6 +453,23 @@ EFFECTS |= {
     "disaggregation.balance.colocated": (TWO_COLOCATED, *BALANCES),
     "disaggregation.balance.prefill": (TWO_OF_EACH, *BALANCES),
     "disaggregation.balance.decode": (TWO_OF_EACH, *BALANCES),
+}
+
+POOLS: list[dict[str, Any]] = [{"role": "colocated", "name": name} for name in ("small", "large", "more")]
+LIKE_NAMES = [{**pool, "served_model_name": name} for pool, name in zip(POOLS, "aab", strict=True)]
+TWO_MODELS = {
+    "clusters": [LIKE_NAMES[0], {**LIKE_NAMES[2], "model": "qwen3-8b"}],
+    f"{SYN}.models": {"a": 1, "b": 1},
+}
+EFFECTS |= {
+    "clusters.model": (TWO_MODELS | {"clusters": [LIKE_NAMES[0], LIKE_NAMES[2]]}, None, "qwen3-8b"),
+    "clusters.served_model_name": (TWO_MODELS | {"clusters": LIKE_NAMES}, "a", "b"),
+    f"{SYN}.models": (TWO_MODELS, {"a": 1, "b": 1}, {"a": "25%", "b": "75%"}),
+    "workload.trace.columns.model": (
+        {"clusters": TWO_MODELS["clusters"]} | plain(columns={**COLUMNS, "model": "who"}),
+        "who",
+        "whom",
+    ),
 }
 
 AFD = "disaggregation.afd"

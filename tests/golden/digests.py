@@ -133,6 +133,14 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "disaggregation": {"kv_transfer": {"bandwidth": "20GB/s"}},
         "dynamics": {"events": [{"at": "5s", "cluster": "decode", "replica": 1, "fail": {"down": "3s"}}]},
     },
+    "two_models": {
+        **synthetic(models={"llama-3.1-8b": 3, "qwen3-8b": 1}),
+        "clusters": [
+            {"role": "colocated", "replicas": 2},
+            {"role": "prefill", "model": "qwen3-8b"},
+            {"role": "decode", "model": "qwen3-8b"},
+        ],
+    },
     "attention_and_ffn": {
         **synthetic(num_requests=100),
         "model": "qwen3-235b-a22b",

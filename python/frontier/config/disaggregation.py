@@ -16,6 +16,7 @@ from frontier.config.base import Section
 from frontier.config.clusters import RoleCluster
 from frontier.config.fields import Duration, Tokens
 from frontier.config.kv_tiers import Bandwidth
+from frontier.config.models_served import ServedModel
 from frontier.config.speculative import Speculative
 from frontier.errors import Issue, show_value
 
@@ -198,9 +199,14 @@ def units_prefill(roles: Iterable[str], disaggregation: Disaggregation | None) -
 
 
 def program_issues(
-    clusters: Sequence[RoleCluster | None], disaggregation: Disaggregation | None
+    clusters: Sequence[RoleCluster | None],
+    models: Sequence[ServedModel],
+    disaggregation: Disaggregation | None,
 ) -> list[Issue]:
-    """Return what is wrong with the roles, names and weights of clusters; None stands for a broken one."""
+    """Return what is wrong with the roles, names and weights of clusters; None stands for a broken one.
+
+    The clusters of each model form a program of their own.
+    """
     issues: list[Issue] = []
     labels: dict[str, int] = {}
     for index, cluster in enumerate(clusters):
@@ -212,40 +218,56 @@ def program_issues(
             issues.append(Issue(f"clusters.{index}.name", cluster.name, message))
         labels.setdefault(cluster.label, index)
     known = [cluster for cluster in clusters if cluster is not None]
-    if len(known) < len(clusters) or issues:
+    if len(known) < len(clusters) or issues or not models:
         return issues
-    roles = [cluster.role for cluster in known]
-    program = program_of(known)
+    for model in models:
+        issues += _program_issues(known, model)
+    if any(issue.path == "clusters" for issue in issues):
+        return issues
+    by_model = [[known[index].role for index in model.clusters] for model in models]
+    return issues + _role_issues(by_model, disaggregation or Disaggregation())
+
+
+def _program_issues(known: Sequence[RoleCluster], model: ServedModel) -> list[Issue]:
+    """Return what is wrong with the roles and weights of the clusters that serve one model."""
+    members = [known[index] for index in model.clusters]
+    roles = [cluster.role for cluster in members]
+    of = model.of(known)
+    program = program_of(members)
     if program is None:
         found = ", ".join(dict.fromkeys(roles))
         message = (
             f"have the roles {found}, must have colocated alone, prefill and decode, or attention and ffn:"
             " alone, with prefill clusters before them, or decode clusters after them (any number of each)"
         )
-        return [*issues, Issue("clusters", roles, message)]
+        return [Issue("clusters", roles, f"{of} {message}".strip())]
     if roles.count("attention") != roles.count("ffn"):
         message = (
             f"have {roles.count('attention')} attention and {roles.count('ffn')} ffn clusters, must have as"
             " many of each: the first of one belongs to the first of the other, and so on"
         )
-        return [*issues, Issue("clusters", roles, message)]
-    for index, cluster in enumerate(known):
-        if cluster.weight is not None and cluster.role != "ffn" and roles.count(cluster.role) == 1:
-            message = f"was {cluster.weight:g}, has no effect: no other cluster is {cluster.role}; remove it"
-            issues.append(Issue(f"clusters.{index}.weight", cluster.weight, message))
-    return issues + _role_issues(roles, disaggregation or Disaggregation())
-
-
-def _role_issues(roles: Sequence[str], disaggregation: Disaggregation) -> list[Issue]:
-    """Return fields of the section that mean nothing with these roles."""
+        return [Issue("clusters", roles, f"{of} {message}".strip())]
     issues = []
+    for index, cluster in zip(model.clusters, members, strict=True):
+        if cluster.weight is not None and cluster.role != "ffn" and roles.count(cluster.role) == 1:
+            others = "no other cluster" + ("" if model.name is None else f" of '{model.name}'")
+            message = f"was {cluster.weight:g}, has no effect: {others} is {cluster.role}; remove it"
+            issues.append(Issue(f"clusters.{index}.weight", cluster.weight, message))
+    return issues
+
+
+def _role_issues(by_model: Sequence[Sequence[str]], disaggregation: Disaggregation) -> list[Issue]:
+    """Return fields of the section that mean nothing with these roles, of the clusters of each model."""
+    issues = []
+    roles = [role for found in by_model for role in found]
     for role in Balances.model_fields:
         balance = getattr(disaggregation.balance, role)
-        if balance is not None and roles.count(role) < 2:
+        if balance is not None and max(found.count(role) for found in by_model) < 2:
             has = "has no effect with one" if role in roles else "has no effect without a"
-            message = f"was '{balance}', {has} {role} cluster; remove it"
+            each = " of each model" if len(by_model) > 1 and role in roles else ""
+            message = f"was '{balance}', {has} {role} cluster{each}; remove it"
             issues.append(Issue(f"disaggregation.balance.{role}", balance, message))
-    if not hands_over(roles):
+    if not any(map(hands_over, by_model)):
         for name in ("kv_transfer", "direct_below", "deflect_above"):
             value = getattr(disaggregation, name)
             if value is not None:

@@ -27,6 +27,8 @@ class ServingCluster:
         engine: its engine, None where it is not valid.
         engine_path: returns where a field of its engine was given.
         hands_over: whether it is a prefill or a decode cluster of one deployment.
+        has_links: whether KV from or to it goes over links that transfers share.
+        gpus: how many GPUs of which kind a replica has, None where that is not known.
     """
 
     name: str
@@ -36,6 +38,8 @@ class ServingCluster:
     engine: Engine | None
     engine_path: Callable[[str], str]
     hands_over: bool = False
+    has_links: bool = True
+    gpus: tuple[int, str] | None = None
 
     @property
     def serving(self) -> int:
@@ -192,7 +196,7 @@ class _Rules:
                 " nothing brings it into service"
             )
             self._report(f"{path}.replica", event.replica, message)
-        if event.degrade_links is not None and not self.has_network:
+        if event.degrade_links is not None and not (self.has_network and cluster.has_links):
             message = (
                 "needs links that transfers share: prefill and decode clusters without kv_transfer.bandwidth"
             )
@@ -204,7 +208,22 @@ class _Rules:
                 others = tuple(name for name in self.clusters if name != to)
                 self._report(f"{path}.switch_role.to", to, message, others)
             else:
-                self._cluster(f"{path}.switch_role.to", to)
+                self._same_gpus(f"{path}.switch_role.to", cluster, to)
+
+    def _same_gpus(self, path: str, cluster: ServingCluster, to: str) -> None:
+        """Report a replica that joins a cluster whose replicas have other GPUs, which it takes along."""
+        other = self._cluster(path, to)
+        if other is None or None in (cluster.gpus, other.gpus) or cluster.gpus == other.gpus:
+            return
+        have = [f"{count} x {gpu}" for count, gpu in (each.gpus or (0, "") for each in (other, cluster))]
+        message = (
+            f"was {show_value(to)}, whose replicas have {have[0]}, but those of {cluster.name} have"
+            f" {have[1]}: a replica takes its GPUs along"
+        )
+        names = tuple(
+            name for name, each in self.clusters.items() if each.gpus == cluster.gpus and name != cluster.name
+        )
+        self._report(path, to, message, names)
 
     def _switches(self) -> None:
         """Report replicas that switch to a cluster without a place for them."""

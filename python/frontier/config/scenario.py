@@ -22,6 +22,7 @@ from frontier.config.engine import Engine
 from frontier.config.fields import Reference, Seed, Text
 from frontier.config.issues import issues_of, unknown_field
 from frontier.config.locate import anchor_paths, path_texts
+from frontier.config.models_served import workload_issues
 from frontier.config.network import Network
 from frontier.config.paths import changed
 from frontier.config.plain import plain_values
@@ -72,7 +73,8 @@ class Scenario(BaseModel):
     name: Text | None = None
     """A label for results."""
     model: Reference
-    """Preset name, path of a Hugging Face config.json or its directory, or an inline mapping of its keys."""
+    """Preset name, path of a Hugging Face config.json or its directory, or an inline mapping of its keys; of
+    clusters with a role, that of those which name no other."""
     hardware: Hardware
     """The GPU; of clusters with a role, of those that name no other."""
     engine: Engine = Engine()
@@ -124,6 +126,7 @@ class Scenario(BaseModel):
         parts = Parts.of(sections, frozenset(broken))
         examined = examine(parts)
         issues += colocated_service_issues(sections, parts)
+        issues += workload_issues(sections.get("workload"), (), parts.known)
         if issues or examined.resolved is None:
             raise _refusal(issues, examined.issues, examined.lacking)
         super().__init__(**sections)
@@ -148,7 +151,8 @@ class Scenario(BaseModel):
         self.__dict__[_VIEWS] = examined.views
         for view in examined.views:
             if view.unit is not None:
-                view.scenario.__dict__[_VIEWS] = (view,)  # on its own, too, it has FFN ranks
+                # On its own, too, it has FFN ranks, and its model is the only one.
+                view.scenario.__dict__[_VIEWS] = (replace(view, served_model=None),)
 
     @classmethod
     def _view(cls, sections: dict[str, Any], facts: Resolved) -> Scenario:

@@ -68,6 +68,8 @@ def to_vllm(scenario: Scenario) -> str:
         role = _NIXL_ROLES.get(view.role)
         settings = {"kv_connector": "NixlConnector", "kv_role": role}
         words = [] if role is None else ["--kv-transfer-config", json.dumps(settings)]
+        if view.served_model is not None and view.plain.served_model_name is not None:
+            words += ["--served-model-name", view.served_model]
         cluster = view.scenario.cluster
         gpus = f"{view.facts.gpus_per_replica} x {view.facts.gpu.name}"
         about = f"# cluster {view.name}: {cluster.replicas} x this, each on {gpus}"

@@ -81,6 +81,11 @@ def _aliases() -> dict[str, str]:
     return names
 
 
+def preset_name(source: str) -> str | None:
+    """Return the preset that a name stands for (its own, or that on the Hugging Face hub), None if none."""
+    return _find_preset(source)
+
+
 def _find_preset(name: str) -> str | None:
     return _aliases().get(name.casefold())
 

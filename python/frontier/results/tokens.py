@@ -12,7 +12,7 @@ steps of one more replica, in the order of their times.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -72,6 +72,12 @@ class TokenRuns:
             replica_offsets=offsets,
             num_requests=len(columns.requests["status"]),
         )
+
+    def only(self, requests: NDArray[np.bool_]) -> TokenRuns:
+        """Return the runs of some requests, given as boolean mask; all of them keep their numbers."""
+        chosen = requests[self.request]
+        columns = ("request", "first", "last", "per_step")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
 
     def gaps(self, requests: NDArray[np.bool_] | None = None) -> Sample:
         """Return the multiset of gaps (ns) between consecutive tokens of each of `requests` (default: all).
