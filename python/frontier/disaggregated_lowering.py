@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from frontier.config.disaggregation import RECEIVERS, Disaggregation, KvTransfer, program_of
+from frontier.config.encode import ENCODE, embeddings_plan
 from frontier.config.network import Network, network_facts
 
 if TYPE_CHECKING:
@@ -62,19 +63,26 @@ def program_plan(scenario: Scenario, views: Sequence[ClusterView]) -> ProgramPla
                 "receives": None,
             }
         )
-    if len(legs) == 1:
+    if roles[0] == ENCODE:
+        encoders, *others = ([views[index] for index in leg["clusters"]] for leg in legs)
+        receivers = [view for leg in others for view in leg]
+        legs[0]["encodes"] = embeddings_plan(section.embedding_transfer, encoders, receivers)
+    if "prefill" not in roles:
         return ProgramPlan({"legs": legs, "direct": None}, None, [None] * len(views), ())
     transfer = section.kv_transfer or KvTransfer()
     sources, destinations = (
         [view.facts for view in views if view.role in found] for found in (("prefill",), RECEIVERS)
     )
-    legs[1]["receives"] = _receives(transfer, sources, destinations, views)
+    legs[-1]["receives"] = _receives(transfer, sources, destinations, views)
     network: dict[str, Any] | None = None
     placements: list[dict[str, Any] | None] = [None] * len(views)
     warnings: tuple[str, ...] = ()
     if transfer.bandwidth is None:
-        facts = network_facts(scenario.network or Network(), [(view, view.facts) for view in views])
-        network, placements = facts.plan, [*facts.placements]
+        placed = [index for index, view in enumerate(views) if view.role != ENCODE]
+        facts = network_facts(scenario.network or Network(), [(views[i], views[i].facts) for i in placed])
+        network = facts.plan
+        for index, placement in zip(placed, facts.placements, strict=True):
+            placements[index] = placement
     else:
         warnings = (NO_CONTENTION,)
     return ProgramPlan({"legs": legs, "direct": _direct(section)}, network, placements, warnings)

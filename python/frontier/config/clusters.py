@@ -16,8 +16,8 @@ from frontier.config.schema import part_of
 from frontier.config.sections import MAX_REPLICAS, Cluster, Hardware, Router
 from frontier.errors import show_value
 
-Role = Literal["colocated", "prefill", "decode", "attention", "ffn"]
-"""What a cluster does for a request: everything, prompts, tokens, or one half of every layer."""
+Role = Literal["colocated", "prefill", "decode", "attention", "ffn", "encode"]
+"""What a cluster does for a request: everything, prompts, tokens, one half of every layer, or its images."""
 
 MAX_CLUSTERS: Final = 64
 MAX_WEIGHT: Final = 1e9
@@ -54,8 +54,8 @@ class RoleCluster(Section):
     name: Text | None = None
     """What it is called in results; left out, its role."""
     role: Role
-    """What it does for a request: all of it (colocated), its prompt (prefill), its tokens (decode), or
-    attention or the FFN in every layer of its tokens."""
+    """What it does for a request: all of it (colocated), its prompt (prefill), its tokens (decode),
+    attention or the FFN in every layer of its tokens, or the images that come with its prompt (encode)."""
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS), BeforeValidator(parse_whole)] = 1
     """Number of engine instances; of an ffn cluster, those of its attention cluster: each has FFN ranks of
     its own, `engine.data_parallel_size` of `engine.tensor_parallel_size` GPUs."""

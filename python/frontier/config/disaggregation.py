@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from frontier.config.afd import Afd
 from frontier.config.base import Section
 from frontier.config.clusters import RoleCluster
+from frontier.config.encode import ENCODE, EmbeddingTransfer
 from frontier.config.fields import Duration, Tokens
 from frontier.config.kv_tiers import Bandwidth
 from frontier.config.speculative import Speculative
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 Balance = Literal["weighted", "least_loaded"]
 
-PROGRAMS: Final = (
+_PROGRAMS: Final = (
     (("colocated",), ("colocated",)),
     (("prefill", "decode"), ("prefill", "decode")),
     (("prefill", "attention"), ("prefill", "attention", "ffn")),
 )
+PROGRAMS: Final = (*_PROGRAMS, *(((ENCODE, *way), (ENCODE, *roles)) for way, roles in _PROGRAMS))
 """Roles of the clusters through which a request goes, in its order, and all roles that there are then: what
 is modelled."""
 RECEIVERS: Final = ("decode", "attention")
@@ -69,6 +71,8 @@ class Balances(Section):
     """Over decode clusters."""
     attention: Balance | None = None
     """Over attention clusters."""
+    encode: Balance | None = None
+    """Over encode clusters."""
 
 
 class Disaggregation(Section):
@@ -76,6 +80,9 @@ class Disaggregation(Section):
 
     kv_transfer: KvTransfer | None = None
     """How KV gets from prefill to decode; left out, vLLM's NIXL over `network`."""
+    embedding_transfer: EmbeddingTransfer | None = None
+    """How embeddings get from an encode cluster to where the prompt is computed; left out, over one network
+    card."""
     direct_below: Tokens | None = None
     """Conditional disaggregation: a request with at most so many prompt tokens that the decode side has not
     cached is served there as a whole."""
@@ -181,7 +188,8 @@ def program_issues(
         found = ", ".join(dict.fromkeys(roles))
         message = (
             f"have the roles {found}, must have colocated alone, prefill and decode, or prefill, attention"
-            " and ffn (any number of each); attention and FFN ranks decode alone, after prefill clusters"
+            " and ffn (any number of each), and encode before any of them; attention and FFN ranks decode"
+            " alone, after prefill clusters"
         )
         return [*issues, Issue("clusters", roles, message)]
     if roles.count("attention") != roles.count("ffn"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from frontier.config import encode
 from frontier.config.admission import Admission
 from frontier.config.base import frozen, section_of
 from frontier.config.clusters import MAX_CLUSTERS, RoleCluster
@@ -46,6 +47,8 @@ _RESOLVED = "_resolved"
 """Key of the facts in a scenario's `__dict__`, beside its fields; pydantic neither compares nor writes it."""
 _VIEWS = "_views"
 """The same of its clusters, where it has `clusters`."""
+_PART = "_part"
+"""The mark of a scenario that is one of several clusters."""
 _ROLE_SECTIONS = ("clusters", "disaggregation", "network", "admission", "dynamics")
 """Sections that a cluster on its own does not have."""
 
@@ -124,6 +127,7 @@ class Scenario(BaseModel):
         parts = Parts.of(sections, frozenset(broken))
         examined = examine(parts)
         issues += colocated_service_issues(sections, parts)
+        issues += encode.workload_issues(parts.workload, ("colocated",))
         if issues or examined.resolved is None:
             raise _refusal(issues, examined.issues, examined.lacking)
         super().__init__(**sections)
@@ -147,8 +151,8 @@ class Scenario(BaseModel):
         super().__init__(**{**sections, "clusters": examined.clusters})
         self.__dict__[_VIEWS] = examined.views
         for view in examined.views:
-            if view.unit is not None:
-                view.scenario.__dict__[_VIEWS] = (view,)  # on its own, too, it has FFN ranks
+            if view.unit is not None or view.role == encode.ENCODE:
+                view.scenario.__dict__[_VIEWS] = (view,)  # on its own, too, it has FFN ranks, or is an encoder
 
     @classmethod
     def _view(cls, sections: dict[str, Any], facts: Resolved) -> Scenario:
@@ -157,6 +161,7 @@ class Scenario(BaseModel):
         view = cls.__new__(cls)
         super(Scenario, view).__init__(**kept)
         view.__dict__[_RESOLVED] = facts
+        view.__dict__[_PART] = True
         return view
 
     def __hash__(self) -> int:
@@ -311,6 +316,11 @@ class Scenario(BaseModel):
         """
         known: tuple[ClusterView, ...] | None = self.__dict__.get(_VIEWS)
         return (colocated_view(self, self.__dict__[_RESOLVED]),) if known is None else known
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is one of the clusters of another scenario, whose requests may pass others before it."""
+        return _PART in self.__dict__
 
     def view(self, cluster: str | None = None) -> ClusterView:
         """Return a cluster by its name, which may be left out where there is only one.

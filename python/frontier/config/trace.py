@@ -39,6 +39,8 @@ class Columns(Section):
     """Conversation the request belongs to."""
     hash_ids: Text | None = None
     """List of block hashes of the prompt."""
+    encoder_tokens: Text | None = None
+    """Tokens of a vision tower (patches) that the request brings; 0 for none."""
 
 
 class Trace(Section):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from frontier.config import afd
+from frontier.config import afd, encode
 from frontier.config import disaggregation as rules
 from frontier.config.afd import Afd
 from frontier.config.afd_facts import AfdUnit, step_time_issues, with_batches
@@ -138,7 +138,7 @@ def _service_issues(
     """Return what is wrong with changes and the front door of several clusters."""
     disaggregation: Disaggregation = sections.get("disaggregation") or Disaggregation()
     transfer = disaggregation.kv_transfer or KvTransfer()
-    hands_over = {view.role for view in views} == {"prefill", "decode"}
+    hands_over = {view.role for view in views} - {encode.ENCODE} == {"prefill", "decode"}
     clusters = []
     for view in views:
         assert view.own is not None
@@ -197,6 +197,8 @@ def examine_clusters(
     issues += rules.program_issues(entries, disaggregation)
     section = None if disaggregation is None else disaggregation.afd
     issues += afd.entry_issues(entries, section)
+    embeddings = None if disaggregation is None else disaggregation.embedding_transfer
+    issues += encode.entry_issues(entries, embeddings)
     examined = [
         _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
         for index, entry in enumerate(entries)
@@ -209,11 +211,12 @@ def examine_clusters(
     issues += _merged_issues(examined)
     views = tuple(part.view for part in examined)
     issues += _service_issues(views, sections, broken | wrong)
+    issues += _encode_issues(views, sections, embeddings)
     if any(view.role in afd.AFD_ROLES for view in views):
         views, found = _units(views, section or Afd(), broken)
         issues += found
         lacking = None if found else lacking
-    if all(view.role != "colocated" for view in views):
+    if any(view.role != encode.ENCODE for view in views) and all(view.role != "colocated" for view in views):
         transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
         found = (
             []
@@ -227,6 +230,19 @@ def examine_clusters(
         issues.append(Issue("network", None, message))
     clusters = tuple(entry for entry in entries if entry is not None) if not issues else None
     return ExaminedClusters(clusters, () if issues or broken else views, issues, lacking)
+
+
+def _encode_issues(
+    views: Sequence[ClusterView], sections: Mapping[str, Any], section: encode.EmbeddingTransfer | None
+) -> list[Issue]:
+    """Return what is wrong between encode clusters, the workload, and the clusters that come next."""
+    issues = [*encode.workload_issues(sections.get("workload"), [view.role for view in views])]
+    encoders = [view for view in views if view.role == encode.ENCODE and view.found is not None]
+    if not encoders:
+        return issues
+    issues += encode.switch_issues(sections.get("dynamics"), views)
+    receivers = [view.facts.gpu for view in views if view.role in encode.RECEIVERS and view.found is not None]
+    return [*issues, *encode.link_issues(section, [view.facts.gpu for view in encoders], receivers)]
 
 
 def _overridden(top: Engine | None, entries: Sequence[RoleCluster | None]) -> list[Issue]:
@@ -292,7 +308,7 @@ def _examine_entry(
     own = {name: value for name, value in sections.items() if name not in ("engine", "hardware")}
     bad = {path for path in broken if path.partition(".")[0] in (*_SHARED, "cluster")}
     parts = {
-        "engine": over_engine(data.get("engine"), entry.engine),
+        "engine": over_engine(encode.common_engine(data.get("engine"), entry.role), entry.engine),
         "hardware": over_hardware(data.get("hardware"), entry.hardware),
     }
     for name, raw in parts.items():
@@ -345,7 +361,7 @@ def _hand_over_issues(
     broken: frozenset[str],
 ) -> list[Issue]:
     """Return what is wrong between clusters that compute prompts and those that KV is handed to."""
-    views = [view for view in views if view.has_requests]
+    views = [view for view in views if view.has_requests and view.role != encode.ENCODE]
     transfer = (disaggregation or Disaggregation()).kv_transfer or KvTransfer()
     issues = rules.transfer_issues(transfer, network)
     for view in views:

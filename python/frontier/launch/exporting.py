@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from frontier.config.encode import ENCODE
 from frontier.config import Scenario
 from frontier.config.base import BASE_KEY
 from frontier.errors import ConfigError, Issue, show_value
@@ -62,6 +63,10 @@ def to_vllm(scenario: Scenario) -> str:
     if apart:
         message = f"are attention or FFN ranks ({', '.join(apart)}), for which vllm serve has no flags"
         raise ConfigError(Issue("clusters", apart, message))
+    encoders = [view.name for view in scenario.views() if view.role == ENCODE]
+    if encoders:
+        message = f"are encoders ({', '.join(encoders)}), for whose connectors no commands are written"
+        raise ConfigError(Issue("clusters", encoders, message))
     commands = []
     for view in scenario.views():
         role = _NIXL_ROLES.get(view.role)

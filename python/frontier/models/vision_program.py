@@ -22,11 +22,7 @@ from frontier.models.weights import WeightTensor
 
 def tower_issues(tower: VisionTower, tensor_parallel_size: int) -> list[Issue]:
     """Return why a tower cannot be cut over this many ranks; empty if it can."""
-    sizes = {
-        "heads": tower.num_heads,
-        "rows of a feed-forward layer": tower.intermediate_size,
-        "rows of the merger": 0 if tower.pooled else tower.hidden_size * tower.merge // tower.merge,
-    }
+    sizes = {"heads": tower.num_heads, "features of a feed-forward layer": tower.intermediate_size}
     return [
         Issue(
             "engine.tensor_parallel_size",

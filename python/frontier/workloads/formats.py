@@ -24,9 +24,11 @@ from typing import Final, Literal
 from frontier.errors import WorkloadError, nearest_name, show_value
 from frontier.workloads.values import DATETIME, TIME_UNITS
 
-Role = Literal["arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids"]
+Role = Literal[
+    "arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids", "encoder_tokens"
+]
 ROLES: Final[tuple[Role, ...]] = (
-    "arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids",
+    "arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids", "encoder_tokens",
 )  # fmt: skip
 _NEEDED: Final[tuple[Role, ...]] = ("arrival", "prompt_tokens", "output_tokens")
 
@@ -136,9 +138,10 @@ _KNOWN: Final = (
             "output_tokens": "output_tokens",
             "priority": "priority",
             "session": "session",
+            "encoder_tokens": "encoder_tokens",
         },
         time_unit="ns",
-        optional=frozenset({"priority", "session"}),
+        optional=frozenset({"priority", "session", "encoder_tokens"}),
     ),
 )
 FORMATS: Final[dict[str, Format]] = {known.name: known for known in _KNOWN}

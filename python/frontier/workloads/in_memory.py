@@ -25,6 +25,7 @@ _ROLES: Final[dict[str, Role]] = {
     "output_tokens": "output_tokens",
     "priority": "priority",
     "session": "session",
+    "encoder_tokens": "encoder_tokens",
 }
 
 
@@ -35,6 +36,7 @@ def trace_from_columns(
     output_tokens: ColumnLike,
     priority: ColumnLike | None = None,
     session: ColumnLike | None = None,
+    encoder_tokens: ColumnLike | None = None,
     on_bad_row: BadRow = "error",
     on_unsorted: Unsorted = "error",
 ) -> LoadedTrace:
@@ -49,6 +51,7 @@ def trace_from_columns(
         output_tokens: tokens generated, at least 1.
         priority: whole numbers, lower is served first; all 0 if not given.
         session: text or whole numbers that name the request's conversation, None for none.
+        encoder_tokens: tokens of a vision tower that come with each prompt; all 0 if not given.
         on_bad_row: `error` stops at the first row that cannot be used; `skip` leaves such rows out and counts
             them in the report.
         on_unsorted: `error` stops at the first arrival that is before its predecessor; `sort` sorts stably.
@@ -62,6 +65,7 @@ def trace_from_columns(
         "output_tokens": output_tokens,
         "priority": priority,
         "session": session,
+        "encoder_tokens": encoder_tokens,
     }
     table = {name: _series(name, column) for name, column in given.items() if column is not None}
     rows = len(table["arrival_s"])

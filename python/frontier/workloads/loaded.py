@@ -70,6 +70,7 @@ class LoadedTrace:
         segment_stream: uint64, below 2^62, or OUTPUT_STREAM_BASE + an earlier request.
         segment_start: uint32, position of the first token in its stream.
         segment_length: uint32, at least 1.
+        encoder_tokens: uint32 `[n]` or None (all 0): what is encoded before the prompt, in the encoder's tokens.
         report: how the trace was read.
 
     """
@@ -83,6 +84,7 @@ class LoadedTrace:
     segment_stream: NDArray[np.uint64] | None = None
     segment_start: NDArray[np.uint32] | None = None
     segment_length: NDArray[np.uint32] | None = None
+    encoder_tokens: NDArray[np.uint32] | None = None
     report: LoadReport = field(default_factory=lambda: LoadReport("", "", 0))
 
     def __len__(self) -> int:
@@ -129,6 +131,7 @@ class LoadedTrace:
             "output_tokens": self.output_tokens,
             "priority": self.priority,
             "session": self.session,
+            "encoder_tokens": self.encoder_tokens,
         }
         frame = pl.DataFrame({name: column for name, column in columns.items() if column is not None})
         try:
@@ -152,4 +155,5 @@ class LoadedTrace:
             segment_stream=self.segment_stream,
             segment_start=self.segment_start,
             segment_length=self.segment_length,
+            encoder_tokens=self.encoder_tokens,
         )

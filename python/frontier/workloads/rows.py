@@ -39,6 +39,7 @@ class Rows:
     hash_counts: NDArray[np.int64] | None = None
     problems: list[Problem] = field(default_factory=list)
     failed: NDArray[np.bool_] | None = None
+    encoder_tokens: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -126,6 +127,10 @@ def rows_of_table(
         priority = columns.read_priorities(priority_name, cells[priority_name])
         rows.priority = priority.values
         rows.problems += priority.problems
+    if encoder_name := name_of.get("encoder_tokens"):
+        encoder = columns.read_tokens(encoder_name, cells[encoder_name], zero=True)
+        rows.encoder_tokens = encoder.values
+        rows.problems += encoder.problems
     if session_name := name_of.get("session"):
         rows.session = sessions.of_column(cells[session_name])
     if fmt.chats:
@@ -204,7 +209,8 @@ class _JsonRows:
         self._sessions = sessions
         self._lines = array("q")
         self._numbers: dict[Role, array[int]] = {
-            role: array("q") for role in ("arrival", "prompt_tokens", "output_tokens", "priority")
+            role: array("q")
+            for role in ("arrival", "prompt_tokens", "output_tokens", "priority", "encoder_tokens")
         }
         self._session = array("I")
         self._hashes = array("Q")
@@ -257,6 +263,8 @@ class _JsonRows:
                 self._numbers[role][row] = values.read_time(value, values.TIME_UNITS[self._format.time_unit])
             case "priority":
                 self._numbers[role][row] = values.read_priority(value)
+            case "encoder_tokens":
+                self._numbers[role][row] = values.read_tokens_or_zero(value)
             case "session":
                 self._session[row] = self._sessions.of_name(value)
             case "hash_ids":
@@ -285,6 +293,7 @@ class _JsonRows:
             np.frombuffer(self._counts, np.int64) if "hash_ids" in roles else None,
             self._problems,
             failed if self._format.zero_output_failed else None,
+            numbers("encoder_tokens") if "encoder_tokens" in roles else None,
         )
 
 

@@ -112,6 +112,7 @@ def _take(trace: LoadedTrace, rows: NDArray[np.intp]) -> LoadedTrace:
         output_tokens=trace.output_tokens[rows],
         priority=None if trace.priority is None else trace.priority[rows],
         session=None if trace.session is None else trace.session[rows],
+        encoder_tokens=None if trace.encoder_tokens is None else trace.encoder_tokens[rows],
     )
     if (
         trace.segment_offsets is None
