@@ -64,8 +64,8 @@ def program_plan(scenario: Scenario, views: Sequence[ClusterView]) -> ProgramPla
             }
         )
     if roles[0] == ENCODE:
-        encoders, *others = ([views[index] for index in leg["clusters"]] for leg in legs)
-        receivers = [view for leg in others for view in leg]
+        encoders = [view for view in views if view.role == ENCODE]
+        receivers = [view for view in views if view.role != ENCODE]
         legs[0]["encodes"] = embeddings_plan(section.embedding_transfer, encoders, receivers)
     if "prefill" not in roles:
         return ProgramPlan({"legs": legs, "direct": None}, None, [None] * len(views), ())

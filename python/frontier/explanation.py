@@ -160,7 +160,7 @@ class StepCost:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A prefill step and a decode step of a scenario; of an encode cluster a step of one image and a full one.
+    """A prefill step and a decode step; of an encode cluster, a step of one image and a full one.
 
     Attributes:
         model: name of the model.
@@ -214,8 +214,8 @@ def explain(
         context: tokens of each of them after the step; by default the mean prompt and half the mean output.
         cluster: name of the cluster whose steps they are, which a scenario with several clusters needs. A
             prefill cluster decodes nothing, nor a decode cluster whole prompts: those steps are what it would
-            take. Steps of an encode cluster are of one image of `prefill` tokens (the mean of the workload), and
-            of `decode` of them (as many as a step takes).
+            take. Steps of an encode cluster are of one image of `prefill` tokens (the mean of the workload),
+            and of `decode` of them (as many as a step takes).
 
     Raises:
         ConfigError: the scenario is not valid, no cluster has that name, or a step does not fit the limits

@@ -1,10 +1,10 @@
 """Encode clusters: a vision tower on instances of its own, before a prompt is computed (EPD disaggregation).
 
-As vLLM's disaggregated encoder (0.12 to 0.32: `--ec-transfer-config`, `vllm/distributed/ec_transfer`; SGLang's
-`--encoder-only` alike): an instance runs the tower alone, has neither language model nor KV cache, and hands
-embeddings to the instance that computes the prompt. What is encoded is never cut: a step takes as many images as its
-budget has embeddings for, which is `max_num_batched_tokens` but at least the largest image, and so many the encoder
-cache holds (`vllm/v1/core/encoder_cache_manager.py`).
+As vLLM's disaggregated encoder (0.12 to 0.32: `--ec-transfer-config`, `vllm/distributed/ec_transfer`;
+SGLang's `--encoder-only` alike): an instance runs the tower alone, has neither language model nor KV cache,
+and hands embeddings to the instance that computes the prompt. What is encoded is never cut: a step takes as
+many images as its budget has embeddings for, which is `max_num_batched_tokens` but at least the largest
+image, and so many the encoder cache holds (`vllm/v1/core/encoder_cache_manager.py`).
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ def common_engine(top: Any, role: str) -> Any:
     return {name: value for name, value in plain.items() if name in _KEPT} | _WHOLE
 
 
-def entry_issues(
-    entries: Sequence[RoleCluster | None], section: EmbeddingTransfer | None
-) -> Iterator[Issue]:
+def entry_issues(entries: Sequence[RoleCluster | None], section: EmbeddingTransfer | None) -> Iterator[Issue]:
     """Yield what means nothing in the clusters' own entries; None stands for a broken one."""
     known = [(index, entry) for index, entry in enumerate(entries) if entry is not None]
     if section is not None and not any(entry.role == ENCODE for _, entry in known):
@@ -125,7 +123,7 @@ def workload_issues(workload: Workload | None, roles: Sequence[str]) -> Iterator
         message = f"was {show_value(named)}, needs a cluster with the role encode"
         yield Issue("workload.trace.columns.encoder_tokens", named, message)
     if synthetic is not None and given is None and ENCODE in roles:
-        message = "has no effect: workload.synthetic.encoder was not given, so that no request has anything to encode"
+        message = "has no effect without workload.synthetic.encoder: no request has anything to encode"
         yield Issue(f"clusters.{list(roles).index(ENCODE)}.role", ENCODE, message)
 
 
@@ -135,7 +133,9 @@ def switch_issues(dynamics: Dynamics | None, views: Sequence[ClusterView]) -> It
     for index, event in enumerate(() if dynamics is None else dynamics.events):
         switch = event.switch_role
         if switch is not None and ({switch.to, event.cluster} & names):
-            message = f"was '{switch.to}': encoders hold a vision tower alone, so that replicas cannot change sides"
+            message = (
+                f"was '{switch.to}': encoders hold a vision tower alone, so that replicas cannot change sides"
+            )
             yield Issue(f"dynamics.events.{index}.switch_role.to", switch.to, message)
 
 
@@ -197,14 +197,16 @@ def examine_encoder(
         allowed = VLLM_VERSIONS[FIRST_MINOR - minor_of(VLLM_VERSIONS[0]) :]
         issues.append(Issue("engine.version", engine.version, message, allowed))
     if spec is not None and spec.vision is None:
-        message = f"was {show_value(parts.model)}, which has no vision_config: there is nothing to encode with"
+        message = (
+            f"was {show_value(parts.model)}, which has no vision_config: there is nothing to encode with"
+        )
         issues.append(Issue("model", parts.model, message))
     needed = [f"engine.{name}" for name in _KEPT]
     if spec is None or gpu is None or spec.vision is None or not parts.known("hardware", *needed):
         return Examined(issues)
     if parts.workload is not None:
         issues += _prompt_issues(parts.workload, spec.vision)
-    return _facts(parts, engine, spec, gpu, spec.vision, issues)
+    return _facts(parts, engine, spec, gpu, issues)
 
 
 def _prompt_issues(workload: Workload, tower: VisionTower) -> Iterator[Issue]:
@@ -221,15 +223,15 @@ def _prompt_issues(workload: Workload, tower: VisionTower) -> Iterator[Issue]:
         yield Issue("workload.synthetic.prompt_tokens", least, message)
 
 
-def _facts(
-    parts: Parts, engine: Engine, spec: ModelSpec, gpu: GpuSpec, tower: VisionTower, issues: list[Issue]
-) -> Examined:
+def _facts(parts: Parts, engine: Engine, spec: ModelSpec, gpu: GpuSpec, issues: list[Issue]) -> Examined:
     from frontier.config.resolve import Examined, Resolved  # noqa: PLC0415 - which imports this module
     from frontier.memory.encoder import plan_encoder_memory  # noqa: PLC0415 - keeps `import frontier` light
     from frontier.memory.graphs import GraphCapture  # noqa: PLC0415
     from frontier.models.program import required_dtypes  # noqa: PLC0415
     from frontier.models.vision_program import tower_issues, tower_program  # noqa: PLC0415
 
+    tower = spec.vision
+    assert tower is not None
     assert parts.hardware is not None
     issues += tower_issues(tower, engine.tensor_parallel_size)
     limits = effective_limits(
@@ -293,4 +295,3 @@ def _facts(
 def encoder_budget(budget: int, largest: int) -> int:
     """Return the encoder tokens of a step: at least one item, and the token that marks its end."""
     return max(budget, largest + 1)
-

@@ -152,7 +152,9 @@ class Scenario(BaseModel):
         self.__dict__[_VIEWS] = examined.views
         for view in examined.views:
             if view.unit is not None or view.role == encode.ENCODE:
-                view.scenario.__dict__[_VIEWS] = (view,)  # on its own, too, it has FFN ranks, or is an encoder
+                view.scenario.__dict__[_VIEWS] = (
+                    view,
+                )  # on its own, too, it has FFN ranks, or is an encoder
 
     @classmethod
     def _view(cls, sections: dict[str, Any], facts: Resolved) -> Scenario:

@@ -37,8 +37,8 @@ class Encoder(Section):
     """What comes with prompts to be encoded before: an image for a vision tower."""
 
     tokens: Length
-    """Tokens of the tower that a request brings: patches. Its prompt has to include their embeddings, which are
-    fewer (of Qwen2.5-VL, one for four patches)."""
+    """Tokens of the tower that a request brings: patches, of one image. Its prompt has to include their
+    embeddings, which are fewer (of Qwen2.5-VL, one for four patches)."""
     share: Share = 1.0
     """Share of requests that bring something."""
 

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from frontier.config.encode import ENCODE
 from frontier.config import Scenario
 from frontier.config.base import BASE_KEY
+from frontier.config.encode import ENCODE
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.launch import sglang_rules, vllm_rules
 from frontier.launch.flag_table import Flag, flags_of

@@ -1,4 +1,4 @@
-"""The memory of one GPU of an encoder, which holds a vision tower, one step's activations and the encoder cache."""
+"""The memory of one GPU of an encoder: a vision tower, the activations of a step, the encoder cache."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def plan_encoder_memory(
         message = (
             f"has {gib(plan.requested_bytes)} to use, but {gib(plan.needed_bytes)} are needed for the vision"
             f" tower ({gib(weights_bytes)}), a step of {tokens} encoder tokens"
-            f" ({gib(plan.activation_bytes)}) and its embeddings ({gib(plan.encoder_cache_bytes)}); mend with a"
-            " smaller max_num_batched_tokens, more GPUs (tensor_parallel_size), or a larger GPU"
+            f" ({gib(plan.activation_bytes)}) and its embeddings ({gib(plan.encoder_cache_bytes)}); mend with"
+            " a smaller max_num_batched_tokens, more GPUs (tensor_parallel_size), or a larger GPU"
         )
         issues.append(Issue("hardware.gpu", gpu.name, message))
     return replace(plan, available_bytes=left, issues=tuple(issues))

@@ -188,8 +188,8 @@ class Attention(ComputeOperator):
 
     `kv_heads` is the number of heads of keys and values that are streamed apart; 1 where all query heads read
     one latent vector. `mixed_decode_factor` says what decodes cost in a kernel that they share with prefills,
-    relative to decodes alone; None for the bound of the whole batch. Where it is not `causal` every token sees
-    all of its request, or of its block of `block_tokens`; without a cache, then, and in no predictor's data.
+    relative to decodes alone; None for the bound of the whole batch. Where it is not `causal` every token
+    sees all of its request, or of its block of `block_tokens`: without a cache, and in no predictor's data.
     """
 
     heads: int

@@ -5,8 +5,8 @@ Keys and class defaults are those of Hugging Face transformers (`configuration_q
 `configuration_siglip.py`), modules those of the models beside them. A key that decides a size has to be there
 unless every checkpoint of the type has its default.
 
-The language model is read as one of its own kind. Left out of it: image tokens that see each other (Gemma 3), the
-three parts of a rotary position, features that deeper layers add (Qwen3-VL): they cost next to nothing.
+The language model is read as one of its own kind. Left out of it: image tokens that see each other (Gemma 3),
+the three parts of a rotary position, features that deeper layers add (Qwen3-VL): they cost next to nothing.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def read_tower(config: Mapping[str, Any], language_width: int) -> tuple[VisionTo
     tower = VISION_TYPES[str(config["model_type"])](f, config)
     f.must_divide("num_heads", tower.num_heads, "hidden_size", tower.hidden_size)
     if tower.out_hidden_size != language_width and not f.issues:
-        message = f"gives embeddings of {tower.out_hidden_size}, but the language model's are {language_width}"
+        message = (
+            f"gives embeddings of {tower.out_hidden_size}, but the language model's are {language_width}"
+        )
         f.problem("out_hidden_size", message, value=tower.out_hidden_size)
     for width in (tower.hidden_size * (1 if tower.pooled else tower.merge), tower.out_hidden_size):
         if width % tower.merge and not f.issues:

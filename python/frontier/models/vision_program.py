@@ -1,10 +1,11 @@
 """The operators of a vision tower on one rank, and with them its weights.
 
-Follows vLLM 0.32 (`vllm/model_executor/models/{qwen2_vl,qwen2_5_vl,qwen3_vl,gemma3_mm,siglip}.py`) run eagerly: its
-default, since graphs of encoders are asked for. Heads and feed-forward parts are cut over tensor parallel ranks
-(`--mm-encoder-tp-mode weights`), patch projection, positions and norms are whole on each. Rows are patches; what
-works on `merge` of them at once is written per patch, with the same products and the same bytes. Attention is
-bidirectional and reads no cache. Weights are never quantised, as in the checkpoints that are known.
+Follows vLLM 0.32 (`vllm/model_executor/models/{qwen2_vl,qwen2_5_vl,qwen3_vl,gemma3_mm,siglip}.py`) run
+eagerly: its default, since graphs of encoders are asked for. Heads and feed-forward parts are cut over tensor
+parallel ranks (`--mm-encoder-tp-mode weights`), patch projection, positions and norms are whole on each. Rows
+are patches; what works on `merge` of them at once is written per patch, with the same products and the same
+bytes. Attention is bidirectional and reads no cache. Weights are never quantised, as in the checkpoints that
+are known.
 
 Left out: moving patches into windows and back (Qwen2.5-VL), sines and cosines of positions.
 """
@@ -49,7 +50,9 @@ def tower_program(
     dtype = resolve_weight_dtype(spec, weight_dtype)
     tower = _Tower(spec.vision)
     rank = Rank(spec, layout, dtype, dtype)
-    return merge_operators(with_model_shares(rank, Rank(spec, layout.single(), dtype, dtype), tower.operators))
+    return merge_operators(
+        with_model_shares(rank, Rank(spec, layout.single(), dtype, dtype), tower.operators)
+    )
 
 
 def tower_parameters(spec: ModelSpec) -> int:
@@ -58,7 +61,7 @@ def tower_parameters(spec: ModelSpec) -> int:
 
 
 def tower_row_bytes(tower: VisionTower, tensor_parallel_size: int, itemsize: int = 2) -> int:
-    """Return the bytes that one patch takes in the widest part of a layer, its state and a normed copy included."""
+    """Return the bytes that one patch takes in the widest part of a layer, with its state and norm."""
     attended = 4 * tower.hidden_size // tensor_parallel_size
     fed = (3 if tower.gated else 2) * tower.intermediate_size // tensor_parallel_size
     return (2 * tower.hidden_size + max(attended, fed)) * itemsize
@@ -95,7 +98,10 @@ class _Tower:
         table = WeightTensor("pos_embed.weight", tower.positions, width, rank.plain)
         # A row of the table is added, or the mean of four, which is written first.
         touched = (8 if tower.interpolated else 3) * width
-        return [*projection, rank.elementwise("position_embedding", 1, "embedding", touched, weights=(table,))]
+        return [
+            *projection,
+            rank.elementwise("position_embedding", 1, "embedding", touched, weights=(table,)),
+        ]
 
     def _norm(self, rank: Rank, count: int, width: int, *, adds: bool = False, rows: int = 1) -> Operator:
         """Return a norm of vectors of `width`, one for every `rows` patches; `adds` to the residual first."""
@@ -133,7 +139,9 @@ class _Tower:
                 block_tokens=block,
                 family="",
             ),
-            *self._row_parallel(rank, "o_proj", count, "attention", heads * dim, width),
+            *rank.linear(
+                "o_proj", count, "attention", heads * dim, [("o_proj", width)], bias=True, quantised=False
+            ),
             *rank.all_reduce("attention", count, hidden),
             self._norm(rank, count, width, adds=True),
             *self._feed_forward(rank, count),
@@ -141,12 +149,6 @@ class _Tower:
             rank.elementwise("residual_add", count, "norm", 3 * width),
         ]
         return operators
-
-    def _row_parallel(
-        self, rank: Rank, name: str, count: int, component: str, k: int, n: int
-    ) -> list[Operator]:
-        """Return a product whose bias is added after the sum over ranks, and is whole on each."""
-        return rank.linear(name, count, component, k, [(name, n)], bias=True, quantised=False)
 
     def _feed_forward(self, rank: Rank, count: int) -> list[Operator]:
         tower, width = self.tower, self.tower.hidden_size
@@ -158,7 +160,7 @@ class _Tower:
         return [
             *rank.linear(first, count, "dense_ffn", width, outputs, bias=True, quantised=False),
             rank.elementwise("activation" if tower.gated else "gelu", count, "dense_ffn", touched),
-            *self._row_parallel(rank, last, count, "dense_ffn", inner, width),
+            *rank.linear(last, count, "dense_ffn", inner, [(last, width)], bias=True, quantised=False),
         ]
 
     def _mergers(self, rank: Rank) -> list[Operator]:

@@ -70,7 +70,8 @@ class LoadedTrace:
         segment_stream: uint64, below 2^62, or OUTPUT_STREAM_BASE + an earlier request.
         segment_start: uint32, position of the first token in its stream.
         segment_length: uint32, at least 1.
-        encoder_tokens: uint32 `[n]` or None (all 0): what is encoded before the prompt, in the encoder's tokens.
+        encoder_tokens: uint32 `[n]` or None (all 0): what is encoded before the prompt, in
+            tokens of the encoder.
         report: how the trace was read.
 
     """
