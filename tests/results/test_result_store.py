@@ -58,7 +58,7 @@ def test_the_document_names_versions_and_step_time(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))
     assert (document["format"], document["schema_version"], document["step_time"]) == (
         "frontier-result",
-        5,
+        6,
         "roofline",
     )
     assert document["frontier_version"]
@@ -143,7 +143,7 @@ def flip(name: str) -> Callable[[Path], None]:
         (edit(lambda d: d.update(format="other")), "its format is not 'frontier-result'"),
         (
             edit(lambda d: d.update(schema_version=1)),
-            r"schema version 1, this version of frontier reads 5 \(it was",
+            r"schema version 1, this version of frontier reads 6 \(it was",
         ),
         (edit(lambda d: d.pop("totals")), "result.json is damaged: KeyError: 'totals'"),
         (edit(lambda d: d.update(replica_offsets="x")), "result.json is damaged: ValueError"),

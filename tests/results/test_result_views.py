@@ -39,7 +39,7 @@ def test_requests_frame() -> None:
     assert frame["e2el_decode_s"].to_list() == [0.04, None, 0.0, None]
     causes = {f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in ATTRIBUTION_CAUSES}
     assert causes - set(frame.columns) == {
-        f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in (*TRANSFER_CAUSES, "lost")
+        f"{kind}_{cause}_s" for kind in ("ttft", "e2el") for cause in (*TRANSFER_CAUSES, "lost", "encode")
     }
     assert not {"cluster", "source_cluster", "attempts"} & set(frame.columns)
 

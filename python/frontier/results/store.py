@@ -23,7 +23,7 @@ from frontier.results.columns import Columns, Table
 from frontier.results.facts import RunFacts
 
 FORMAT = "frontier-result"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 DOCUMENT = "result.json"
 DECISION_LOG = "decision_log.jsonl"
 TABLES = ("requests", "steps", "token_runs", "timeline", "transfers")
