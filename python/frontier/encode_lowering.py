@@ -1,4 +1,4 @@
-"""What the images of a trace mean for encode clusters: known when the trace is loaded."""
+"""Encode clusters made ready to run: the images of a trace, known when it is loaded, and calibrations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from frontier.config.clusters import is_given
 from frontier.config.encode import ENCODE, encoder_budget
+from frontier.config.engine import Engine
 from frontier.errors import ConfigError, Issue
 
 if TYPE_CHECKING:
@@ -63,3 +65,17 @@ def suit_encoders(
             "max_num_batched_tokens": budget,
             "num_blocks": max(scheduler["num_blocks"], math.ceil(budget / tower.merge) + 1),
         }
+
+
+def engine_of_tower(view: ClusterView) -> Engine:
+    """Return a cluster's engine; of one that encodes, with common calibrations that suit its tower."""
+    engine = view.scenario.engine
+    learned = engine.step_time.learned
+    if view.role != ENCODE or learned is None or not learned.calibration:
+        return engine
+    if view.own is not None and is_given(view.own.engine, Engine, "step_time"):
+        return engine
+    families = {family for each in view.facts.program for family in each.predictor_families.values()}
+    kept = {family: factor for family, factor in learned.calibration.items() if family in families}
+    learned = learned.model_copy(update={"calibration": kept or None})
+    return engine.model_copy(update={"step_time": engine.step_time.model_copy(update={"learned": learned})})

@@ -235,6 +235,9 @@ def explain(
     lowered = lower(chosen)
     _check(lowered, prefill, decode, context)
     if view.role == ENCODE:
+        if context is not None:
+            message = f"was {show_value(context)}, has no effect: an encoder has no context; remove it"
+            raise ConfigError(Issue("context", context, message), source="explain")
         return _encoding(lowered, chosen, prefill, decode)
     prompt = typical_prefill(chosen, lowered) if prefill is None else prefill
 
@@ -275,10 +278,17 @@ def explain(
 
 
 def _encoding(lowered: Lowered, chosen: Scenario, image: int | None, images: int | None) -> Explanation:
-    """Return a step of one image, and one of as many as it takes."""
+    """Return a step of one image, and one of as many as it takes.
+
+    Raises:
+        ConfigError: more images than a step takes.
+    """
     resolved = lowered.resolved
     tokens = mean_image(chosen, lowered) if image is None else image
     fits = max(1, min(resolved.max_num_batched_tokens // tokens, resolved.max_num_seqs))
+    if images is not None and images > fits:
+        message = f"was {images}, but a step takes {fits} images of {tokens} tokens (max_num_batched_tokens)"
+        raise ConfigError(Issue("decode", images, message), source="explain")
     notes = [*lowered.warnings, *lowered.notes]
     return Explanation(
         model=f"{resolved.model.name} (vision tower)",

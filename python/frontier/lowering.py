@@ -26,7 +26,7 @@ from frontier.config.views import ClusterView
 from frontier.config.workload import Synthetic, Workload
 from frontier.disaggregated_lowering import PredictorPool, program_plan
 from frontier.dynamics_lowering import service_plan
-from frontier.encode_lowering import suit_encoders
+from frontier.encode_lowering import engine_of_tower, suit_encoders
 from frontier.errors import ConfigError, Issue
 from frontier.moe_lowering import moe_plan
 from frontier.results.facts import joined_step_time
@@ -234,7 +234,7 @@ def _lowered_cluster(view: ClusterView, pool: PredictorPool) -> LoweredCluster:
         step_time, attached = unit_step_time(view, pool)
     else:
         try:
-            attached, draft = _attached(scenario.engine, resolved)
+            attached, draft = _attached(engine_of_tower(view), resolved)
         except ConfigError as error:
             raise error.placed([view.placed(issue) for issue in error.issues], error.source) from None
         if attached is not None:

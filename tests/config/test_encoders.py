@@ -150,3 +150,33 @@ def test_explain_shows_the_tower() -> None:
     assert found.prefill.what == "encoding of one image of 4,096 patches"
     assert found.decode.what == "encoding of 8 images of 4,096 patches"
     assert found.prefill.graph == "eager"
+
+
+def test_steps_that_no_encoder_takes_are_not_explained() -> None:
+    with pytest.raises(ConfigError, match="a step takes 8 images of 4096 tokens"):
+        frontier.explain(scenario(), cluster="encode", decode=9)
+    with pytest.raises(ConfigError, match="an encoder has no context"):
+        frontier.explain(scenario(), cluster="encode", context=100)
+
+
+def test_a_common_calibration_holds_for_the_operators_that_a_tower_has() -> None:
+    def step_s(calibration: dict[str, float] | None, **own: Any) -> float:
+        step_time = {"learned": {} if calibration is None else {"calibration": calibration}}
+        cluster = {**ENCODE, "engine": own} if own else ENCODE
+        found = scenario(cluster, COLOCATED, engine={"step_time": step_time})
+        return frontier.explain(found, cluster="encode").prefill.gpu_s
+
+    assert step_s({"sampler": 2.0}) == step_s(None)
+    assert step_s({"gemm": 2.0, "sampler": 2.0}) > 1.3 * step_s(None)
+    with pytest.raises(ConfigError, match="no predictor of this operator is in use"):
+        step_s(None, step_time={"learned": {"calibration": {"sampler": 2.0}}})
+
+
+def test_units_of_attention_and_ffn_come_after_encoders_too() -> None:
+    unit = [
+        {"role": "attention", "engine": {"data_parallel_size": 2}},
+        {"role": "ffn", "engine": {"data_parallel_size": 1}},
+    ]
+    result = frontier.simulate(scenario(ENCODE, PAIR[0], *unit, model="qwen3-vl-4b"))
+    assert result.summary()["completed"] == 30
+    assert (result.columns.requests["ttft_encode_ns"] > 0).all()

@@ -136,6 +136,7 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
         ("model", first.resolved.model.name),
         *(() if others else _cluster_overview(first.view)),
         *((("KV transfer", _transfer(scenario, lowered)),) if lowered.plan.get("paths") else ()),
+        *((("embeddings", _embeddings(lowered)),) if _encodes(lowered) else ()),
         *service_facts(scenario),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),
         ("step time", lowered.step_time),
@@ -152,6 +153,22 @@ def _transfer(scenario: Scenario, lowered: Lowered) -> str:
     over = "over the network" if given is None else f"{units.format_bandwidth(given)} each"
     size = units.format_bytes(receives["bytes_per_block"])
     return f"{receives['mode']} by {receives['granularity']}, {over}, {size} per block"
+
+
+def _encodes(lowered: Lowered) -> dict[str, Any] | None:
+    """Return how embeddings go from encoders to prompts, None without encoders."""
+    paths = lowered.plan.get("paths")
+    found: dict[str, Any] | None = paths[0]["legs"][0]["encodes"] if paths else None
+    return found
+
+
+def _embeddings(lowered: Lowered) -> str:
+    """Return what an encoder hands on, in words."""
+    encodes = _encodes(lowered)
+    assert encodes is not None
+    size = units.format_bytes(round(encodes["bytes_per_token"]))
+    bandwidth = units.format_bandwidth(encodes["bytes_per_s"])
+    return f"{size} per patch, {bandwidth} each, after {units.format_duration(encodes['latency_ns'])}"
 
 
 def _cluster_overview(view: ClusterView) -> list[tuple[str, str]]:
