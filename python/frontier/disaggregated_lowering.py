@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from frontier.config.disaggregation import Disaggregation, KvTransfer, program_of
+from frontier.config.encode import ENCODE, embeddings_plan
 from frontier.config.models_served import by_model
 from frontier.config.network import Network, network_facts
 from frontier.config.views import hand_over
@@ -50,7 +51,7 @@ def program_plan(scenario: Scenario, views: Sequence[ClusterView]) -> ProgramPla
         return None
     section = scenario.disaggregation or Disaggregation()
     paths = [_path(section, members, views) for members in by_model(scenario.views())]
-    if all(len(path["legs"]) == 1 for path in paths):
+    if not any(leg["receives"] for path in paths for leg in path["legs"]):
         return ProgramPlan(paths, None, [None] * len(views), ())
     transfer = section.kv_transfer or KvTransfer()
     if transfer.bandwidth is not None:
@@ -81,11 +82,16 @@ def _path(
                 "receives": None,
             }
         )
-    if len(legs) == 1:
+    if roles[0] == ENCODE:
+        encoders = [view for view in members if view.role == ENCODE]
+        receivers = [view for view in members if view.role != ENCODE]
+        legs[0]["encodes"] = embeddings_plan(section.embedding_transfer, encoders, receivers)
+    serving = [role for role in roles if role != ENCODE]
+    if len(serving) == 1:
         return {"legs": legs, "direct": None}
     transfer = section.kv_transfer or KvTransfer()
-    sources, destinations = ([view for view in members if view.role == role] for role in roles)
-    legs[1]["receives"] = _receives(transfer, sources, destinations)
+    sources, destinations = ([view for view in members if view.role == role] for role in serving)
+    legs[-1]["receives"] = _receives(transfer, sources, destinations)
     return {"legs": legs, "direct": _direct(section)}
 
 

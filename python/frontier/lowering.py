@@ -27,6 +27,7 @@ from frontier.config.views import ClusterView
 from frontier.config.workload import Synthetic, Workload
 from frontier.disaggregated_lowering import PredictorPool, program_plan
 from frontier.dynamics_lowering import service_plan
+from frontier.encode_lowering import engine_of_tower, suit_encoders
 from frontier.errors import ConfigError, Issue
 from frontier.moe_lowering import moe_plan
 from frontier.results.facts import joined_step_time
@@ -189,6 +190,7 @@ def lower(scenario: Scenario) -> Lowered:
         told = [
             [*warnings, *_trace_warnings(view, columns)] for view, warnings in zip(views, told, strict=True)
         ]
+        suit_encoders(scenario, [(each.view, each.plan) for each in clusters], columns)
     plan = {
         "schema_version": SCHEMA_VERSION,
         "seed": scenario.seed,
@@ -239,7 +241,7 @@ def _lowered_cluster(view: ClusterView, pool: PredictorPool) -> LoweredCluster:
         step_time, attached = unit_step_time(view, pool)
     else:
         try:
-            attached, draft = _attached(scenario.engine, resolved)
+            attached, draft = _attached(engine_of_tower(view), resolved)
         except ConfigError as error:
             raise error.placed([view.placed(issue) for issue in error.issues], error.source) from None
         if attached is not None:
@@ -460,9 +462,15 @@ def _synthetic(synthetic: Synthetic) -> dict[str, Any]:
         "prompt_tokens": _length(synthetic.prompt_tokens),
         "output_tokens": _length(synthetic.output_tokens),
         "shared_prefix": shared,
+        **_encoder(synthetic),
         "sessions": synthetic.sessions,
         "max_priority": synthetic.max_priority,
     }
+
+
+def _encoder(synthetic: Synthetic) -> dict[str, Any]:
+    encoder = synthetic.encoder
+    return {} if encoder is None else {"encoder": {"tokens": _length(encoder.tokens), "share": encoder.share}}
 
 
 def _arrivals(arrivals: Arrivals) -> dict[str, Any]:

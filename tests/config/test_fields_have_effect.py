@@ -472,6 +472,49 @@ EFFECTS |= {
     ),
 }
 
+IMAGES = f"{SYN}.encoder"
+SEEN = {
+    "model": "qwen2.5-vl-7b",
+    "clusters": [{"role": "encode"}, {"role": "colocated"}],
+    f"{SYN}.prompt_tokens": 2048,
+    f"{SYN}.num_requests": 30,
+    f"{ARR}.poisson.rate": 50,
+    f"{IMAGES}.tokens": 2000,
+}
+TWO_ENCODERS = SEEN | {
+    "clusters": [*({"role": "encode", "name": name} for name in "ab"), {"role": "colocated"}],
+    f"{IMAGES}.tokens": {"uniform": {"min": 4, "max": 8000}},
+}
+SEEN_TRACE = {key: value for key, value in SEEN.items() if not key.startswith("workload")}
+_LENGTHS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "uniform": {"min": (100, 200), "max": (4000, 5000)},
+    "range_ratio": {"mean": (2000, 3000), "ratio": (0.1, 0.5)},
+    "lognormal": {"mean": (1000, 2000), "cv": (0.5, 1.0), "min": (1, 1000), "max": (1500, 5000)},
+    "zipf": {"exponent": (0.5, 1.0), "min": (1, 500), "max": (4000, 5000)},
+    "histogram": {"edges": ([1, 100, 4000], [1, 2000, 4000]), "weights": ([1, 1], [1, 9])},
+}
+EFFECTS |= {
+    "disaggregation.embedding_transfer.bandwidth": (SEEN, "1GB/s", "2GB/s"),
+    "disaggregation.embedding_transfer.latency": (SEEN, "1ms", "2ms"),
+    "disaggregation.balance.encode": (TWO_ENCODERS, *BALANCES),
+    f"{IMAGES}.share": (SEEN, 0.2, 0.8),
+    f"{IMAGES}.tokens.fixed": (SEEN, 1000, 2000),
+    "workload.trace.columns.encoder_tokens": (
+        SEEN_TRACE | plain(columns={**COLUMNS, "encoder_tokens": "in"}),
+        "in",
+        "out",
+    ),
+}
+for _law, _fields_of in _LENGTHS.items():
+    for _name, (_one, _other) in _fields_of.items():
+        _law_given = {name: values[0] for name, values in _fields_of.items()}
+        _seen = {key: value for key, value in SEEN.items() if key != f"{IMAGES}.tokens"}
+        EFFECTS[f"{IMAGES}.tokens.{_law}.{_name}"] = (
+            _seen | {f"{IMAGES}.tokens": {_law: _law_given}},
+            _one,
+            _other,
+        )
+
 AFD = "disaggregation.afd"
 UNIT: list[dict[str, Any]] = [
     {"role": "attention", "engine": {"data_parallel_size": 2}},

@@ -147,6 +147,7 @@ def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
         ("models" if names else "model", ", ".join(names) or first.resolved.model.name),
         *(() if len(scenario.views()) > 1 else _cluster_overview(first.view)),
         *_transfers(scenario, lowered, names),
+        *((("embeddings", _embeddings(lowered)),) if _encodes(lowered) else ()),
         *service_facts(scenario),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),
         ("step time", lowered.step_time),
@@ -180,6 +181,22 @@ def _served(view: ClusterView) -> str:
     """Return the model of a cluster, and by what name it is asked for if that is another."""
     name = view.facts.model.name
     return name if name == view.served_model else f"{name}, served as {view.served_model}"
+
+
+def _encodes(lowered: Lowered) -> dict[str, Any] | None:
+    """Return how embeddings go from encoders to prompts, None without encoders."""
+    paths = lowered.plan.get("paths")
+    found: dict[str, Any] | None = paths[0]["legs"][0]["encodes"] if paths else None
+    return found
+
+
+def _embeddings(lowered: Lowered) -> str:
+    """Return what an encoder hands on, in words."""
+    encodes = _encodes(lowered)
+    assert encodes is not None
+    size = units.format_bytes(round(encodes["bytes_per_token"]))
+    bandwidth = units.format_bandwidth(encodes["bytes_per_s"])
+    return f"{size} per patch, {bandwidth} each, after {units.format_duration(encodes['latency_ns'])}"
 
 
 def _cluster_overview(view: ClusterView) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from frontier.config.afd import Afd
 from frontier.config.base import Section
 from frontier.config.clusters import RoleCluster
+from frontier.config.encode import ENCODE, EmbeddingTransfer
 from frontier.config.fields import Duration, Tokens
 from frontier.config.kv_tiers import Bandwidth
 from frontier.config.models_served import ServedModel
@@ -30,13 +31,14 @@ Balance = Literal["weighted", "least_loaded"]
 Mode = Literal["pull", "push", "buffer", "store"]
 Granularity = Literal["request", "chunk", "layer"]
 
-PROGRAMS: Final = (
+_PROGRAMS: Final = (
     (("colocated",), ("colocated",)),
     (("prefill", "decode"), ("prefill", "decode")),
     (("prefill", "attention"), ("prefill", "attention", "ffn")),
     (("attention", "decode"), ("attention", "ffn", "decode")),
     (("attention",), ("attention", "ffn")),
 )
+PROGRAMS: Final = (*_PROGRAMS, *(((ENCODE, *way), (ENCODE, *roles)) for way, roles in _PROGRAMS))
 """Roles of the clusters through which a request goes, in its order, and all roles that there are then: what
 is modelled. KV is handed from the first to the second."""
 
@@ -88,6 +90,8 @@ class Balances(Section):
     """Over decode clusters."""
     attention: Balance | None = None
     """Over attention clusters, whatever their units do."""
+    encode: Balance | None = None
+    """Over encode clusters."""
 
 
 class Disaggregation(Section):
@@ -95,6 +99,9 @@ class Disaggregation(Section):
 
     kv_transfer: KvTransfer | None = None
     """How KV gets from prefill to decode; left out, vLLM's NIXL, or SGLang's servers, over `network`."""
+    embedding_transfer: EmbeddingTransfer | None = None
+    """How embeddings get from an encode cluster to where the prompt is computed; left out, over one network
+    card."""
     direct_below: Tokens | None = None
     """Conditional disaggregation: a request with at most so many prompt tokens that the decode side has not
     cached is served there as a whole."""
@@ -178,21 +185,27 @@ def _program(roles: Iterable[str]) -> tuple[str, ...] | None:
     return next((program for program, present in PROGRAMS if set(present) == found), None)
 
 
+def _serving(roles: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the roles that have prompts or tokens, in the order of a request's way."""
+    program = _program(roles)
+    return None if program is None else tuple(role for role in program if role != ENCODE)
+
+
 def hands_over(roles: Iterable[str]) -> bool:
     """Tell whether KV goes from clusters to others; so it seems, too, where the roles form no program."""
-    program = _program(roles)
+    program = _serving(roles)
     return program is None or len(program) > 1
 
 
 def receivers(roles: Iterable[str]) -> tuple[str, ...]:
     """Return the roles of clusters that KV is handed to."""
-    program = _program(roles)
+    program = _serving(roles)
     return ("decode",) if program is None else program[1:]
 
 
 def units_prefill(roles: Iterable[str], disaggregation: Disaggregation | None) -> bool:
     """Tell whether prompts go to attention and FFN ranks: they come first, or serve some requests whole."""
-    program = _program(roles) or ()
+    program = _serving(roles) or ()
     section = disaggregation or Disaggregation()
     whole = section.direct_below is not None or section.deflect_above is not None
     return program[:1] == ("attention",) or ("attention" in program and whole)
@@ -238,7 +251,8 @@ def _program_issues(known: Sequence[RoleCluster], model: ServedModel) -> list[Is
         found = ", ".join(dict.fromkeys(roles))
         message = (
             f"have the roles {found}, must have colocated alone, prefill and decode, or attention and ffn:"
-            " alone, with prefill clusters before them, or decode clusters after them (any number of each)"
+            " alone, with prefill clusters before them, or decode clusters after them (any number of each),"
+            " and encode before any of these"
         )
         return [Issue("clusters", roles, f"{of} {message}".strip())]
     if roles.count("attention") != roles.count("ffn"):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from frontier.config import afd, sglang_handover
+from frontier.config import afd, encode, sglang_handover
 from frontier.config import disaggregation as rules
 from frontier.config.afd import Afd
 from frontier.config.afd_facts import AfdUnit, step_time_issues, with_batches
@@ -152,8 +152,9 @@ def _service_issues(
     apart = {
         view.name
         for members in by_model(views)
-        if {view.role for view in members} == {"prefill", "decode"}
+        if {view.role for view in members} - {encode.ENCODE} == {"prefill", "decode"}
         for view in members
+        if view.role != encode.ENCODE
     }
     linked = apart if transfer.bandwidth is None else set()
     clusters = []
@@ -224,6 +225,8 @@ def examine_clusters(
     issues += rules.program_issues(entries, models, disaggregation)
     section = None if disaggregation is None else disaggregation.afd
     issues += afd.entry_issues(entries, section, sections.get("engine"))
+    embeddings = None if disaggregation is None else disaggregation.embedding_transfer
+    issues += encode.entry_issues(entries, embeddings, len(models))
     examined = [
         _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
         for index, entry in enumerate(entries)
@@ -241,6 +244,7 @@ def examine_clusters(
         issues += found
     views = _named(tuple(part.view for part in examined), models)
     issues += _service_issues(views, sections, broken | wrong)
+    issues += _encode_issues(views, sections, embeddings)
     if any(view.role in afd.AFD_ROLES for view in views):
         units: list[ClusterView] = []
         found = []
@@ -284,7 +288,20 @@ def hand_over(views: Sequence[ClusterView]) -> tuple[ClusterView, ...]:
         if all(view.role != "colocated" for view in members)
         and rules.hands_over(view.role for view in members)
     ]
-    return tuple(view for members in apart for view in members)
+    return tuple(view for members in apart for view in members if view.role != encode.ENCODE)
+
+
+def _encode_issues(
+    views: Sequence[ClusterView], sections: Mapping[str, Any], section: encode.EmbeddingTransfer | None
+) -> list[Issue]:
+    """Return what is wrong between encode clusters, the workload, and the clusters that come next."""
+    issues = [*encode.workload_issues(sections.get("workload"), [view.role for view in views])]
+    encoders = [view for view in views if view.role == encode.ENCODE and view.found is not None]
+    if not encoders:
+        return issues
+    issues += encode.switch_issues(sections.get("dynamics"), views)
+    receivers = [view.facts.gpu for view in views if view.role in encode.RECEIVERS and view.found is not None]
+    return [*issues, *encode.link_issues(section, [view.facts.gpu for view in encoders], receivers)]
 
 
 def _overridden(top: Engine | None, entries: Sequence[RoleCluster | None]) -> list[Issue]:
@@ -357,7 +374,7 @@ def _examine_entry(
         own["model"] = entry.model
         bad -= {"model"}
     parts = {
-        "engine": over_engine(data.get("engine"), entry.engine),
+        "engine": over_engine(encode.common_engine(data.get("engine"), entry.role), entry.engine),
         "hardware": over_hardware(data.get("hardware"), entry.hardware),
     }
     for name, raw in parts.items():
@@ -410,7 +427,7 @@ def _hand_over_issues(
     broken: frozenset[str],
 ) -> list[Issue]:
     """Return what is wrong between clusters that compute prompts and those that KV is handed to."""
-    views = [view for view in views if view.has_requests]
+    views = [view for view in views if view.has_requests and view.role != encode.ENCODE]
     section = disaggregation or Disaggregation()
     transfer = section.kv_transfer or KvTransfer()
     issues: list[Issue] = []

@@ -41,6 +41,16 @@ class SharedPrefix(Section):
     """Share of requests that begin with a prefix."""
 
 
+class Encoder(Section):
+    """What comes with prompts to be encoded before: an image for a vision tower."""
+
+    tokens: Length
+    """Tokens of the tower that a request brings: patches, of one image. Its prompt has to include their
+    embeddings, which are fewer (of Qwen2.5-VL, one for four patches)."""
+    share: Share = 1.0
+    """Share of requests that bring something."""
+
+
 class Synthetic(Section):
     """Requests drawn from distributions. At least one of num_requests and duration is given."""
 
@@ -56,6 +66,8 @@ class Synthetic(Section):
     """Output lengths."""
     shared_prefix: SharedPrefix | None = None
     """Prefixes that requests share, if any."""
+    encoder: Encoder | None = None
+    """Images that requests bring, for clusters that encode; left out, none."""
     sessions: Positive | None = None
     """Number of sessions that requests are drawn into; left out, no sessions."""
     max_priority: Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(parse_whole)] = 0

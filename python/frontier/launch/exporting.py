@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from frontier.config import Scenario
 from frontier.config.base import BASE_KEY
+from frontier.config.encode import ENCODE
 from frontier.config.sglang_handover import DECODE_ONLY
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.launch import sglang_rules, vllm_rules
@@ -63,6 +64,10 @@ def to_vllm(scenario: Scenario) -> str:
     if apart:
         message = f"are attention or FFN ranks ({', '.join(apart)}), for which vllm serve has no flags"
         raise ConfigError(Issue("clusters", apart, message))
+    encoders = [view.name for view in scenario.views() if view.role == ENCODE]
+    if encoders:
+        message = f"are encoders ({', '.join(encoders)}), for whose connectors no commands are written"
+        raise ConfigError(Issue("clusters", encoders, message))
     commands = []
     for view in scenario.views():
         role = _NIXL_ROLES.get(view.role)

@@ -24,9 +24,12 @@ from typing import Final, Literal
 from frontier.errors import WorkloadError, nearest_name, show_value
 from frontier.workloads.values import DATETIME, TIME_UNITS
 
-Role = Literal["arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids", "model"]
+Role = Literal[
+    "arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids", "model", "encoder_tokens"
+]
 ROLES: Final[tuple[Role, ...]] = (
     "arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids", "model",
+    "encoder_tokens",
 )  # fmt: skip
 _NEEDED: Final[tuple[Role, ...]] = ("arrival", "prompt_tokens", "output_tokens")
 
@@ -140,9 +143,10 @@ _KNOWN: Final = (
             "priority": "priority",
             "session": "session",
             "model": "model",
+            "encoder_tokens": "encoder_tokens",
         },
         time_unit="ns",
-        optional=frozenset({"priority", "session", "model"}),
+        optional=frozenset({"priority", "session", "model", "encoder_tokens"}),
     ),
 )
 FORMATS: Final[dict[str, Format]] = {known.name: known for known in _KNOWN}

@@ -26,6 +26,7 @@ _ROLES: Final[dict[str, Role]] = {
     "priority": "priority",
     "session": "session",
     "model": "model",
+    "encoder_tokens": "encoder_tokens",
 }
 
 
@@ -37,6 +38,7 @@ def trace_from_columns(
     priority: ColumnLike | None = None,
     session: ColumnLike | None = None,
     model: ColumnLike | None = None,
+    encoder_tokens: ColumnLike | None = None,
     on_bad_row: BadRow = "error",
     on_unsorted: Unsorted = "error",
 ) -> LoadedTrace:
@@ -52,6 +54,7 @@ def trace_from_columns(
         priority: whole numbers, lower is served first; all 0 if not given.
         session: text or whole numbers that name the request's conversation, None for none.
         model: names of the models that requests are for, where several are served.
+        encoder_tokens: tokens of a vision tower that come with each prompt; all 0 if not given.
         on_bad_row: `error` stops at the first row that cannot be used; `skip` leaves such rows out and counts
             them in the report.
         on_unsorted: `error` stops at the first arrival that is before its predecessor; `sort` sorts stably.
@@ -66,6 +69,7 @@ def trace_from_columns(
         "priority": priority,
         "session": session,
         "model": model,
+        "encoder_tokens": encoder_tokens,
     }
     table = {name: _series(name, column) for name, column in given.items() if column is not None}
     rows = len(table["arrival_s"])

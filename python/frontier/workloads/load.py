@@ -266,6 +266,7 @@ class _Loader:
             segment_stream=None if prompts is None else prompts.stream,
             segment_start=None if prompts is None else prompts.start,
             segment_length=None if prompts is None else prompts.length,
+            encoder_tokens=None if rows.encoder_tokens is None else rows.encoder_tokens.astype(np.uint32),
             report=LoadReport(
                 file=self._name,
                 format=self._format.name,
@@ -340,6 +341,7 @@ def _take(rows: Rows, index: NDArray[np.intp]) -> Rows:
         None if rows.priority is None else rows.priority[index],
         None if rows.session is None else rows.session[index],
         model=None if rows.model is None else rows.model[index],
+        encoder_tokens=None if rows.encoder_tokens is None else rows.encoder_tokens[index],
     )
 
 
@@ -367,4 +369,5 @@ def _join(pieces: list[Rows]) -> Rows:
         join([piece.priority for piece in pieces]),
         join([piece.session for piece in pieces]),
         model=join([piece.model for piece in pieces]),
+        encoder_tokens=join([piece.encoder_tokens for piece in pieces]),
     )

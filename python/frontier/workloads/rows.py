@@ -40,6 +40,7 @@ class Rows:
     problems: list[Problem] = field(default_factory=list)
     failed: NDArray[np.bool_] | None = None
     model: NDArray[np.uint16] | None = None
+    encoder_tokens: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -127,6 +128,10 @@ def rows_of_table(
         priority = columns.read_priorities(priority_name, cells[priority_name])
         rows.priority = priority.values
         rows.problems += priority.problems
+    if encoder_name := name_of.get("encoder_tokens"):
+        encoder = columns.read_tokens(encoder_name, cells[encoder_name], zero=True)
+        rows.encoder_tokens = encoder.values
+        rows.problems += encoder.problems
     if session_name := name_of.get("session"):
         rows.session = sessions.of_column(cells[session_name])
     if model_name := name_of.get("model"):
@@ -209,7 +214,8 @@ class _JsonRows:
         self._sessions = sessions
         self._lines = array("q")
         self._numbers: dict[Role, array[int]] = {
-            role: array("q") for role in ("arrival", "prompt_tokens", "output_tokens", "priority", "model")
+            role: array("q")
+            for role in ("arrival", "prompt_tokens", "output_tokens", "priority", "model", "encoder_tokens")
         }
         self._session = array("I")
         self._hashes = array("Q")
@@ -262,6 +268,8 @@ class _JsonRows:
                 self._numbers[role][row] = values.read_time(value, values.TIME_UNITS[self._format.time_unit])
             case "priority":
                 self._numbers[role][row] = values.read_priority(value)
+            case "encoder_tokens":
+                self._numbers[role][row] = values.read_tokens_or_zero(value)
             case "session":
                 self._session[row] = self._sessions.of_name(value)
             case "model":
@@ -293,6 +301,7 @@ class _JsonRows:
             self._problems,
             failed if self._format.zero_output_failed else None,
             numbers("model").astype(np.uint16) if "model" in roles else None,
+            numbers("encoder_tokens") if "encoder_tokens" in roles else None,
         )
 
 

@@ -113,6 +113,7 @@ def take(trace: LoadedTrace, rows: NDArray[np.intp]) -> LoadedTrace:
         priority=None if trace.priority is None else trace.priority[rows],
         session=None if trace.session is None else trace.session[rows],
         model=None if trace.model is None else trace.model[rows],
+        encoder_tokens=None if trace.encoder_tokens is None else trace.encoder_tokens[rows],
     )
     if (
         trace.segment_offsets is None
