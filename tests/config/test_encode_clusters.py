@@ -88,7 +88,7 @@ def test_memory_is_the_towers() -> None:
 @pytest.mark.parametrize(
     ("clusters", "path", "words"),
     [
-        ([ENCODE], "clusters", "encode before any of them"),
+        ([ENCODE], "clusters", "encode before any of these"),
         ([ENCODE, PAIR[0]], "clusters", "must have"),
         ([own(kv_cache_dtype="fp8"), COLOCATED], "clusters.0.engine.kv_cache_dtype", "no KV cache"),
         ([own(enable_prefix_caching=True), COLOCATED], "clusters.0.engine.enable_prefix_caching", "again"),
@@ -152,3 +152,9 @@ def test_replicas_do_not_become_encoders() -> None:
 def test_commands_are_not_written() -> None:
     with pytest.raises(ConfigError, match="are encoders"):
         scenario().to_vllm()
+
+
+def test_encoders_beside_several_models_are_refused() -> None:
+    other = {**COLOCATED, "name": "other", "model": "llama-3.1-8b"}
+    found = issues(ENCODE, COLOCATED, other)
+    assert "several models" in found["clusters.0.role"]

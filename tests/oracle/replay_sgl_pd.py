@@ -42,7 +42,7 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
         )
         clusters.append(cluster)
     clusters[1]["scheduler"]["disable_radix_cache"] = True
-    leg = {"weights": [1.0], "balance": "weighted"}
+    leg = {"weights": [1.0], "balance": "weighted", "encodes": None}
     handover = {
         "mode": "push",
         "granularity": config["granularity"],
@@ -56,12 +56,12 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
     }
     path = {
         "legs": [
-            leg | {"clusters": [0], "work": "prefill", "receives": None},
-            leg | {"clusters": [1], "work": "all", "receives": handover},
+            leg | {"clusters": [0], "receives": None},
+            leg | {"clusters": [1], "receives": handover},
         ],
         "direct": None,
     }
-    return whole | {"clusters": clusters, "path": path}
+    return whole | {"clusters": clusters, "paths": [path]}
 
 
 def simulated(config: dict[str, Any], trace: Iterable[str]) -> dict[str, Any]:
