@@ -132,6 +132,22 @@ def test_ffn_ranks_must_fit() -> None:
         ([PREFILL, ATTENTION, over(ATTENTION, name="b"), FFN], "clusters", "as many of each"),
         ([PREFILL, over(ATTENTION, replicas=2), FFN], "clusters.2.replicas", "has 2: every attention"),
         ([PREFILL, ATTENTION, over(FFN, router="random")], "clusters.2.router", "no effect"),
+        # Units take KV as decode clusters do.
+        (
+            [over(PREFILL, engine={"kv_cache_dtype": "fp8"}), ATTENTION, FFN],
+            "clusters.1.engine.kv_cache_dtype",
+            "but to fp8",
+        ),
+        (
+            [over(PREFILL, engine={"block_size": 32}), ATTENTION, FFN],
+            "clusters.1.engine.block_size",
+            "blocks of unlike size",
+        ),
+        (
+            [over(PREFILL, engine={"version": "0.30"}), ATTENTION, FFN],
+            "clusters.1.engine.version",
+            "one release alone",
+        ),
         ([PREFILL, ATTENTION, over(FFN, weight=2)], "clusters.2.weight", "no effect"),
         (
             [PREFILL, ATTENTION, over(FFN, hardware={"gpus_per_node": 4})],

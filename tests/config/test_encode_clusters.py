@@ -158,3 +158,15 @@ def test_encoders_beside_several_models_are_refused() -> None:
     other = {**COLOCATED, "name": "other", "model": "llama-3.1-8b"}
     found = issues(ENCODE, COLOCATED, other)
     assert "several models" in found["clusters.0.role"]
+
+
+def test_embeddings_go_to_engines_that_fetch_them() -> None:
+    found = issues(ENCODE, {**COLOCATED, "engine": {"version": "0.11"}})
+    assert "fetches no embeddings" in found["clusters.1.engine.version"]
+    found = issues(ENCODE, {**COLOCATED, "engine": {"name": "sglang"}})
+    assert "vLLM's engines alone" in found["clusters.1.engine.name"]
+
+
+def test_sglang_at_the_top_is_said_of_its_name_alone() -> None:
+    found = issues(ENCODE, COLOCATED, engine={"name": "sglang"})
+    assert set(found) == {"engine.name"}

@@ -180,3 +180,25 @@ def test_units_of_attention_and_ffn_come_after_encoders_too() -> None:
     result = frontier.simulate(scenario(ENCODE, PAIR[0], *unit, model="qwen3-vl-4b"))
     assert result.summary()["completed"] == 30
     assert (result.columns.requests["ttft_encode_ns"] > 0).all()
+
+
+def test_clients_who_give_up_and_come_again_have_their_images_encoded_again() -> None:
+    """Every attempt leaves a token of the encoder and one of the prefill side, which no request has."""
+    synthetic = {**WORKLOAD["synthetic"], "num_requests": 20, "encoder": {"tokens": 1024}}
+    result = frontier.simulate(
+        scenario(
+            ENCODE,
+            *PAIR,
+            workload={"synthetic": synthetic},
+            disaggregation={"kv_transfer": {"proxy_latency": "10s"}},
+            admission={"timeout": "2s", "max_retries": 2},
+        )
+    )
+    result.check()
+    assert result.columns.requests["attempts"].tolist() == [3] * 20
+
+
+def test_prompts_hit_the_cache_whatever_was_encoded_before() -> None:
+    synthetic = WORKLOAD["synthetic"] | {"shared_prefix": {"count": 1, "tokens": 1024, "share": 1}}
+    seeing = frontier.simulate(scenario(workload={"synthetic": synthetic}))
+    assert seeing.summary().prefix_hit_rate > 0.1

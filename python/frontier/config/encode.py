@@ -81,7 +81,9 @@ def common_engine(top: Any, role: str) -> Any:
     plain = plain_section(Engine, {} if top is None else top)
     if not isinstance(plain, Mapping):
         return plain
-    return {name: value for name, value in plain.items() if name in _KEPT} | _WHOLE
+    kept = {name: value for name, value in plain.items() if name in _KEPT}
+    # Another engine's encoders are refused, which is to be said of its name alone.
+    return kept | _WHOLE if kept.get("name", "vllm") == "vllm" else kept
 
 
 def entry_issues(
@@ -130,6 +132,21 @@ def workload_issues(workload: Workload | None, roles: Sequence[str]) -> Iterator
     if synthetic is not None and given is None and ENCODE in roles:
         message = "has no effect without workload.synthetic.encoder: no request has anything to encode"
         yield Issue(f"clusters.{list(roles).index(ENCODE)}.role", ENCODE, message)
+
+
+def receiver_issues(views: Sequence[ClusterView]) -> Iterator[Issue]:
+    """Yield the engines that could not fetch embeddings from vLLM's encoders."""
+    for view in views:
+        if view.role not in RECEIVERS or (view.role == "decode" and any(v.role == "prefill" for v in views)):
+            continue
+        engine = view.engine
+        if engine.name != "vllm":
+            message = f"was {engine.name}: embeddings go between vLLM's engines alone"
+            yield view.placed(Issue("engine.name", engine.name, message, ("vllm",)))
+        elif minor_of(engine.version) < FIRST_MINOR:
+            message = f"was {engine.version}, which fetches no embeddings from encoders"
+            allowed = VLLM_VERSIONS[FIRST_MINOR - minor_of(VLLM_VERSIONS[0]) :]
+            yield view.placed(Issue("engine.version", engine.version, message, allowed))
 
 
 def switch_issues(dynamics: Dynamics | None, views: Sequence[ClusterView]) -> Iterator[Issue]:

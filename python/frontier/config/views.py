@@ -300,6 +300,7 @@ def _encode_issues(
     if not encoders:
         return issues
     issues += encode.switch_issues(sections.get("dynamics"), views)
+    issues += encode.receiver_issues(views)
     receivers = [view.facts.gpu for view in views if view.role in encode.RECEIVERS and view.found is not None]
     return [*issues, *encode.link_issues(section, [view.facts.gpu for view in encoders], receivers)]
 
@@ -427,28 +428,33 @@ def _hand_over_issues(
     broken: frozenset[str],
 ) -> list[Issue]:
     """Return what is wrong between clusters that compute prompts and those that KV is handed to."""
-    views = [view for view in views if view.has_requests and view.role != encode.ENCODE]
     section = disaggregation or Disaggregation()
     transfer = section.kv_transfer or KvTransfer()
     issues: list[Issue] = []
     for members in by_model(views):
-        engines = {view.engine.name for view in members}
+        # FFN ranks belong to the program, but have no requests whose KV could be handed over.
+        receivers = rules.receivers(view.role for view in members)
+        ends = [view for view in members if view.has_requests]
+        engines = {view.engine.name for view in ends}
         own = transfer.under(*engines) if len(engines) == 1 else transfer
         found = rules.transfer_issues(own, network)
         if engines == {"sglang"}:
             found = sglang_handover.way_issues(own, section) or found
-        issues += [*found, *_model_hand_over_issues(members, own, broken)]
-    if transfer.bandwidth is None and all(view.found is not None for view in views):
-        facts = network_facts(network or Network(), [(view, view.facts) for view in views])
+        issues += [*found, *_model_hand_over_issues(ends, receivers, own, broken)]
+    serving = [view for view in views if view.has_requests]
+    if transfer.bandwidth is None and all(view.found is not None for view in serving):
+        facts = network_facts(network or Network(), [(view, view.facts) for view in serving])
         issues += facts.issues
     return list({(issue.path, issue.message): issue for issue in issues}.values())
 
 
 def _model_hand_over_issues(
-    views: Sequence[ClusterView], transfer: KvTransfer, broken: frozenset[str]
+    views: Sequence[ClusterView],
+    receivers: Sequence[str],
+    transfer: KvTransfer,
+    broken: frozenset[str],
 ) -> list[Issue]:
-    """Return what is wrong between the clusters of one model."""
-    receivers = rules.receivers(view.role for view in views)
+    """Return what is wrong between the clusters of one model, of which those of some roles receive KV."""
     issues: list[Issue] = []
     for view in views:
         if view.engine.name == "sglang" and not broken:

@@ -12,6 +12,7 @@ from frontier.config.fields import (
     U32_MAX,
     Positive,
     PositiveDuration,
+    PositiveShare,
     Share,
     parse_whole,
 )
@@ -47,7 +48,7 @@ class Encoder(Section):
     tokens: Length
     """Tokens of the tower that a request brings: patches, of one image. Its prompt has to include their
     embeddings, which are fewer (of Qwen2.5-VL, one for four patches)."""
-    share: Share = 1.0
+    share: PositiveShare = 1.0
     """Share of requests that bring something."""
 
 

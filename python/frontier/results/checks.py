@@ -213,8 +213,8 @@ def check_timeline(columns: Columns) -> None:
     dropped = len(columns.transfers["request"])
     if len(columns.clusters) > 1:
         dropped += int(np.isin(requests["status"], (UNFINISHED, FAILED)).sum())
-    # So do encoders, of what a request brings, which may be nothing.
-    dropped += int((requests["encoder_tokens"] > 0).sum())
+    # So do encoders, in every attempt, of what a request brings, which may be nothing.
+    dropped += int(requests["attempts"][requests["encoder_tokens"] > 0].sum(dtype=np.int64))
     # Engines made the tokens of attempts that were lost as well.
     again = requests["attempts"].astype(np.int64) - 1
     lost = int((again * requests["output_tokens"]).sum())

@@ -243,7 +243,11 @@ impl EngineCore {
                     self.prefix_lookup_tokens += u64::from(entry.prompt_tokens);
                     self.prefix_hit_tokens += u64::from(entry.computed_before);
                 }
-                recorder.admit(entry.id, start, entry.computed_before);
+                if encodes {
+                    recorder.admit_to_encoder(entry.id, start);
+                } else {
+                    recorder.admit(entry.id, start, entry.computed_before);
+                }
             }
             if overlaps && self.scheduler.is_in_flight_elsewhere(entry) {
                 continue;

@@ -55,6 +55,8 @@ pub struct RequestRecord {
     pub replica: Option<ReplicaId>,
     /// Start of the first step that carried it.
     pub scheduled: Option<SimTime>,
+    /// Its prompt was admitted at least once.
+    pub prompt_admitted: bool,
     /// End of the step that made its first token.
     pub first_token: Option<SimTime>,
     /// End of the step that made its last token.
@@ -226,6 +228,7 @@ impl Recorder {
             spec,
             replica: None,
             scheduled: None,
+            prompt_admitted: false,
             first_token: None,
             finished: None,
             generated_tokens: 0,
@@ -341,11 +344,19 @@ impl Recorder {
     /// Records an admission in a step that starts at `start`, with `computed` tokens found in the cache.
     pub fn admit(&mut self, id: RequestId, start: SimTime, computed: u32) {
         let record = self.request(id);
-        if record.scheduled.is_none() {
-            record.scheduled = Some(start);
+        record.scheduled.get_or_insert(start);
+        if !record.prompt_admitted {
+            record.prompt_admitted = true;
             record.cached_tokens = computed;
         }
         record.witness(4, start, u64::from(computed));
+    }
+
+    /// Records an admission of what comes before a prompt.
+    pub fn admit_to_encoder(&mut self, id: RequestId, start: SimTime) {
+        let record = self.request(id);
+        record.scheduled.get_or_insert(start);
+        record.witness(4, start, 0);
     }
 
     /// Records a preemption.

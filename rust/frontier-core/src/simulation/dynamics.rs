@@ -87,15 +87,36 @@ impl Simulation {
 
     /// A replica comes into service: requests that found none are sent on their way.
     pub(super) fn on_in_service(&mut self, now: SimTime, engine: ReplicaId) -> Result<(), SimError> {
-        let cluster = self.cluster(engine);
-        let replica = cluster.replica_of(engine);
-        cluster.set_state(replica, ReplicaState::InService);
+        let number = self.cluster_of[engine.index()] as usize;
+        let replica = self.clusters[number].replica_of(engine);
+        self.clusters[number].set_state(replica, ReplicaState::InService);
         for id in std::mem::take(&mut self.unplaced) {
-            if self.around.recorder.requests[id.index()].status == RequestStatus::Unfinished {
+            if self.around.recorder.requests[id.index()].status != RequestStatus::Unfinished {
+                continue;
+            }
+            if self.waits_for(id, number) {
                 self.place(now, id)?;
+            } else {
+                self.unplaced.push(id);
             }
         }
         Ok(())
+    }
+
+    /// Tells whether a request that found no replica could go to one of `cluster`: of a leg that it has come to, or of
+    /// the one after, which may have to be known first.
+    fn waits_for(&self, id: RequestId, cluster: usize) -> bool {
+        let Some(controller) = &self.controller else { return true };
+        let spec = &self.around.recorder.requests[id.index()].spec;
+        let path = &controller.paths[usize::from(spec.model)];
+        let legs = if self.needs_encoding(spec) {
+            0..=0
+        } else if self.is_handed_over(id) {
+            path.last()..=path.last()
+        } else {
+            path.first()..=path.last()
+        };
+        path.pools[legs].iter().any(|pool| pool.clusters().contains(&cluster))
     }
 
     /// Takes a replica out of service once it is done with what it has.
@@ -313,12 +334,12 @@ impl Simulation {
     /// Adds a replica or takes one away, as the load asks for. Returns whether it did.
     fn scale(&mut self, now: SimTime, number: usize, scaler: AutoscaleSpec) -> Result<bool, SimError> {
         let AutoscaleSpec { cluster: at, min_replicas, max_replicas, metric, .. } = scaler;
-        let unplaced = self.unplaced.len() as u64;
+        let unplaced = self.unplaced.iter().filter(|&&id| self.waits_for(id, at as usize)).count() as u64;
         let cluster = &mut self.clusters[at as usize];
         let serving = cluster.count_in(ReplicaState::InService);
         let coming = serving + cluster.count_in(ReplicaState::Starting);
         let (outstanding, waiting, kv_use) = cluster.load();
-        // Requests that found no replica wait for any.
+        // Requests that found no replica wait for one.
         let per_replica = |total: u64| (total + unplaced) as f64 / f64::from(serving.max(1));
         let load = match metric {
             ScaleMetric::Outstanding => per_replica(outstanding),

@@ -209,8 +209,12 @@ impl Simulation {
         let waiting = controller.journey(spec.id)?.stage == Stage::Waiting;
         let Some(destination) = destination else {
             if !waiting {
-                // Nothing is computed yet, so it starts from the beginning when there is a replica.
+                // No prompt is computed yet, so it starts there when there is a replica. Embeddings that came stay.
+                let encoding = controller.encoding.get(&spec.id).copied();
                 self.withdraw(now, spec.id)?;
+                if let Some(controller) = &mut self.controller {
+                    controller.encoding.extend(encoding.map(|encoding| (spec.id, encoding)));
+                }
                 self.around.recorder.enter(spec.id, Activity::Queue, now, HostMeter::default());
             }
             self.unplaced.push(spec.id);

@@ -147,3 +147,54 @@ fn paths_that_cannot_be_gone_are_refused() {
     asked["workload"]["models"] = json!([0.0]);
     assert!(refused(&asked).contains("workload.models[0]"));
 }
+
+#[test]
+fn prompts_hit_the_cache_whatever_was_encoded_before() {
+    let mut workload = synthetic(&json!({"kind": "constant", "rate_per_s": 10.0}), 6, 160, 4);
+    workload["shared_prefix"] = json!({"count": 1, "tokens": {"kind": "fixed", "tokens": 160}, "zipf_exponent": 0.0,
+        "share": 1.0});
+    let mut plan = colocated(&workload);
+    encoded(&mut plan, 100, 1.0);
+    plan["clusters"][1]["scheduler"]["enable_prefix_caching"] = json!(false);
+    let hits: Vec<_> = finished(&plan).requests.iter().map(|record| record.cached_tokens).collect();
+    assert_eq!(hits, [0, 160, 160, 160, 160, 160]);
+}
+
+#[test]
+fn embeddings_outlast_the_wait_for_a_replica() {
+    // The only decode replica is away when the request is encoded; prefill replicas come and go meanwhile.
+    let mut plan = disaggregated(&burst(1, 160, 5), "push", "request");
+    encoded(&mut plan, 100, 1.0);
+    plan["clusters"][0]["replicas"] = json!(2);
+    let restart = |at_ns: u64| json!({"at_ns": at_ns, "cluster": 0, "replica": 1, "change": {"kind": "restart", "down_ns": 1_000_000}});
+    let events = json!([
+        {"at_ns": 0, "cluster": 1, "replica": 0, "change": {"kind": "restart", "down_ns": 100_000_000}},
+        restart(10_000_000),
+        restart(20_000_000)
+    ]);
+    plan["dynamics"] = json!({"lost_requests": "rerun", "events": events, "autoscale": []});
+    let (recorder, totals) = run(&plan).unwrap();
+    let record = &recorder.requests[0];
+    assert_eq!(record.status, RequestStatus::Finished);
+    assert_eq!(record.e2e_causes()[Cause::Encode as usize], 3_000_000, "it is encoded once");
+    assert_eq!(totals.clusters[2].steps, 1);
+}
+
+#[test]
+fn replicas_of_one_model_are_nothing_to_those_who_wait_for_another() {
+    let arrivals = json!({"kind": "constant", "rate_per_s": 100.0});
+    let mut plan = colocated(&synthetic(&arrivals, 100, 160, 5));
+    served_beside(&mut plan, 0.5);
+    plan["clusters"][0]["replicas"] = json!(4);
+    plan["clusters"][0]["in_service"] = json!(1);
+    // All that ask for the second model wait for its only replica.
+    let events = json!([{"at_ns": 0, "cluster": 1, "replica": 0, "change": {"kind": "restart", "down_ns": 2_000_000_000}}]);
+    let scaler = json!([{"cluster": 0, "min_replicas": 1, "max_replicas": 4, "interval_ns": 10_000_000,
+        "metric": "outstanding", "up_above": 10.0, "down_below": 0.0, "provision_ns": 1_000_000, "cooldown_ns": 0}]);
+    plan["dynamics"] = json!({"lost_requests": "rerun", "events": events, "autoscale": scaler});
+    let (recorder, _) = run(&plan).unwrap();
+    assert!(recorder.requests.iter().all(|record| record.status == RequestStatus::Finished));
+    let first = recorder.requests.iter().filter(|record| record.spec.model == 0);
+    assert!(first.clone().count() > 30);
+    assert!(first.into_iter().all(|record| record.replica.unwrap().0 == 0));
+}

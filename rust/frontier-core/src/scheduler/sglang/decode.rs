@@ -60,7 +60,10 @@ impl SglangScheduler {
             }
             if order.len() == 1 {
                 if self.available <= 0 {
-                    let detail = "no KV slot is left for the only running request; enlarge the pool".into();
+                    let detail =
+                        "no KV slot is left for the only running request; raise max_total_tokens, or lower \
+                                  max_running_requests"
+                            .into();
                     return Err(EngineFailure::stop("out of memory", detail));
                 }
                 break;
