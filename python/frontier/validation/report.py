@@ -95,7 +95,15 @@ class Report:
             ordered = "" if one["ordered"] is None else f"{one['ordered']:.0%} of {one['pairs']:,}"
             errors = (_percent(one[name]) for name in ("mean", "median", "p90", "largest"))
             rows.append(
-                (one["group"], one["metric"], f"{one['cases']:,}", *errors, f"{one['bias']:+.1%}", rank, ordered)
+                (
+                    one["group"],
+                    one["metric"],
+                    f"{one['cases']:,}",
+                    *errors,
+                    f"{one['bias']:+.1%}",
+                    rank,
+                    ordered,
+                )
             )
         return _GROUP_HEADER, rows
 
