@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from frontier.config import Scenario
 from frontier.errors import FrontierError
@@ -76,7 +76,7 @@ def evaluate(
         if isinstance(outcome, FrontierError):
             left.append(LeftOut(case.group, case.name, f"failed: {outcome}"))
             continue
-        values, shares = outcome
+        values, shares = cast("tuple[dict[str, float], dict[str, float]]", outcome)
         rows += (_row(suite, case, metric, values[metric], shares) for metric in case.measured)
     return Report(suite, rows, tuple(left))
 

@@ -44,8 +44,7 @@ class Report:
 
         Columns: `suite`, `group`, `case`, `choice`, `metric` (its unit ends its name), `measured`,
         `simulated`, `error` (simulated / measured - 1), `NAME_error` of other simulators, the shares of GPU
-        time that are measured, interpolated, extrapolated and unmeasured (`share_measured`, ...), and facts of
-        the case.
+        time by provenance (`share_measured`, `share_interpolated`, ...), and facts of the case.
         """
         import polars as pl  # noqa: PLC0415 - slow to import
 
@@ -53,7 +52,7 @@ class Report:
 
     @cached_property
     def groups(self) -> pl.DataFrame:
-        """One row per group and metric, then those of all cases: see `frontier.validation.statistics.Errors`."""
+        """One row per group and metric, then those of all cases, with the fields of `statistics.Errors`."""
         import polars as pl  # noqa: PLC0415 - slow to import
 
         return pl.DataFrame(self._statistics(), infer_schema_length=None)
@@ -72,8 +71,9 @@ class Report:
                 if rows := members.get((group, metric)):
                     errors = errors_of(
                         metric,
-                        *([row[side] for row in rows] for side in ("measured", "simulated")),
-                        choices=[row["choice"] for row in rows],
+                        [row["measured"] for row in rows],
+                        [row["simulated"] for row in rows],
+                        [row["choice"] for row in rows],
                     )
                     found.append({"group": group, "metric": metric, **asdict(errors)})
         return found
