@@ -11,7 +11,8 @@ Three groups, from the folder `measured` of the reference data:
   modelled: what is wrong there too is not a matter of prefill and decode apart.
 
 Nothing here is fitted to a measured latency or throughput. Where an engine is not modelled with prefill and
-decode apart (SGLang, TensorRT-LLM), vLLM's scheduler stands in for its own.
+decode apart (TensorRT-LLM; SGLang with attention in data parallel, or whole experts per rank), vLLM's
+scheduler stands in for its own.
 """
 
 import csv
@@ -27,6 +28,7 @@ import frontier
 
 STAND_IN_VERSION = "0.32"
 """vLLM's release whose rules stand in for other engines': like theirs, it schedules ahead of the GPU."""
+SGLANG = {"name": "sglang", "version": "0.5.3"}
 DECODE_BUDGET = 1024
 """Tokens of a step of decode workers, who get no prompts: vLLM sets memory aside for the activations of a
 full budget, SGLang and TensorRT-LLM for those of what their decode servers are configured to run."""
@@ -185,7 +187,7 @@ def dstack_points(data: Path) -> Iterator[Point | Left]:
                 gpus=2 * (prefill + decode),
                 concurrency=concurrency,
                 output_tokens=mean,
-                first_token="prefill",
+                first_token="decode",
             )
 
 
@@ -197,17 +199,15 @@ def _gpt_oss(
     return {
         "model": "gpt-oss-120b",
         "hardware": "h200",
-        "engine": {
-            "version": STAND_IN_VERSION,
-            "tensor_parallel_size": 2,
-            "enable_prefix_caching": False,
-            "disable_hybrid_kv_cache_manager": True,  # SGLang 0.5 keeps all of gpt-oss's KV
-        },
+        "engine": SGLANG | {"tensor_parallel_size": 2, "step_time": {"learned": {"backend": "vllm"}}},
         "clusters": [
-            {"role": "prefill", "replicas": prefill, "engine": {"enable_prefix_caching": cached}},
-            {"role": "decode", "replicas": decode, "engine": {"max_num_batched_tokens": DECODE_BUDGET}},
+            {
+                "role": "prefill",
+                "replicas": prefill,
+                "engine": {"sglang": {"disable_radix_cache": not cached}},
+            },
+            {"role": "decode", "replicas": decode},
         ],
-        "disaggregation": {"kv_transfer": {"mode": "pull"}},
         "network": {"share_nodes": True},
         "workload": {
             "synthetic": {
@@ -230,6 +230,8 @@ MODELS = {
     "deepseek-ai/DeepSeek-R1": "deepseek-r1",
     "Qwen/Qwen3-32B": "qwen3-32b",
 }
+FP8_BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+"""As a checkpoint says it; SGLang has no option that converts weights so."""
 GPUS_PER_HOST = {"gb200": 4}
 NVL72_GPUS = 72
 
@@ -313,6 +315,7 @@ def silicon_points(data: Path) -> Iterator[Point | Left]:
             engine["quantization"] = "fp8_per_block"
         if row["backend"] == "sglang":
             engine["step_time"] = {"learned": {"backend": "sglang"}}
+        own = row["backend"] == "sglang" and all(role.dp == 1 and role.ep == 1 for role in (prefill, decode))
         host = GPUS_PER_HOST.get(gpu, 8)
         scenario = {
             "model": MODELS[row["model_path"]],
@@ -323,6 +326,10 @@ def silicon_points(data: Path) -> Iterator[Point | Left]:
             "network": {"share_nodes": gpu == "gb200"},
             "workload": _inferencex(isl, osl, concurrency),
         }
+        if own:
+            scenario |= _of_sglang(engine, prefill, decode)
+            if "quantization" in engine:
+                scenario["model"] = {"config": MODELS[row["model_path"]], "quantization_config": FP8_BLOCKS}
         yield Point(
             group=group,
             name=name,
@@ -332,8 +339,19 @@ def silicon_points(data: Path) -> Iterator[Point | Left]:
             gpus=prefill.gpus + decode.gpus,
             concurrency=concurrency,
             output_tokens=(1 + RANGE_RATIO) / 2 * osl,
-            first_token="decode" if row["backend"] == "vllm" else "prefill",
+            first_token="decode" if row["backend"] == "vllm" or own else "prefill",
         )
+
+
+def _of_sglang(engine: dict[str, Any], prefill: _Role, decode: _Role) -> dict[str, Any]:
+    """Return the sections of SGLang's own servers, whose layers are tensor parallel alone."""
+    kept = {"step_time": engine["step_time"]}
+    sglang = {"disable_radix_cache": True, "context_length": engine["max_model_len"]}
+    clusters = [
+        {"role": name, "replicas": role.workers, "engine": {"tensor_parallel_size": role.tp}}
+        for name, role in (("prefill", prefill), ("decode", decode))
+    ]
+    return {"engine": SGLANG | kept | {"sglang": sglang}, "clusters": clusters, "disaggregation": {}}
 
 
 def _inferencex(isl: int, osl: int, concurrency: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from frontier.disaggregated_lowering import PredictorPool
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.lowering import lower
 from frontier.models.sharding import disaggregated_issues
+from frontier.own_requests import own_requests
 from frontier.typical_steps import mean_context, mean_lengths
 from frontier.unit_lowering import UnitStepTime
 
@@ -85,7 +86,7 @@ def advise_afd(
         message = "was not given, and the scenario has no objectives.tpot"
         raise ConfigError(Issue("tpot_s", None, message), source="advise_afd")
     _check(tried, context)
-    lowered = lower(view.scenario)
+    lowered, _ = own_requests(chosen, view, lower(view.scenario))
     prompts, notes = _prompts(chosen, view, lowered)
     if context is None:
         context = mean_context(view.scenario, lowered)
@@ -142,8 +143,8 @@ def _prompts(
     Raises:
         ConfigError: units that decode nothing.
     """
-    assert scenario.clusters is not None
-    program = program_of(scenario.clusters) or ()
+    same = [each.plain for each in scenario.views() if each.served_model == view.served_model]
+    program = program_of(same) or ()
     if program[-1:] != ("attention",):
         message = f"was '{view.name}', whose units compute prompts alone: layouts are compared by decodes"
         raise ConfigError(Issue("cluster", view.name, message), source="advise_afd")

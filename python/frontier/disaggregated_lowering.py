@@ -1,6 +1,6 @@
 """What several clusters of a plan share: the way of a request through them, the network, learned predictors.
 
-The plan's `path`, `network` and `placement` (schema: `rust/frontier-core/src/plan`). A scenario of one
+The plan's `paths`, `network` and `placement` (schema: `rust/frontier-core/src/plan`). A scenario of one
 co-located cluster has none of them.
 """
 
@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from frontier.config.disaggregation import Disaggregation, KvTransfer, program_of
+from frontier.config.encode import ENCODE, embeddings_plan
+from frontier.config.models_served import by_model
 from frontier.config.network import Network, network_facts
+from frontier.config.views import hand_over
 
 if TYPE_CHECKING:
     from frontier import _frontier
@@ -30,13 +33,13 @@ class ProgramPlan:
     """Parts of a plan with several clusters.
 
     Attributes:
-        path: the plan's `path`.
+        paths: the plan's `paths`, one for each model.
         network: its `network`, None where no transfer crosses it.
         placements: the `placement` of each cluster, likewise.
         warnings: what a reader of the results should know.
     """
 
-    path: dict[str, Any]
+    paths: list[dict[str, Any]]
     network: dict[str, Any] | None
     placements: list[dict[str, Any] | None]
     warnings: tuple[str, ...]
@@ -46,36 +49,50 @@ def program_plan(scenario: Scenario, views: Sequence[ClusterView]) -> ProgramPla
     """Return what the clusters of a scenario share, None for a single one."""
     if len(views) == 1:
         return None
-    assert scenario.clusters is not None
     section = scenario.disaggregation or Disaggregation()
-    roles = program_of(scenario.clusters)
+    paths = [_path(section, members, views) for members in by_model(scenario.views())]
+    if not any(leg["receives"] for path in paths for leg in path["legs"]):
+        return ProgramPlan(paths, None, [None] * len(views), ())
+    transfer = section.kv_transfer or KvTransfer()
+    if transfer.bandwidth is not None:
+        return ProgramPlan(paths, None, [None] * len(views), (NO_CONTENTION,))
+    apart = [view for view in hand_over(scenario.views()) if view.has_requests]
+    facts = network_facts(scenario.network or Network(), [(view, view.facts) for view in apart])
+    placed = {view.name: placement for view, placement in zip(apart, facts.placements, strict=True)}
+    return ProgramPlan(paths, facts.plan, [placed.get(view.name) for view in views], ())
+
+
+def _path(
+    section: Disaggregation, members: Sequence[ClusterView], views: Sequence[ClusterView]
+) -> dict[str, Any]:
+    """Return the plan's path over the clusters of one model; `views` are those of the plan."""
+    roles = program_of([view.plain for view in members])
     assert roles is not None
+    numbers = {view.name: number for number, view in enumerate(views)}
+    members = [view for view in members if view.has_requests]
     legs = []
     for role in roles:
-        members = [index for index, view in enumerate(views) if view.role == role]
+        pool = [view for view in members if view.role == role]
         legs.append(
             {
-                "clusters": members,
-                "weights": [views[index].weight for index in members],
+                "clusters": [numbers[view.name] for view in pool],
+                "weights": [view.weight for view in pool],
                 "balance": getattr(section.balance, role) or "weighted",
                 "encodes": None,
                 "receives": None,
             }
         )
-    if len(legs) == 1:
-        return ProgramPlan({"legs": legs, "direct": None}, None, [None] * len(views), ())
+    if roles[0] == ENCODE:
+        encoders = [view for view in members if view.role == ENCODE]
+        receivers = [view for view in members if view.role != ENCODE]
+        legs[0]["encodes"] = embeddings_plan(section.embedding_transfer, encoders, receivers)
+    serving = [role for role in roles if role != ENCODE]
+    if len(serving) == 1:
+        return {"legs": legs, "direct": None}
     transfer = section.kv_transfer or KvTransfer()
-    sources, destinations = ([view for view in views if view.role == role] for role in roles)
-    legs[1]["receives"] = _receives(transfer, sources, destinations)
-    network: dict[str, Any] | None = None
-    placements: list[dict[str, Any] | None] = [None] * len(views)
-    warnings: tuple[str, ...] = ()
-    if transfer.bandwidth is None:
-        facts = network_facts(scenario.network or Network(), [(view, view.facts) for view in views])
-        network, placements = facts.plan, [*facts.placements]
-    else:
-        warnings = (NO_CONTENTION,)
-    return ProgramPlan({"legs": legs, "direct": _direct(section)}, network, placements, warnings)
+    sources, destinations = ([view for view in members if view.role == role] for role in serving)
+    legs[-1]["receives"] = _receives(transfer, sources, destinations)
+    return {"legs": legs, "direct": _direct(section)}
 
 
 def _direct(section: Disaggregation) -> dict[str, Any] | None:
@@ -98,9 +115,11 @@ def _receives(
         gpus = [view.facts.gpu for view in (*sources, *destinations)]
         latency = max(gpu.nic_latency_ns for gpu in gpus) if dedicated else 0
     one, engine = destinations[0].facts, destinations[0].engine
+    transfer = transfer.under(engine.name)
     return {
         "mode": transfer.mode,
         "granularity": transfer.granularity,
+        "first_token": "carried" if engine.name == "sglang" else "recomputed",
         "proxy_latency_ns": transfer.proxy_latency,
         "latency_ns": latency,
         "bytes_per_block": kv_bytes_per_block(one, engine.kv_cache_dtype),

@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from frontier import _frontier
 from frontier.afd_stations import Stations
+from frontier.config.encode import ENCODE
 from frontier.config.speculative import mean_tokens_per_step
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.lowering import lower
+from frontier.own_requests import own_requests
 from frontier.results.trust import PROVENANCES
-from frontier.typical_steps import DecodeStep, typical_decode, typical_prefill
+from frontier.typical_steps import DecodeStep, mean_image, typical_decode, typical_prefill
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from frontier.config import Scenario
     from frontier.lowering import Lowered
     from frontier.simulation import ScenarioLike
 
@@ -70,7 +73,7 @@ class StepCost:
     """One step of one replica; every data parallel rank runs the same batch.
 
     Attributes:
-        kind: `prefill` or `decode`.
+        kind: `prefill`, `decode` or, of a vision tower, `encode`.
         requests: requests of a rank.
         query_tokens: tokens that each of them computes; in a decode one and its drafts.
         context_tokens: tokens of each after the step, the new ones included.
@@ -91,7 +94,7 @@ class StepCost:
             parts of attention (head, classes of layers, tail), then those of the FFN with the transfers.
     """
 
-    kind: Literal["prefill", "decode"]
+    kind: Literal["prefill", "decode", "encode"]
     requests: int
     query_tokens: int
     context_tokens: int
@@ -130,6 +133,9 @@ class StepCost:
     @property
     def what(self) -> str:
         """The batch in words."""
+        if self.kind == "encode":
+            images = "one image" if self.requests == 1 else f"{self.requests:,} images"
+            return f"encoding of {images} of {self.query_tokens:,} patches"
         if self.kind == "prefill":
             return f"prefill of {self.query_tokens:,} tokens"
         drafts = f" and {self.query_tokens - 1:,} drafts" if self.query_tokens > 1 else ""
@@ -155,7 +161,7 @@ class StepCost:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A prefill step and a decode step of a scenario.
+    """A prefill step and a decode step; of an encode cluster, a step of one image and a full one.
 
     Attributes:
         model: name of the model.
@@ -209,7 +215,8 @@ def explain(
         context: tokens of each of them after the step; by default the mean prompt and half the mean output.
         cluster: name of the cluster whose steps they are, which a scenario with several clusters needs. A
             prefill cluster decodes nothing, nor a decode cluster whole prompts: those steps are what it would
-            take.
+            take. Steps of an encode cluster are of one image of `prefill` tokens (the mean of the workload),
+            and of `decode` of them (as many as a step takes).
 
     Raises:
         ConfigError: the scenario is not valid, no cluster has that name, or a step does not fit the limits
@@ -224,10 +231,14 @@ def explain(
         names = tuple(each.name for each in whole.views() if each.has_requests)
         message = f"was '{view.name}', whose FFN ranks are explained with their attention cluster"
         raise ConfigError(Issue("cluster", view.name, message, names))
-    share = view.weight / sum(each.weight for each in whole.views() if each.role == view.role)
     chosen = view.scenario
-    lowered = lower(chosen)
+    lowered, share = own_requests(whole, view, lower(chosen))
     _check(lowered, prefill, decode, context)
+    if view.role == ENCODE:
+        if context is not None:
+            message = f"was {show_value(context)}, has no effect: an encoder has no context; remove it"
+            raise ConfigError(Issue("context", context, message), source="explain")
+        return _encoding(lowered, chosen, prefill, decode)
     prompt = typical_prefill(chosen, lowered) if prefill is None else prefill
 
     given = chosen.engine.speculative
@@ -261,6 +272,31 @@ def explain(
         step_time=lowered.step_time,
         prefill=_step(lowered, "prefill", DecodeStep(1, prompt), prompt),
         decode=_step(lowered, "decode", batch, 1 + min(most_drafts, batch.context_tokens - 1)),
+        predictors=lowered.identities,
+        notes=tuple(notes),
+    )
+
+
+def _encoding(lowered: Lowered, chosen: Scenario, image: int | None, images: int | None) -> Explanation:
+    """Return a step of one image, and one of as many as it takes.
+
+    Raises:
+        ConfigError: more images than a step takes.
+    """
+    resolved = lowered.resolved
+    tokens = mean_image(chosen, lowered) if image is None else image
+    fits = max(1, min(resolved.max_num_batched_tokens // tokens, resolved.max_num_seqs))
+    if images is not None and images > fits:
+        message = f"was {images}, but a step takes {fits} images of {tokens} tokens (max_num_batched_tokens)"
+        raise ConfigError(Issue("decode", images, message), source="explain")
+    notes = [*lowered.warnings, *lowered.notes]
+    return Explanation(
+        model=f"{resolved.model.name} (vision tower)",
+        gpu=resolved.gpu.name,
+        gpus_per_replica=resolved.gpus_per_replica,
+        step_time=lowered.step_time,
+        prefill=_step(lowered, "encode", DecodeStep(1, tokens), tokens),
+        decode=_step(lowered, "encode", DecodeStep(fits if images is None else images, tokens), tokens),
         predictors=lowered.identities,
         notes=tuple(notes),
     )
@@ -306,9 +342,9 @@ def _data_parallel_size(lowered: Lowered) -> int:
 
 
 def _step(
-    lowered: Lowered, kind: Literal["prefill", "decode"], batch: DecodeStep, query_tokens: int
+    lowered: Lowered, kind: Literal["prefill", "decode", "encode"], batch: DecodeStep, query_tokens: int
 ) -> StepCost:
-    requests: Batch = [(query_tokens, batch.context_tokens, kind == "prefill")] * batch.requests
+    requests: Batch = [(query_tokens, batch.context_tokens, kind != "decode")] * batch.requests
     facts = _breakdown(lowered, requests, query_tokens - 1 if kind == "decode" else 0)
     rows, step_time = facts["operators"], lowered.only.plan["step_time"]
     gpu_s = sum(row["seconds"] for row in rows)
@@ -376,7 +412,7 @@ def _predictors(lowered: Lowered, operator: dict[str, Any], kind: str) -> Iterab
     if slots is None:
         found = [operator.get("predictor")]
     else:
-        found = [slots["prefill"]] if kind == "prefill" else [slots["decode"], slots["skew"]]
+        found = [slots["prefill"]] if kind != "decode" else [slots["decode"], slots["skew"]]
     for reference in found:
         if reference is not None:
             yield lowered.identities[reference["index"]]["id"]

@@ -16,6 +16,7 @@ from frontier.config import Resolved, Scenario
 from frontier.config.arrivals import Arrivals
 from frontier.config.engine import CpuOverhead, Engine
 from frontier.config.lengths import Length
+from frontier.config.models_served import model_names, model_shares
 from frontier.config.parallel import data_parallel_plan
 from frontier.config.policy import NEEDS_SESSIONS, lower_policy
 from frontier.config.resolve_sglang import sglang_scheduler
@@ -26,6 +27,7 @@ from frontier.config.views import ClusterView
 from frontier.config.workload import Synthetic, Workload
 from frontier.disaggregated_lowering import PredictorPool, program_plan
 from frontier.dynamics_lowering import service_plan
+from frontier.encode_lowering import engine_of_tower, suit_encoders
 from frontier.errors import ConfigError, Issue
 from frontier.moe_lowering import moe_plan
 from frontier.results.facts import joined_step_time
@@ -177,17 +179,24 @@ def lower(scenario: Scenario) -> Lowered:
     ]
     notes = [() if cluster.attached is None else cluster.attached.notes for cluster in clusters]
     columns = None
+    models = model_names(views)
     if scenario.workload.trace is not None:
-        columns = trace_columns(scenario.workload.trace, seed=scenario.seed, replication=scenario.replication)
+        columns = trace_columns(
+            scenario.workload.trace,
+            seed=scenario.seed,
+            replication=scenario.replication,
+            models=models,
+        )
         told = [
             [*warnings, *_trace_warnings(view, columns)] for view, warnings in zip(views, told, strict=True)
         ]
+        suit_encoders(scenario, [(each.view, each.plan) for each in clusters], columns)
     plan = {
         "schema_version": SCHEMA_VERSION,
         "seed": scenario.seed,
         "replication": scenario.replication,
         "clusters": [cluster.plan for cluster in clusters],
-        "workload": _workload(scenario.workload),
+        "workload": _workload(scenario.workload) | model_shares(scenario.workload, models),
         "output": {
             "steps": scenario.output.steps,
             "timeline_interval_ns": scenario.output.timeline_interval,
@@ -199,7 +208,7 @@ def lower(scenario: Scenario) -> Lowered:
     plan |= service
     common: list[str] = [*told_of_service]
     if program := program_plan(scenario, views):
-        plan["paths"] = [program.path]
+        plan["paths"] = program.paths
         if program.network is not None:
             plan["network"] = program.network
             for each, placement in zip(clusters, program.placements, strict=True):
@@ -232,7 +241,7 @@ def _lowered_cluster(view: ClusterView, pool: PredictorPool) -> LoweredCluster:
         step_time, attached = unit_step_time(view, pool)
     else:
         try:
-            attached, draft = _attached(scenario.engine, resolved)
+            attached, draft = _attached(engine_of_tower(view), resolved)
         except ConfigError as error:
             raise error.placed([view.placed(issue) for issue in error.issues], error.source) from None
         if attached is not None:
@@ -250,6 +259,7 @@ def _lowered_cluster(view: ClusterView, pool: PredictorPool) -> LoweredCluster:
             resolved,
             lower_policy(scenario.engine.scheduling_policy, scenario.objectives),
             speculative_plan(scenario.engine, seed=scenario.seed, replication=scenario.replication),
+            view.role,
         ),
         "kv_tiers": resolved.kv_tiers,
         "step_time": step_time,
@@ -309,10 +319,10 @@ def _router(router: Router) -> dict[str, Any]:
 
 
 def _scheduler(
-    engine: Engine, resolved: Resolved, policy: Any, speculative: dict[str, Any] | None
+    engine: Engine, resolved: Resolved, policy: Any, speculative: dict[str, Any] | None, role: str
 ) -> dict[str, Any]:
     if engine.name == "sglang":
-        return sglang_scheduler(engine, resolved)
+        return sglang_scheduler(engine, resolved, role)
     from frontier.memory import MemoryPlan  # noqa: PLC0415 - keeps `import frontier` light
     from frontier.memory.versions import rules_of  # noqa: PLC0415
 
@@ -452,9 +462,15 @@ def _synthetic(synthetic: Synthetic) -> dict[str, Any]:
         "prompt_tokens": _length(synthetic.prompt_tokens),
         "output_tokens": _length(synthetic.output_tokens),
         "shared_prefix": shared,
+        **_encoder(synthetic),
         "sessions": synthetic.sessions,
         "max_priority": synthetic.max_priority,
     }
+
+
+def _encoder(synthetic: Synthetic) -> dict[str, Any]:
+    encoder = synthetic.encoder
+    return {} if encoder is None else {"encoder": {"tokens": _length(encoder.tokens), "share": encoder.share}}
 
 
 def _arrivals(arrivals: Arrivals) -> dict[str, Any]:

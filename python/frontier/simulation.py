@@ -316,7 +316,7 @@ def run_facts(scenario: Scenario, lowered: Lowered) -> RunFacts:
     return RunFacts(
         gpus_total=sum(each.gpus for each in clusters),
         step_time=lowered.step_time,
-        **{name: value for name, value in common.items() if name not in ("name", "gpus")},
+        **{name: value for name, value in common.items() if name not in ("name", "gpus", "model")},
         objectives=Objectives(**seconds),
         warmup=_span(window.warmup),
         cooldown=_span(window.cooldown),
@@ -354,6 +354,7 @@ def _cluster_facts(cluster: LoweredCluster) -> ClusterFacts:
         idle_power_w=mean(lambda pool: None if pool.gpu.power is None else pool.gpu.power.idle_w),
         peak_power_w=mean(lambda pool: None if pool.gpu.power is None else pool.gpu.power.peak_w),
         max_model_len=resolved.max_model_len,
+        model=cluster.view.served_model,
     )
 
 

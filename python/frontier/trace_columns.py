@@ -25,21 +25,23 @@ CACHE_BYTES: Final = 512 * 2**20
 _in_use: weakref.WeakValueDictionary[tuple[Any, ...], LoadedTrace] = weakref.WeakValueDictionary()
 
 
-def trace_columns(trace: Trace, *, seed: int, replication: int) -> LoadedTrace:
+def trace_columns(trace: Trace, *, seed: int, replication: int, models: tuple[str, ...] = ()) -> LoadedTrace:
     """Return the rows that a trace section stands for.
 
     Equal sections give the same object as long as it is in use (and the file has not changed). `seed` and
-    `replication` choose the rows that `sample` keeps.
+    `replication` choose the rows that `sample` keeps; `models` are those that are served, if several are,
+    of which each row then names one.
 
     Raises:
         WorkloadError: the file cannot be read, or no request is left.
         ConfigError: `num_requests` is more than the rows, and there are no arrivals to start over with.
     """
     draw = _sample_seed(seed, replication) if trace.sample < 1 else 0
-    key = (trace.model_dump_json(exclude={"arrivals"}), trace.arrivals is None, draw, _signature(trace.path))
+    section = trace.model_dump_json(exclude={"arrivals"})
+    key = (section, trace.arrivals is None, draw, models, _signature(trace.path))
     columns = _in_use.get(key)
     if columns is None:
-        columns = _transform(_load(trace), trace, draw)
+        columns = _transform(_load(trace, models), trace, draw)
         _in_use[key] = columns
     else:
         _read_last.note_use(columns)
@@ -57,7 +59,7 @@ def _cuts(trace: Trace) -> dict[str, bool]:
     return {"start": trace.start > 0, "end": trace.end is not None, "sample": trace.sample < 1}
 
 
-def _load(trace: Trace) -> LoadedTrace:
+def _load(trace: Trace, models: tuple[str, ...]) -> LoadedTrace:
     columns: dict[str, str | None] | None = None
     if trace.columns is not None:
         columns = trace.columns.model_dump(exclude_none=True)
@@ -75,6 +77,7 @@ def _load(trace: Trace) -> LoadedTrace:
         on_bad_row=trace.on_bad_row,
         on_unsorted=trace.on_unsorted,
         max_requests=None if whole else trace.num_requests,
+        models=models or None,
     )
 
 

@@ -45,6 +45,16 @@ def typical_prefill(scenario: Scenario, lowered: Lowered) -> int:
     return max(1, min(round(_load(scenario, lowered).prompt_tokens), most))
 
 
+def mean_image(scenario: Scenario, lowered: Lowered) -> int:
+    """Return the mean encoder tokens of requests that bring any."""
+    synthetic = scenario.workload.synthetic
+    if synthetic is not None and synthetic.encoder is not None:
+        return max(1, round(mean_tokens(synthetic.encoder.tokens)))
+    tokens = None if lowered.columns is None else lowered.columns.encoder_tokens
+    brought = None if tokens is None else tokens[tokens > 0]
+    return 1 if brought is None or not len(brought) else max(1, round(float(brought.mean())))
+
+
 def mean_context(scenario: Scenario, lowered: Lowered) -> int:
     """Return the tokens of the mean prompt and of half the mean output, at most the longest request."""
     load = _load(scenario, lowered)

@@ -131,3 +131,21 @@ def test_json_of_several_clusters(cli):
         assert each["engine"]["num_gpu_blocks"] == view.facts.num_blocks
         assert each["cluster"] == {"replicas": 2, "in_service": 2, "gpus_per_replica": 8, "gpus_total": 16}
     assert document["scenario"] == scenario.to_dict()
+
+
+def test_several_models_are_named_with_their_clusters(cli):
+    text = cli("check", "two-models").stdout
+    assert "models       llama-3.1-8b, llama-3.1-70b" in text
+    assert "KV transfer  llama-3.1-70b: pull by request, over the network" in text
+    assert text.count("model                   llama-3.1-70b\n") == 2
+    clusters = json.loads(cli("check", "two-models", "--json").stdout)["clusters"]
+    assert [each["model"] for each in clusters] == ["llama-3.1-8b", "llama-3.1-70b", "llama-3.1-70b"]
+    served = cli(
+        "check",
+        "two-models",
+        "--set",
+        "clusters.small.served_model_name=s",
+        "--set",
+        "workload.synthetic.models={s: 1, llama-3.1-70b: 1}",
+    )
+    assert "llama-3.1-8b, served as s" in served.stdout

@@ -12,9 +12,11 @@ NAMES = (
     "azure-2023-conv",
     "azure-sglang",
     "chat-poisson",
+    "epd-qwen2.5-vl",
     "offline-batch",
     "pdd-llama-70b",
     "pdd-qwen3-235b",
+    "two-models",
 )
 
 
@@ -61,8 +63,10 @@ def test_the_main_job_is_the_whole_trace(cli):
         ("chat-poisson", "workload.synthetic.num_requests"),
         ("offline-batch", "workload.synthetic.num_requests"),
         ("afd-qwen3-235b", "workload.synthetic.num_requests"),
+        ("epd-qwen2.5-vl", "workload.synthetic.num_requests"),
         ("pdd-llama-70b", "workload.synthetic.num_requests"),
         ("pdd-qwen3-235b", "workload.synthetic.num_requests"),
+        ("two-models", "workload.synthetic.num_requests"),
     ],
 )
 def test_examples_run(cli, name, field):

@@ -188,3 +188,12 @@ def test_each_cluster_has_its_steps(cli):
     wrong = cli("explain", "pdd-llama-70b", "--cluster", "decod")
     assert wrong.exit_code != 0
     assert "did you mean 'decode'" in wrong.stderr
+
+
+def test_each_cluster_is_explained_with_its_own_model(cli):
+    document = json.loads(cli("explain", "two-models", "--json").stdout)["clusters"]
+    assert {name: each["model"] for name, each in document.items()} == {
+        "small": "llama-3.1-8b",
+        "prefill": "llama-3.1-70b",
+        "decode": "llama-3.1-70b",
+    }

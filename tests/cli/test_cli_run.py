@@ -255,3 +255,13 @@ def test_ctrl_c_ends_a_long_run(small):
         process.kill()
         process.wait()
     assert (process.returncode, errors) == (130, "interrupted\n")
+
+
+def test_a_run_of_several_models_has_figures_of_each(cli):
+    arguments = ("run", "two-models", "--set", "workload.synthetic.num_requests=100")
+    figures = json.loads(cli(*arguments, "--json").stdout)["summary"]["by_model"]
+    assert set(figures) == {"llama-3.1-8b", "llama-3.1-70b"}
+    assert figures["llama-3.1-70b"]["median_tpot_s"] > figures["llama-3.1-8b"]["median_tpot_s"]
+    text = cli(*arguments).stdout
+    assert "TTFT, llama-3.1-70b" in text
+    assert "Requests, llama-3.1-8b" in text

@@ -301,7 +301,7 @@ def test_sections_of_clusters_need_clusters(section: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("source", "destination", "path", "words"),
     [
-        ({}, {"name": "sglang", "version": "0.5.3"}, "clusters.1.engine.name", "vLLM engines alone"),
+        ({}, {"name": "sglang", "version": "0.5.3"}, "clusters.1.engine.name", "engines of one kind alone"),
         ({"scheduler": {"sarathi": {}}}, {}, "clusters.0.engine.scheduler", "only vLLM's own"),
         (
             {},

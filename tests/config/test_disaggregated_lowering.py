@@ -43,6 +43,7 @@ def test_the_parts_of_a_plan_with_prefill_and_decode_clusters() -> None:
                 "receives": {
                     "mode": "push",
                     "granularity": "layer",
+                    "first_token": "recomputed",
                     "proxy_latency_ns": 1_000_000,
                     "latency_ns": 50_000,
                     "bytes_per_block": 16 * 80 * 2 * 8 * 128 * 2,

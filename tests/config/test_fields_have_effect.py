@@ -19,11 +19,11 @@ from frontier.errors import FrontierError
 from frontier.lowering import lower
 from frontier.simulation import run_facts, simulate
 
-PLAIN_ROWS = """at,in,out,who,level,hashes,others
-0,40,5,a,1,1|2|3,1|2|3
-3,36,6,b,0,1|2|4,4|5|6
-1,36,6,a,1,1|2|5,7|8|9
-2,36,7,a,1,1|2|6,4|5|6
+PLAIN_ROWS = """at,in,out,who,level,hashes,others,whom
+0,40,5,a,1,1|2|3,1|2|3,b
+3,36,6,b,0,1|2|4,4|5|6,b
+1,36,6,a,1,1|2|5,7|8|9,a
+2,36,7,a,1,1|2|6,4|5|6,a
 """
 
 LEARNED = {"engine.step_time.learned.packs": ["PACK"]}
@@ -50,6 +50,7 @@ ALL_BUT_ACCEPTANCE = {
 AZURE = {"workload": {"trace": {"path": "azure-2023-conv", "num_requests": 200}}}
 SGLANG = {"engine.name": "sglang", "engine.version": "0.5.3"}
 PRIORITY = {"engine.sglang.enable_priority_scheduling": True}
+SGLANG_PAIR = {"clusters": [{"role": "prefill"}, {"role": "decode"}]}
 EXPERTS = ROUTED | {"engine.data_parallel_size": 2}
 WHOLE_EXPERTS = EXPERTS | {"engine.enable_expert_parallel": True}
 REBALANCED = WHOLE_EXPERTS | {
@@ -196,6 +197,8 @@ EFFECTS: dict[str, Change] = {
             "enable_priority_scheduling": ({}, False, True),
             "priority_scheduling_preemption_threshold": (PRIORITY, None, 3),
             "schedule_low_priority_values_first": (PRIORITY, False, True),
+            "num_reserved_decode_tokens": (SGLANG_PAIR, None, 64),
+            "disaggregation_decode_polling_interval": (SGLANG_PAIR, None, 4),
         }.items()
     },
     "engine.step_time.tables.path": ({}, "TABLES", "OTHER_TABLES"),
@@ -451,6 +454,66 @@ EFFECTS |= {
     "disaggregation.balance.prefill": (TWO_OF_EACH, *BALANCES),
     "disaggregation.balance.decode": (TWO_OF_EACH, *BALANCES),
 }
+
+POOLS: list[dict[str, Any]] = [{"role": "colocated", "name": name} for name in ("small", "large", "more")]
+LIKE_NAMES = [{**pool, "served_model_name": name} for pool, name in zip(POOLS, "aab", strict=True)]
+TWO_MODELS = {
+    "clusters": [LIKE_NAMES[0], {**LIKE_NAMES[2], "model": "qwen3-8b"}],
+    f"{SYN}.models": {"a": 1, "b": 1},
+}
+EFFECTS |= {
+    "clusters.model": (TWO_MODELS | {"clusters": [LIKE_NAMES[0], LIKE_NAMES[2]]}, None, "qwen3-8b"),
+    "clusters.served_model_name": (TWO_MODELS | {"clusters": LIKE_NAMES}, "a", "b"),
+    f"{SYN}.models": (TWO_MODELS, {"a": 1, "b": 1}, {"a": "25%", "b": "75%"}),
+    "workload.trace.columns.model": (
+        {"clusters": TWO_MODELS["clusters"]} | plain(columns={**COLUMNS, "model": "who"}),
+        "who",
+        "whom",
+    ),
+}
+
+IMAGES = f"{SYN}.encoder"
+SEEN = {
+    "model": "qwen2.5-vl-7b",
+    "clusters": [{"role": "encode"}, {"role": "colocated"}],
+    f"{SYN}.prompt_tokens": 2048,
+    f"{SYN}.num_requests": 30,
+    f"{ARR}.poisson.rate": 50,
+    f"{IMAGES}.tokens": 2000,
+}
+TWO_ENCODERS = SEEN | {
+    "clusters": [*({"role": "encode", "name": name} for name in "ab"), {"role": "colocated"}],
+    f"{IMAGES}.tokens": {"uniform": {"min": 4, "max": 8000}},
+}
+SEEN_TRACE = {key: value for key, value in SEEN.items() if not key.startswith("workload")}
+_LENGTHS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "uniform": {"min": (100, 200), "max": (4000, 5000)},
+    "range_ratio": {"mean": (2000, 3000), "ratio": (0.1, 0.5)},
+    "lognormal": {"mean": (1000, 2000), "cv": (0.5, 1.0), "min": (1, 1000), "max": (1500, 5000)},
+    "zipf": {"exponent": (0.5, 1.0), "min": (1, 500), "max": (4000, 5000)},
+    "histogram": {"edges": ([1, 100, 4000], [1, 2000, 4000]), "weights": ([1, 1], [1, 9])},
+}
+EFFECTS |= {
+    "disaggregation.embedding_transfer.bandwidth": (SEEN, "1GB/s", "2GB/s"),
+    "disaggregation.embedding_transfer.latency": (SEEN, "1ms", "2ms"),
+    "disaggregation.balance.encode": (TWO_ENCODERS, *BALANCES),
+    f"{IMAGES}.share": (SEEN, 0.2, 0.8),
+    f"{IMAGES}.tokens.fixed": (SEEN, 1000, 2000),
+    "workload.trace.columns.encoder_tokens": (
+        SEEN_TRACE | plain(columns={**COLUMNS, "encoder_tokens": "in"}),
+        "in",
+        "out",
+    ),
+}
+for _law, _fields_of in _LENGTHS.items():
+    for _name, (_one, _other) in _fields_of.items():
+        _law_given = {name: values[0] for name, values in _fields_of.items()}
+        _seen = {key: value for key, value in SEEN.items() if key != f"{IMAGES}.tokens"}
+        EFFECTS[f"{IMAGES}.tokens.{_law}.{_name}"] = (
+            _seen | {f"{IMAGES}.tokens": {_law: _law_given}},
+            _one,
+            _other,
+        )
 
 AFD = "disaggregation.afd"
 UNIT: list[dict[str, Any]] = [

@@ -123,10 +123,23 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "disaggregation": {"kv_transfer": {"mode": "push", "granularity": "layer"}},
         "network": {"nics_per_node": 2, "nic_bandwidth": "100Gbps"},
     },
+    "sglang_prefill_and_decode": {
+        "engine": {"name": "sglang", "version": "0.5.3", "sglang": {"max_total_tokens": 12000}},
+        "clusters": [{"role": "prefill", "replicas": 2}, {"role": "decode", "replicas": 2}],
+        "dynamics": {"events": [{"at": "5s", "cluster": "decode", "replica": 1, "fail": {"down": "3s"}}]},
+    },
     "decode_replica_lost": {
         "clusters": [{"role": "prefill", "replicas": 2}, {"role": "decode", "replicas": 2}],
         "disaggregation": {"kv_transfer": {"bandwidth": "20GB/s"}},
         "dynamics": {"events": [{"at": "5s", "cluster": "decode", "replica": 1, "fail": {"down": "3s"}}]},
+    },
+    "two_models": {
+        **synthetic(models={"llama-3.1-8b": 3, "qwen3-8b": 1}),
+        "clusters": [
+            {"role": "colocated", "replicas": 2},
+            {"role": "prefill", "model": "qwen3-8b"},
+            {"role": "decode", "model": "qwen3-8b"},
+        ],
     },
     "attention_and_ffn": {
         **synthetic(num_requests=100),

@@ -32,6 +32,34 @@ def test_each_cluster_has_a_command_that_hands_kv_over() -> None:
         assert launched.scenario.engine == scenario.view(name).engine
 
 
+def test_each_server_of_sglang_has_a_command() -> None:
+    engine = {"name": "sglang", "version": "0.5.3", "tensor_parallel_size": 4}
+    reserved = {"num_reserved_decode_tokens": 64, "chunked_prefill_size": 4096}
+    scenario = load("pdd-llama-70b").with_(
+        {
+            "engine": engine | {"sglang": reserved},
+            "clusters": [
+                {"role": "prefill", "engine": {"sglang": {"schedule_policy": "lpm"}}},
+                {"role": "decode", "engine": {"tensor_parallel_size": 8}},
+            ],
+            "disaggregation": {"kv_transfer": {"latency": "20us"}},
+        }
+    )
+    found = commands(scenario.to_sglang())
+    common = ["python", "-m", "sglang.launch_server", "--model-path", "meta-llama/Llama-3.1-70B"]
+    prefill, decode = found["prefill"], found["decode"]
+    assert prefill[:5] == decode[:5] == common
+    assert prefill[prefill.index("--disaggregation-mode") + 1] == "prefill"
+    assert prefill[prefill.index("--disaggregation-decode-tp") + 1] == "8"
+    assert decode[decode.index("--disaggregation-mode") + 1] == "decode"
+    assert decode[decode.index("--num-reserved-decode-tokens") + 1] == "64"
+    assert "--num-reserved-decode-tokens" not in prefill
+    assert "--disaggregation-decode-tp" not in decode
+    assert prefill[prefill.index("--schedule-policy") + 1] == "lpm"
+    for words in (prefill, decode):
+        assert words[words.index("--chunked-prefill-size") + 1] == "4096"
+
+
 def test_what_no_command_can_say_is_refused() -> None:
     scenario = load("pdd-llama-70b")
     pushed = scenario.with_({"disaggregation.kv_transfer.mode": "push"})
@@ -39,7 +67,7 @@ def test_what_no_command_can_say_is_refused() -> None:
         pushed.to_vllm()
     with pytest.raises(ConfigError, match="clusters: are prefill, decode: Dynamo's manifest"):
         scenario.to_dynamo()
-    with pytest.raises(ConfigError, match="clusters: are prefill, decode: SGLang's command"):
+    with pytest.raises(ConfigError, match=r"engine\.name: was 'vllm', must be sglang"):
         scenario.to_sglang()
 
 

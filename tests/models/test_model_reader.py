@@ -258,7 +258,7 @@ def test_a_bad_key_is_named_with_its_value(source: dict[str, Any], path: str, wo
         ({"model_type": "bert"}, "model_type", "embedding or pooling"),
         ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, "architectures", "classification"),
         (
-            {"model_type": "gemma3", "vision_config": {}, "text_config": GEMMA},
+            {"model_type": "paligemma", "vision_config": {}, "text_config": GEMMA},
             "vision_config",
             "give its text_config",
         ),

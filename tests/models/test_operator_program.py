@@ -92,7 +92,8 @@ def test_operators_are_exactly_the_plans() -> None:
         for operator in program:
             plan = operator.to_plan()
             seen.add(plan["op"])
-            assert set(plan) - {"op"} == fields[plan["op"]]
+            # Attention of language models is causal, and says nothing of it.
+            assert set(plan) - {"op"} == fields[plan["op"]] - {"span"}
             assert json.loads(json.dumps(plan)) == plan
             for key, value in plan.items():
                 if key in {

@@ -39,6 +39,7 @@ def plan(config: dict[str, Any], request_numbers: list[int]) -> dict[str, Any]:
     handover = {
         "mode": "pull",
         "granularity": "request",
+        "first_token": "recomputed",
         "proxy_latency_ns": pd.get("proxy_latency", 0),
         "latency_ns": transfer["alpha"],
         "bytes_per_block": per_block,

@@ -57,6 +57,7 @@ def two_clusters(
     receives = {
         "mode": way[0],
         "granularity": way[1],
+        "first_token": "recomputed",
         "proxy_latency_ns": 1_000_000,
         "latency_ns": 10_000,
         "bytes_per_block": BLOCK_BYTES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,8 @@ def check(scenario: str, overrides: tuple[str, ...], as_json: bool) -> None:
     for view in views:
         output.print_text("" if len(views) == 1 else f"\ncluster {view.name}")
         if len(views) > 1:
-            output.print_facts(_cluster_overview(view))
+            model = () if view.served_model is None else (("model", _served(view)),)
+            output.print_facts([*model, *_cluster_overview(view)])
         _print_memory(view.facts.memory)
     for warning in _other_warnings(lowered):
         output.print_text(f"warning: {warning}")
@@ -79,7 +81,13 @@ def document(scenario: Scenario, lowered: Lowered) -> dict[str, Any]:
         **common,
         "gpus_total": sum(view.facts.gpus_total for view in views),
         "clusters": [
-            {"name": view.name, "role": view.role, "weight": view.weight, **found}
+            {
+                "name": view.name,
+                "role": view.role,
+                "weight": view.weight,
+                **({} if view.served_model is None else {"model": view.served_model}),
+                **found,
+            }
             for view, found in zip(views, clusters, strict=True)
         ],
     }
@@ -127,24 +135,39 @@ def memory_facts(plan: MemoryPlan | SglangPlan) -> dict[str, Any]:
 
 
 def _overview(scenario: Scenario, lowered: Lowered) -> list[tuple[str, str]]:
+    from frontier.config.models_served import model_names  # noqa: PLC0415 - slow to import
+
     requests = _num_requests(scenario, lowered)
     source = scenario.workload.chosen
     if scenario.workload.trace is not None:
         source = f"trace {scenario.workload.trace.path}"
     first = lowered.clusters[0]
+    names = model_names(scenario.views())
     return [
-        ("model", first.resolved.model.name),
+        ("models" if names else "model", ", ".join(names) or first.resolved.model.name),
         *(() if len(scenario.views()) > 1 else _cluster_overview(first.view)),
-        *((("KV transfer", _transfer(scenario, lowered)),) if lowered.plan.get("paths") else ()),
+        *_transfers(scenario, lowered, names),
+        *((("embeddings", _embeddings(lowered)),) if _encodes(lowered) else ()),
         *service_facts(scenario),
         ("workload", source if requests is None else f"{source}, {requests:,} requests"),
         ("step time", lowered.step_time),
     ]
 
 
-def _transfer(scenario: Scenario, lowered: Lowered) -> str:
-    """Return how KV is handed over, in words."""
-    receives = lowered.plan["paths"][0]["legs"][-1]["receives"]
+def _transfers(scenario: Scenario, lowered: Lowered, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return how KV is handed over, in words; of several models each that has it handed over."""
+    receives = [path["legs"][-1]["receives"] for path in lowered.plan.get("paths", ())]
+    if len(receives) < 2:
+        return [("KV transfer", _transfer(scenario, each)) for each in receives]
+    found = [
+        f"{name}: {_transfer(scenario, each)}"
+        for name, each in zip(names, receives, strict=True)
+        if each is not None
+    ]
+    return [("KV transfer", "\n".join(found) or "none")]
+
+
+def _transfer(scenario: Scenario, receives: dict[str, Any] | None) -> str:
     if receives is None:
         return "none"
     section = None if scenario.disaggregation is None else scenario.disaggregation.kv_transfer
@@ -152,6 +175,28 @@ def _transfer(scenario: Scenario, lowered: Lowered) -> str:
     over = "over the network" if given is None else f"{units.format_bandwidth(given)} each"
     size = units.format_bytes(receives["bytes_per_block"])
     return f"{receives['mode']} by {receives['granularity']}, {over}, {size} per block"
+
+
+def _served(view: ClusterView) -> str:
+    """Return the model of a cluster, and by what name it is asked for if that is another."""
+    name = view.facts.model.name
+    return name if name == view.served_model else f"{name}, served as {view.served_model}"
+
+
+def _encodes(lowered: Lowered) -> dict[str, Any] | None:
+    """Return how embeddings go from encoders to prompts, None without encoders."""
+    paths = lowered.plan.get("paths")
+    found: dict[str, Any] | None = paths[0]["legs"][0]["encodes"] if paths else None
+    return found
+
+
+def _embeddings(lowered: Lowered) -> str:
+    """Return what an encoder hands on, in words."""
+    encodes = _encodes(lowered)
+    assert encodes is not None
+    size = units.format_bytes(round(encodes["bytes_per_token"]))
+    bandwidth = units.format_bandwidth(encodes["bytes_per_s"])
+    return f"{size} per patch, {bandwidth} each, after {units.format_duration(encodes['latency_ns'])}"
 
 
 def _cluster_overview(view: ClusterView) -> list[tuple[str, str]]:

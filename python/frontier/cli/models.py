@@ -80,8 +80,32 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
             }
             for cache in caches
         ],
+        "vision": _vision(spec),
         "source": spec.source,
     }
+
+
+def _vision(spec: ModelSpec) -> dict[str, Any] | None:
+    """Return what there is to say of a vision tower, None without one; it is not among `parameters`."""
+    from frontier.models.vision_program import tower_parameters  # noqa: PLC0415
+
+    tower = spec.vision
+    if tower is None:
+        return None
+    return {
+        "parameters": tower_parameters(spec),
+        "num_layers": tower.num_layers,
+        "hidden_size": tower.hidden_size,
+        "patches_per_embedding": tower.merge,
+        "embedding_width": tower.embedding_width,
+    }
+
+
+def _tower(vision: dict[str, Any]) -> str:
+    return (
+        f"{vision['parameters']:,} parameters beside those above, {vision['num_layers']} layers\n"
+        f"{vision['patches_per_embedding']} patches become an embedding of {vision['embedding_width']:,}"
+    )
 
 
 def _attention(group: LayerGroup) -> str:
@@ -151,5 +175,6 @@ def _detail(spec: ModelSpec) -> list[tuple[str, str]]:
         ("layers", layers),
         ("KV per token", f"{output.size(facts['kv_bytes_per_token'])} in 16 bits\n{caches}"),
         ("context", f"{spec.max_model_len:,} tokens"),
+        *((("vision tower", _tower(facts["vision"])),) if facts["vision"] else ()),
         ("source", spec.source or "-"),
     ]

@@ -11,13 +11,13 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 from frontier import units
 from frontier.config.base import Choice, Section, section_of
 from frontier.config.engine import Engine
-from frontier.config.fields import Text, Whole, parse_plain_mapping, parse_whole
+from frontier.config.fields import Reference, Text, Whole, parse_plain_mapping, parse_whole
 from frontier.config.schema import part_of
 from frontier.config.sections import MAX_REPLICAS, Cluster, Hardware, Router
 from frontier.errors import show_value
 
-Role = Literal["colocated", "prefill", "decode", "attention", "ffn"]
-"""What a cluster does for a request: everything, prompts, tokens, or one half of every layer."""
+Role = Literal["colocated", "prefill", "decode", "attention", "ffn", "encode"]
+"""What a cluster does for a request: everything, prompts, tokens, one half of every layer, or its images."""
 
 MAX_CLUSTERS: Final = 64
 MAX_WEIGHT: Final = 1e9
@@ -54,9 +54,15 @@ class RoleCluster(Section):
     name: Text | None = None
     """What it is called in results; left out, its role."""
     role: Role
-    """What it does for a request: all of it (colocated), its prompt (prefill), its tokens (decode), or
-    attention or the FFN in every layer: of its tokens, after prefill clusters, of its prompt, before decode
-    clusters, or of all of it."""
+    """What it does for a request: all of it (colocated), its prompt (prefill), its tokens (decode), the
+    images that come with its prompt (encode), or attention or the FFN in every layer: of its tokens, after
+    prefill clusters, of its prompt, before decode clusters, or of all of it."""
+    model: Reference | None = None
+    """What it serves, in place of the model at the top: clusters of several models stand behind one front
+    door, and each request goes to those of the model that it names."""
+    served_model_name: Text | None = None
+    """Name by which requests ask for its model, where several are served; left out, that of the preset.
+    Clusters of one name serve one model."""
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS), BeforeValidator(parse_whole)] = 1
     """Number of engine instances; of an ffn cluster, those of its attention cluster: each has FFN ranks of
     its own, `engine.data_parallel_size` of `engine.tensor_parallel_size` GPUs."""

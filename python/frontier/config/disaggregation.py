@@ -1,7 +1,8 @@
 """Roles that form a program, KV that goes from one to the next, and what of it is not modelled.
 
 Engines: vLLM's NIXL connector (`vllm/distributed/kv_transfer/kv_connector/v1/nixl`), whose handshake compares
-release, model, KV dtype and heads, and whose tensor parallel sizes must divide one another.
+release, model, KV dtype and heads, and whose tensor parallel sizes must divide one another; SGLang's prefill
+and decode servers (`sglang_handover`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from frontier.config.afd import Afd
 from frontier.config.base import Section
 from frontier.config.clusters import RoleCluster
+from frontier.config.encode import ENCODE, EmbeddingTransfer
 from frontier.config.fields import Duration, Tokens
 from frontier.config.kv_tiers import Bandwidth
+from frontier.config.models_served import ServedModel
 from frontier.config.speculative import Speculative
 from frontier.errors import Issue, show_value
 
@@ -25,14 +28,17 @@ if TYPE_CHECKING:
     from frontier.config.views import ClusterView
 
 Balance = Literal["weighted", "least_loaded"]
+Mode = Literal["pull", "push", "buffer", "store"]
+Granularity = Literal["request", "chunk", "layer"]
 
-PROGRAMS: Final = (
+_PROGRAMS: Final = (
     (("colocated",), ("colocated",)),
     (("prefill", "decode"), ("prefill", "decode")),
     (("prefill", "attention"), ("prefill", "attention", "ffn")),
     (("attention", "decode"), ("attention", "ffn", "decode")),
     (("attention",), ("attention", "ffn")),
 )
+PROGRAMS: Final = (*_PROGRAMS, *(((ENCODE, *way), (ENCODE, *roles)) for way, roles in _PROGRAMS))
 """Roles of the clusters through which a request goes, in its order, and all roles that there are then: what
 is modelled. KV is handed from the first to the second."""
 
@@ -40,14 +46,16 @@ is modelled. KV is handed from the first to the second."""
 class KvTransfer(Section):
     """How the KV of a prompt gets from a prefill cluster to a decode cluster."""
 
-    mode: Literal["pull", "push", "buffer", "store"] = "pull"
+    mode: Mode | None = None
     """Who moves it, and where to: the decode side reads it from the prefill side, which holds its blocks
     until then (vLLM's NIXL); the decode side sets blocks aside first, and the prefill side writes into them
     (SGLang, Mooncake); the prefill side sends it into memory of the decode side beside the KV cache (vLLM's
-    P2P NCCL); or it writes it to a pool and is free, and the decode side reads it there (LMCache)."""
-    granularity: Literal["request", "chunk", "layer"] = "request"
+    P2P NCCL); or it writes it to a pool and is free, and the decode side reads it there (LMCache). Left out,
+    pull under vLLM, and push under SGLang, which has no other."""
+    granularity: Granularity | None = None
     """What is sent at once: the whole prompt after its last step; with push also every chunk after its step,
-    or every layer of a step when it is computed."""
+    or, under vLLM, every layer of a step when it is computed. Left out, request under vLLM, chunk under
+    SGLang."""
     proxy_latency: Duration = 0
     """From the end of the prefill to the request's arrival at the decode side."""
     latency: Duration | None = None
@@ -56,6 +64,19 @@ class KvTransfer(Section):
     bandwidth: Bandwidth | None = None
     """A link of this bandwidth for every transfer, all GPUs of an engine together: transfers never wait for
     each other. Left out, they share the links of `network`; mode store needs it."""
+
+    def under(self, engine: str) -> KvTransfer:
+        """Return it with what is left out as the engine named has it."""
+        mode, granularity = _WAYS.get(engine, _WAYS["vllm"])
+        return self.model_copy(
+            update={"mode": self.mode or mode, "granularity": self.granularity or granularity}
+        )
+
+
+_WAYS: Final[dict[str, tuple[Mode, Granularity]]] = {
+    "vllm": ("pull", "request"),
+    "sglang": ("push", "chunk"),
+}
 
 
 class Balances(Section):
@@ -69,13 +90,18 @@ class Balances(Section):
     """Over decode clusters."""
     attention: Balance | None = None
     """Over attention clusters, whatever their units do."""
+    encode: Balance | None = None
+    """Over encode clusters."""
 
 
 class Disaggregation(Section):
     """How requests go through clusters with a role."""
 
     kv_transfer: KvTransfer | None = None
-    """How KV gets from prefill to decode; left out, vLLM's NIXL over `network`."""
+    """How KV gets from prefill to decode; left out, vLLM's NIXL, or SGLang's servers, over `network`."""
+    embedding_transfer: EmbeddingTransfer | None = None
+    """How embeddings get from an encode cluster to where the prompt is computed; left out, over one network
+    card."""
     direct_below: Tokens | None = None
     """Conditional disaggregation: a request with at most so many prompt tokens that the decode side has not
     cached is served there as a whole."""
@@ -106,14 +132,11 @@ class _Refusal:
     applies: Callable[[Engine], bool]
     message: str
     roles: tuple[str, ...] = ("prefill", "decode")
-    modes: tuple[str, ...] = get_args(KvTransfer.model_fields["mode"].annotation)
+    modes: tuple[str, ...] = get_args(Mode)
     allowed: tuple[str, ...] = ()
 
 
 _REFUSALS: Final = (
-    _Refusal(
-        "name", lambda e: e.name != "vllm", "KV is handed over between vLLM engines alone", allowed=("vllm",)
-    ),
     _Refusal(
         "scheduler", lambda e: e.scheduler is not None, "only vLLM's own scheduler hands KV over; remove it"
     ),
@@ -162,30 +185,41 @@ def _program(roles: Iterable[str]) -> tuple[str, ...] | None:
     return next((program for program, present in PROGRAMS if set(present) == found), None)
 
 
+def _serving(roles: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the roles that have prompts or tokens, in the order of a request's way."""
+    program = _program(roles)
+    return None if program is None else tuple(role for role in program if role != ENCODE)
+
+
 def hands_over(roles: Iterable[str]) -> bool:
     """Tell whether KV goes from clusters to others; so it seems, too, where the roles form no program."""
-    program = _program(roles)
+    program = _serving(roles)
     return program is None or len(program) > 1
 
 
 def receivers(roles: Iterable[str]) -> tuple[str, ...]:
     """Return the roles of clusters that KV is handed to."""
-    program = _program(roles)
+    program = _serving(roles)
     return ("decode",) if program is None else program[1:]
 
 
 def units_prefill(roles: Iterable[str], disaggregation: Disaggregation | None) -> bool:
     """Tell whether prompts go to attention and FFN ranks: they come first, or serve some requests whole."""
-    program = _program(roles) or ()
+    program = _serving(roles) or ()
     section = disaggregation or Disaggregation()
     whole = section.direct_below is not None or section.deflect_above is not None
     return program[:1] == ("attention",) or ("attention" in program and whole)
 
 
 def program_issues(
-    clusters: Sequence[RoleCluster | None], disaggregation: Disaggregation | None
+    clusters: Sequence[RoleCluster | None],
+    models: Sequence[ServedModel],
+    disaggregation: Disaggregation | None,
 ) -> list[Issue]:
-    """Return what is wrong with the roles, names and weights of clusters; None stands for a broken one."""
+    """Return what is wrong with the roles, names and weights of clusters; None stands for a broken one.
+
+    The clusters of each model form a program of their own.
+    """
     issues: list[Issue] = []
     labels: dict[str, int] = {}
     for index, cluster in enumerate(clusters):
@@ -197,40 +231,57 @@ def program_issues(
             issues.append(Issue(f"clusters.{index}.name", cluster.name, message))
         labels.setdefault(cluster.label, index)
     known = [cluster for cluster in clusters if cluster is not None]
-    if len(known) < len(clusters) or issues:
+    if len(known) < len(clusters) or issues or not models:
         return issues
-    roles = [cluster.role for cluster in known]
-    program = program_of(known)
+    for model in models:
+        issues += _program_issues(known, model)
+    if any(issue.path == "clusters" for issue in issues):
+        return issues
+    by_model = [[known[index].role for index in model.clusters] for model in models]
+    return issues + _role_issues(by_model, disaggregation or Disaggregation())
+
+
+def _program_issues(known: Sequence[RoleCluster], model: ServedModel) -> list[Issue]:
+    """Return what is wrong with the roles and weights of the clusters that serve one model."""
+    members = [known[index] for index in model.clusters]
+    roles = [cluster.role for cluster in members]
+    of = model.of(known)
+    program = program_of(members)
     if program is None:
         found = ", ".join(dict.fromkeys(roles))
         message = (
             f"have the roles {found}, must have colocated alone, prefill and decode, or attention and ffn:"
-            " alone, with prefill clusters before them, or decode clusters after them (any number of each)"
+            " alone, with prefill clusters before them, or decode clusters after them (any number of each),"
+            " and encode before any of these"
         )
-        return [*issues, Issue("clusters", roles, message)]
+        return [Issue("clusters", roles, f"{of} {message}".strip())]
     if roles.count("attention") != roles.count("ffn"):
         message = (
             f"have {roles.count('attention')} attention and {roles.count('ffn')} ffn clusters, must have as"
             " many of each: the first of one belongs to the first of the other, and so on"
         )
-        return [*issues, Issue("clusters", roles, message)]
-    for index, cluster in enumerate(known):
-        if cluster.weight is not None and cluster.role != "ffn" and roles.count(cluster.role) == 1:
-            message = f"was {cluster.weight:g}, has no effect: no other cluster is {cluster.role}; remove it"
-            issues.append(Issue(f"clusters.{index}.weight", cluster.weight, message))
-    return issues + _role_issues(roles, disaggregation or Disaggregation())
-
-
-def _role_issues(roles: Sequence[str], disaggregation: Disaggregation) -> list[Issue]:
-    """Return fields of the section that mean nothing with these roles."""
+        return [Issue("clusters", roles, f"{of} {message}".strip())]
     issues = []
+    for index, cluster in zip(model.clusters, members, strict=True):
+        if cluster.weight is not None and cluster.role != "ffn" and roles.count(cluster.role) == 1:
+            others = "no other cluster" + ("" if model.name is None else f" of '{model.name}'")
+            message = f"was {cluster.weight:g}, has no effect: {others} is {cluster.role}; remove it"
+            issues.append(Issue(f"clusters.{index}.weight", cluster.weight, message))
+    return issues
+
+
+def _role_issues(by_model: Sequence[Sequence[str]], disaggregation: Disaggregation) -> list[Issue]:
+    """Return fields of the section that mean nothing with these roles, of the clusters of each model."""
+    issues = []
+    roles = [role for found in by_model for role in found]
     for role in Balances.model_fields:
         balance = getattr(disaggregation.balance, role)
-        if balance is not None and roles.count(role) < 2:
+        if balance is not None and max(found.count(role) for found in by_model) < 2:
             has = "has no effect with one" if role in roles else "has no effect without a"
-            message = f"was '{balance}', {has} {role} cluster; remove it"
+            each = " of each model" if len(by_model) > 1 and role in roles else ""
+            message = f"was '{balance}', {has} {role} cluster{each}; remove it"
             issues.append(Issue(f"disaggregation.balance.{role}", balance, message))
-    if not hands_over(roles):
+    if not any(map(hands_over, by_model)):
         for name in ("kv_transfer", "direct_below", "deflect_above"):
             value = getattr(disaggregation, name)
             if value is not None:
@@ -244,7 +295,7 @@ def transfer_issues(transfer: KvTransfer, network: Network | None) -> list[Issue
     """Return what is wrong with a transfer on its own."""
     issues = []
     path = "disaggregation.kv_transfer"
-    if transfer.granularity != "request" and transfer.mode != "push":
+    if transfer.granularity not in (None, "request") and transfer.mode != "push":
         message = (
             f"was '{transfer.granularity}', needs mode push: with {transfer.mode} a whole prompt is sent"
         )
@@ -266,7 +317,7 @@ def engine_issues(
     role = "decode" if receives else "prefill"
     for refusal in _REFUSALS:
         path = f"engine.{refusal.path}"
-        wanted = role in refusal.roles and transfer.mode in refusal.modes
+        wanted = role in refusal.roles and (transfer.mode or "pull") in refusal.modes
         if wanted and known(path) and refusal.applies(engine):
             value: Any = getattr(engine, refusal.path)
             value = value.model_dump(mode="json", exclude_none=True) if isinstance(value, Section) else value
@@ -282,9 +333,16 @@ def pair_issues(source: ClusterView, destination: ClusterView) -> list[Issue]:
     def report(field: str, value: object, message: str, allowed: tuple[str, ...] = ()) -> None:
         issues.append(Issue(f"clusters.{destination.index}.engine.{field}", value, message, allowed))
 
-    if one.name != "vllm" or other.name != "vllm":
-        return []  # which is refused anyway
     of = f"cluster '{source.name}'"
+    if one.name != other.name:
+        message = (
+            f"was {other.name}, but {of} has {one.name}: KV is handed over between engines of one kind alone"
+        )
+        report("name", other.name, message, (one.name,))
+        return issues
+    if one.name == "sglang" and destination.role == "attention":
+        report("name", other.name, "was sglang: attention and FFN ranks are vLLM's alone", ("vllm",))
+        return issues
     if one.version != other.version:
         message = (
             f"was {other.version}, but {of} has {one.version}: NIXL connects engines of one release alone"

@@ -26,6 +26,9 @@ class ServingCluster:
         in_service: how many of them are in service at the start, None where that was not said.
         engine: its engine, None where it is not valid.
         engine_path: returns where a field of its engine was given.
+        hands_over: whether it is a prefill or a decode cluster of one deployment.
+        has_links: whether KV from or to it goes over links that transfers share.
+        gpus: how many GPUs of which kind a replica has, None where that is not known.
     """
 
     name: str
@@ -34,6 +37,9 @@ class ServingCluster:
     in_service: int | None
     engine: Engine | None
     engine_path: Callable[[str], str]
+    hands_over: bool = False
+    has_links: bool = True
+    gpus: tuple[int, str] | None = None
 
     @property
     def serving(self) -> int:
@@ -93,9 +99,12 @@ def _engine_issues(cluster: ServingCluster, section: str, known: Known) -> list[
     engine = cluster.engine
     if engine is None:
         return []
-    message = f"requests can leave before their end ({section}) only under vLLM's own scheduler"
+    message = (
+        f"requests can leave before their end ({section}) only under vLLM's own scheduler, and SGLang's with"
+        " prefill and decode clusters"
+    )
     refused: list[tuple[str, Any, tuple[str, ...]]] = []
-    if engine.name != "vllm":
+    if engine.name != "vllm" and not cluster.hands_over:
         refused.append(("name", engine.name, ("vllm",)))
     if engine.scheduler is not None:
         refused.append(("scheduler", engine.scheduler.model_dump(mode="json", exclude_none=True), ()))
@@ -187,7 +196,7 @@ class _Rules:
                 " nothing brings it into service"
             )
             self._report(f"{path}.replica", event.replica, message)
-        if event.degrade_links is not None and not self.has_network:
+        if event.degrade_links is not None and not (self.has_network and cluster.has_links):
             message = (
                 "needs links that transfers share: prefill and decode clusters without kv_transfer.bandwidth"
             )
@@ -199,7 +208,22 @@ class _Rules:
                 others = tuple(name for name in self.clusters if name != to)
                 self._report(f"{path}.switch_role.to", to, message, others)
             else:
-                self._cluster(f"{path}.switch_role.to", to)
+                self._same_gpus(f"{path}.switch_role.to", cluster, to)
+
+    def _same_gpus(self, path: str, cluster: ServingCluster, to: str) -> None:
+        """Report a replica that joins a cluster whose replicas have other GPUs, which it takes along."""
+        other = self._cluster(path, to)
+        if other is None or None in (cluster.gpus, other.gpus) or cluster.gpus == other.gpus:
+            return
+        have = [f"{count} x {gpu}" for count, gpu in (each.gpus or (0, "") for each in (other, cluster))]
+        message = (
+            f"was {show_value(to)}, whose replicas have {have[0]}, but those of {cluster.name} have"
+            f" {have[1]}: a replica takes its GPUs along"
+        )
+        names = tuple(
+            name for name, each in self.clusters.items() if each.gpus == cluster.gpus and name != cluster.name
+        )
+        self._report(path, to, message, names)
 
     def _switches(self) -> None:
         """Report replicas that switch to a cluster without a place for them."""

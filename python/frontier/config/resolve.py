@@ -20,6 +20,7 @@ from frontier.config.drafts import (
     draft_warnings,
     stages_with_drafts,
 )
+from frontier.config.encode import ENCODE, examine_encoder
 from frontier.config.engine import Engine
 from frontier.config.kv_tier_checks import kv_tier_issues, resolve_kv_tiers
 from frontier.config.limits import Limits, effective_limits, limit_issues, limit_warnings
@@ -166,6 +167,8 @@ def examine(parts: Parts) -> Examined:
         issues += checks.objective_issues(parts.objectives, parts.known)
     if engine is None:
         return Examined(issues)
+    if parts.role == ENCODE:
+        return examine_encoder(parts, engine, spec=spec, gpu=gpu, issues=issues)
     if engine.name == "sglang":
         layout = _layout(parts, engine, spec, gpu, issues)
         stages = _stages(parts, engine, spec, gpu, layout=layout, issues=issues)

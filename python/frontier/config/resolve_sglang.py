@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from frontier.config.sglang import DEFAULT_PREEMPTION_THRESHOLD, NO_CHUNKS, Sglang
 from frontier.config.sglang_checks import sglang_model_issues, sglang_warnings
+from frontier.config.sglang_handover import colocated_issues, with_part
 from frontier.errors import ConfigError, DoesNotFitError, Issue
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def examine_sglang(
     if not parts.known("engine.sglang"):
         return Examined(issues)
     sglang = engine.sglang or Sglang()
+    if parts.role == "colocated":
+        issues += colocated_issues(sglang)
     given = sglang.context_length
     if given is not None and given > spec.max_model_len:
         message = f"was {given}, the model allows at most {spec.max_model_len}"
@@ -66,15 +69,15 @@ def examine_sglang(
     return Examined([], facts)
 
 
-def sglang_scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
-    """Return the scheduler settings of a plan."""
+def sglang_scheduler(engine: Engine, resolved: Resolved, role: str) -> dict[str, Any]:
+    """Return the scheduler settings of a plan for a server of a cluster with a role."""
     from frontier.memory.sglang import SglangPlan  # noqa: PLC0415 - keeps `import frontier` light
 
     sglang, memory = engine.sglang or Sglang(), resolved.memory
     assert isinstance(memory, SglangPlan)
     chunk = memory.chunked_prefill_size
     threshold = sglang.priority_scheduling_preemption_threshold
-    return {
+    settings = {
         "kind": "sglang",
         "max_total_tokens": memory.max_total_num_tokens,
         "max_running_requests": memory.max_running_requests,
@@ -93,6 +96,7 @@ def sglang_scheduler(engine: Engine, resolved: Resolved) -> dict[str, Any]:
         ),
         "schedule_low_priority_values_first": sglang.schedule_low_priority_values_first,
     }
+    return with_part(settings, sglang, role)
 
 
 def _pool(engine: Engine, sglang: Sglang, spec: ModelSpec, gpu: GpuSpec) -> SglangPlan:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from frontier.config import encode
 from frontier.config.admission import Admission
 from frontier.config.base import frozen, section_of
 from frontier.config.clusters import MAX_CLUSTERS, RoleCluster
@@ -22,6 +23,7 @@ from frontier.config.engine import Engine
 from frontier.config.fields import Reference, Seed, Text
 from frontier.config.issues import issues_of, unknown_field
 from frontier.config.locate import anchor_paths, path_texts
+from frontier.config.models_served import workload_issues
 from frontier.config.network import Network
 from frontier.config.paths import changed
 from frontier.config.plain import plain_values
@@ -46,6 +48,8 @@ _RESOLVED = "_resolved"
 """Key of the facts in a scenario's `__dict__`, beside its fields; pydantic neither compares nor writes it."""
 _VIEWS = "_views"
 """The same of its clusters, where it has `clusters`."""
+_PART = "_part"
+"""The mark of a scenario that is one of several clusters."""
 _ROLE_SECTIONS = ("clusters", "disaggregation", "network", "admission", "dynamics")
 """Sections that a cluster on its own does not have."""
 
@@ -72,7 +76,8 @@ class Scenario(BaseModel):
     name: Text | None = None
     """A label for results."""
     model: Reference
-    """Preset name, path of a Hugging Face config.json or its directory, or an inline mapping of its keys."""
+    """Preset name, path of a Hugging Face config.json or its directory, or an inline mapping of its keys; of
+    clusters with a role, that of those which name no other."""
     hardware: Hardware
     """The GPU; of clusters with a role, of those that name no other."""
     engine: Engine = Engine()
@@ -124,6 +129,8 @@ class Scenario(BaseModel):
         parts = Parts.of(sections, frozenset(broken))
         examined = examine(parts)
         issues += colocated_service_issues(sections, parts)
+        issues += workload_issues(sections.get("workload"), (), parts.known)
+        issues += encode.workload_issues(parts.workload, ("colocated",))
         if issues or examined.resolved is None:
             raise _refusal(issues, examined.issues, examined.lacking)
         super().__init__(**sections)
@@ -147,8 +154,9 @@ class Scenario(BaseModel):
         super().__init__(**{**sections, "clusters": examined.clusters})
         self.__dict__[_VIEWS] = examined.views
         for view in examined.views:
-            if view.unit is not None:
-                view.scenario.__dict__[_VIEWS] = (view,)  # on its own, too, it has FFN ranks
+            if view.unit is not None or view.role == encode.ENCODE:
+                # On its own, too, it has FFN ranks, or is an encoder, and its model is the only one.
+                view.scenario.__dict__[_VIEWS] = (replace(view, served_model=None),)
 
     @classmethod
     def _view(cls, sections: dict[str, Any], facts: Resolved) -> Scenario:
@@ -157,6 +165,7 @@ class Scenario(BaseModel):
         view = cls.__new__(cls)
         super(Scenario, view).__init__(**kept)
         view.__dict__[_RESOLVED] = facts
+        view.__dict__[_PART] = True
         return view
 
     def __hash__(self) -> int:
@@ -311,6 +320,11 @@ class Scenario(BaseModel):
         """
         known: tuple[ClusterView, ...] | None = self.__dict__.get(_VIEWS)
         return (colocated_view(self, self.__dict__[_RESOLVED]),) if known is None else known
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is one of the clusters of another scenario, whose requests may pass others before it."""
+        return _PART in self.__dict__
 
     def view(self, cluster: str | None = None) -> ClusterView:
         """Return a cluster by its name, which may be left out where there is only one.

@@ -103,3 +103,10 @@ class Sglang(Section):
     """By how much a priority must exceed that of a running request to preempt it; left out, 10."""
     schedule_low_priority_values_first: Flag = False
     """Lower values are served first, instead of higher ones."""
+    num_reserved_decode_tokens: (
+        Annotated[int, Field(ge=0, le=U32_MAX), BeforeValidator(parse_whole)] | None
+    ) = None
+    """KV slots that a decode server keeps for the output of every request that it has or lets in; left out,
+    512."""
+    disaggregation_decode_polling_interval: Positive | None = None
+    """Turns of its loop in which a decode server looks once for requests and KV that came; left out, 1."""

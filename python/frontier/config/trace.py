@@ -39,6 +39,11 @@ class Columns(Section):
     """Conversation the request belongs to."""
     hash_ids: Text | None = None
     """List of block hashes of the prompt."""
+    model: Text | None = None
+    """Name of the model that the request is for, where clusters serve several; left out, the format's, or
+    the column called model."""
+    encoder_tokens: Text | None = None
+    """Tokens of a vision tower (patches) that the request brings; 0 for none."""
 
 
 class Trace(Section):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from frontier.config import afd
+from frontier.config import afd, encode, sglang_handover
 from frontier.config import disaggregation as rules
 from frontier.config.afd import Afd
 from frontier.config.afd_facts import AfdUnit, step_time_issues, with_batches
@@ -14,6 +14,13 @@ from frontier.config.clusters import MAX_CLUSTERS, PARTIAL, RoleCluster, is_give
 from frontier.config.disaggregation import Disaggregation, KvTransfer
 from frontier.config.dynamics_checks import ServingCluster, service_issues
 from frontier.config.engine import Engine
+from frontier.config.models_served import (
+    ServedModel,
+    by_model,
+    served_models,
+    without_models,
+    workload_issues,
+)
 from frontier.config.network import Network, network_facts
 from frontier.config.resolve import Examined, Parts, Resolved, examine
 from frontier.config.sections import Hardware
@@ -41,11 +48,12 @@ class ClusterView:
         role: what it does for a request.
         weight: its part of the requests among the clusters of its role.
         engine: its engine, the fields at the top of the scenario included.
-        model: the scenario's model.
+        model: its model, the scenario's or its own.
         index: its number in `clusters`, None where the scenario has a `cluster`.
         own: its entry in `clusters`.
         found: the facts that follow, None where it is not valid.
         unit: of an attention cluster, the FFN ranks of each of its replicas.
+        served_model: by what name requests ask for its model, None where all clusters serve one.
     """
 
     name: str
@@ -57,6 +65,7 @@ class ClusterView:
     own: RoleCluster | None = None
     found: Resolved | None = None
     unit: AfdUnit | None = None
+    served_model: str | None = None
     _scenario: Scenario | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -90,6 +99,8 @@ class ClusterView:
             return issue
         if head == "cluster":
             return replace(issue, path=f"clusters.{self.index}.{rest}" if rest else f"clusters.{self.index}")
+        if head == "model" and self.own.model is not None:
+            return replace(issue, path=f"clusters.{self.index}.{path}")
         if head not in ("engine", "hardware"):
             return issue
         if rest and not is_given(getattr(self.own, head), PARTIAL[head], rest):
@@ -138,7 +149,14 @@ def _service_issues(
     """Return what is wrong with changes and the front door of several clusters."""
     disaggregation: Disaggregation = sections.get("disaggregation") or Disaggregation()
     transfer = disaggregation.kv_transfer or KvTransfer()
-    hands_over = {view.role for view in views} == {"prefill", "decode"}
+    apart = {
+        view.name
+        for members in by_model(views)
+        if {view.role for view in members} - {encode.ENCODE} == {"prefill", "decode"}
+        for view in members
+        if view.role != encode.ENCODE
+    }
+    linked = apart if transfer.bandwidth is None else set()
     clusters = []
     for view in (view for view in views if view.has_requests):
         assert view.own is not None
@@ -151,16 +169,24 @@ def _service_issues(
                 own.in_service,
                 view.engine,
                 lambda path, place=place: place(Issue(path, None, "")).path,  # type: ignore[misc]
+                hands_over=view.name in apart,
+                has_links=view.name in linked,
+                gpus=_replica_gpus(view),
             )
         )
     issues = service_issues(
         sections,
         clusters,
         Parts.of({}, broken).known,
-        has_network=hands_over and transfer.bandwidth is None,
+        has_network=bool(linked),
     )
     # An engine at the top is that of all clusters.
     return list({(issue.path, issue.message): issue for issue in issues}.values())
+
+
+def _replica_gpus(view: ClusterView) -> tuple[int, str] | None:
+    """Return how many GPUs of which kind a replica has, None where that is not known."""
+    return None if view.found is None else (view.found.gpus_per_replica, view.found.gpu.name)
 
 
 def examine_clusters(
@@ -194,9 +220,13 @@ def examine_clusters(
     disaggregation = sections.get("disaggregation")
     issues += _overridden(sections.get("engine"), entries)
     issues += _overridden_hardware(sections.get("hardware"), entries)
-    issues += rules.program_issues(entries, disaggregation)
+    models, found = served_models(entries, sections.get("model"))
+    issues += found
+    issues += rules.program_issues(entries, models, disaggregation)
     section = None if disaggregation is None else disaggregation.afd
     issues += afd.entry_issues(entries, section, sections.get("engine"))
+    embeddings = None if disaggregation is None else disaggregation.embedding_transfer
+    issues += encode.entry_issues(entries, embeddings, len(models))
     examined = [
         _examine_entry(index, entry, data, sections, broken=broken | _as_cluster(wrong, index), make=make)
         for index, entry in enumerate(entries)
@@ -207,19 +237,32 @@ def examine_clusters(
         next((part.lacking for part in examined if part.lacking is not None), None) if own_issues else None
     )
     issues += _merged_issues(examined)
-    views = tuple(part.view for part in examined)
+    if models and not any(f".{issue.path}".endswith(".model") for issue in issues):
+        names = [each.name for each in models if each.name is not None]
+        found = workload_issues(sections.get("workload"), names, Parts.of({}, broken).known)
+        lacking = None if found else lacking
+        issues += found
+    views = _named(tuple(part.view for part in examined), models)
     issues += _service_issues(views, sections, broken | wrong)
+    issues += _encode_issues(views, sections, embeddings)
     if any(view.role in afd.AFD_ROLES for view in views):
-        prefills = rules.units_prefill([view.role for view in views], disaggregation)
-        views, found = _units(views, section or Afd(), broken, prefills=prefills)
+        units: list[ClusterView] = []
+        found = []
+        for members in by_model(views):
+            prefills = rules.units_prefill([view.role for view in members], disaggregation)
+            changed, wrong_units = _units(members, section or Afd(), broken, prefills=prefills)
+            units += changed
+            found += wrong_units
+        views = tuple(sorted(units, key=lambda view: view.index or 0))
         issues += found
         lacking = None if found else lacking
-    if rules.hands_over(view.role for view in views) and all(view.role != "colocated" for view in views):
+    apart = hand_over(views)
+    if apart or not views:
         transfer_broken = any(path.startswith(("disaggregation", "network")) for path in broken)
         found = (
             []
             if transfer_broken
-            else _hand_over_issues(views, disaggregation, sections.get("network"), broken)
+            else _hand_over_issues(apart, disaggregation, sections.get("network"), broken)
         )
         lacking = None if found else lacking
         issues += found
@@ -228,6 +271,37 @@ def examine_clusters(
         issues.append(Issue("network", None, message))
     clusters = tuple(entry for entry in entries if entry is not None) if not issues else None
     return ExaminedClusters(clusters, () if issues or broken else views, issues, lacking)
+
+
+def _named(views: tuple[ClusterView, ...], models: Sequence[ServedModel]) -> tuple[ClusterView, ...]:
+    """Return the clusters with the names of the models that they serve."""
+    names = {index: model.name for model in models for index in model.clusters}
+    return tuple(replace(view, served_model=names.get(view.index or 0)) for view in views)
+
+
+def hand_over(views: Sequence[ClusterView]) -> tuple[ClusterView, ...]:
+    """Return the clusters of models whose KV is handed from one cluster to the next."""
+    groups = by_model(views)
+    apart = [
+        members
+        for members in groups
+        if all(view.role != "colocated" for view in members)
+        and rules.hands_over(view.role for view in members)
+    ]
+    return tuple(view for members in apart for view in members if view.role != encode.ENCODE)
+
+
+def _encode_issues(
+    views: Sequence[ClusterView], sections: Mapping[str, Any], section: encode.EmbeddingTransfer | None
+) -> list[Issue]:
+    """Return what is wrong between encode clusters, the workload, and the clusters that come next."""
+    issues = [*encode.workload_issues(sections.get("workload"), [view.role for view in views])]
+    encoders = [view for view in views if view.role == encode.ENCODE and view.found is not None]
+    if not encoders:
+        return issues
+    issues += encode.switch_issues(sections.get("dynamics"), views)
+    receivers = [view.facts.gpu for view in views if view.role in encode.RECEIVERS and view.found is not None]
+    return [*issues, *encode.link_issues(section, [view.facts.gpu for view in encoders], receivers)]
 
 
 def _overridden(top: Engine | None, entries: Sequence[RoleCluster | None]) -> list[Issue]:
@@ -291,9 +365,16 @@ def _examine_entry(
 ) -> _Entry:
     issues: list[Issue] = []
     own = {name: value for name, value in sections.items() if name not in ("engine", "hardware")}
+    own["workload"] = without_models(own.get("workload"))
     bad = {path for path in broken if path.partition(".")[0] in (*_SHARED, "cluster")}
+    if "cluster.model" in bad:
+        own["model"] = None
+        bad.add("model")
+    elif entry.model is not None:
+        own["model"] = entry.model
+        bad -= {"model"}
     parts = {
-        "engine": over_engine(data.get("engine"), entry.engine),
+        "engine": over_engine(encode.common_engine(data.get("engine"), entry.role), entry.engine),
         "hardware": over_hardware(data.get("hardware"), entry.hardware),
     }
     for name, raw in parts.items():
@@ -310,7 +391,7 @@ def _examine_entry(
         entry.role,
         float(entry.replicas) if entry.weight is None else entry.weight,
         engine,
-        data.get("model"),
+        data.get("model") if entry.model is None else entry.model,
         index=index,
         own=entry,
     )
@@ -346,11 +427,32 @@ def _hand_over_issues(
     broken: frozenset[str],
 ) -> list[Issue]:
     """Return what is wrong between clusters that compute prompts and those that KV is handed to."""
+    views = [view for view in views if view.has_requests and view.role != encode.ENCODE]
+    section = disaggregation or Disaggregation()
+    transfer = section.kv_transfer or KvTransfer()
+    issues: list[Issue] = []
+    for members in by_model(views):
+        engines = {view.engine.name for view in members}
+        own = transfer.under(*engines) if len(engines) == 1 else transfer
+        found = rules.transfer_issues(own, network)
+        if engines == {"sglang"}:
+            found = sglang_handover.way_issues(own, section) or found
+        issues += [*found, *_model_hand_over_issues(members, own, broken)]
+    if transfer.bandwidth is None and all(view.found is not None for view in views):
+        facts = network_facts(network or Network(), [(view, view.facts) for view in views])
+        issues += facts.issues
+    return list({(issue.path, issue.message): issue for issue in issues}.values())
+
+
+def _model_hand_over_issues(
+    views: Sequence[ClusterView], transfer: KvTransfer, broken: frozenset[str]
+) -> list[Issue]:
+    """Return what is wrong between the clusters of one model."""
     receivers = rules.receivers(view.role for view in views)
-    views = [view for view in views if view.has_requests]
-    transfer = (disaggregation or Disaggregation()).kv_transfer or KvTransfer()
-    issues = rules.transfer_issues(transfer, network)
+    issues: list[Issue] = []
     for view in views:
+        if view.engine.name == "sglang" and not broken:
+            issues += sglang_handover.server_issues(view)
         issues += [
             view.placed(issue)
             for issue in rules.engine_issues(
@@ -361,14 +463,11 @@ def _hand_over_issues(
             )
         ]
         if view.found is not None:
-            issues += rules.facts_issues(view, view.found)
+            issues += map(view.placed, rules.facts_issues(view, view.found))
     for source in (view for view in views if view.role not in receivers):
         for destination in (view for view in views if view.role in receivers):
             issues += rules.pair_issues(source, destination)
-    if transfer.bandwidth is None and all(view.found is not None for view in views):
-        facts = network_facts(network or Network(), [(view, view.facts) for view in views])
-        issues += facts.issues
-    return list({(issue.path, issue.message): issue for issue in issues}.values())
+    return issues
 
 
 def _units(

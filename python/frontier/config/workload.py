@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from frontier.config.arrivals import Arrivals
 from frontier.config.base import Choice, Section
@@ -16,8 +16,16 @@ from frontier.config.fields import (
     parse_whole,
 )
 from frontier.config.lengths import Length
+from frontier.config.models_served import parse_shares
 from frontier.config.trace import MAX_REQUESTS, Trace
 from frontier.units import parse_number
+
+_SHARES_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "minProperties": 2,
+    "additionalProperties": {"type": ["number", "string"], "exclusiveMinimum": 0},
+    "examples": [{"llama-3.1-8b": 0.7, "llama-3.1-70b": 0.3}],
+}
 
 
 class SharedPrefix(Section):
@@ -31,6 +39,16 @@ class SharedPrefix(Section):
     """Popularity of prefix i is proportional to 1 / (i + 1)^exponent; 0 is uniform."""
     share: Share = 1.0
     """Share of requests that begin with a prefix."""
+
+
+class Encoder(Section):
+    """What comes with prompts to be encoded before: an image for a vision tower."""
+
+    tokens: Length
+    """Tokens of the tower that a request brings: patches, of one image. Its prompt has to include their
+    embeddings, which are fewer (of Qwen2.5-VL, one for four patches)."""
+    share: Share = 1.0
+    """Share of requests that bring something."""
 
 
 class Synthetic(Section):
@@ -48,10 +66,17 @@ class Synthetic(Section):
     """Output lengths."""
     shared_prefix: SharedPrefix | None = None
     """Prefixes that requests share, if any."""
+    encoder: Encoder | None = None
+    """Images that requests bring, for clusters that encode; left out, none."""
     sessions: Positive | None = None
     """Number of sessions that requests are drawn into; left out, no sessions."""
     max_priority: Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(parse_whole)] = 0
     """Priorities are drawn from 0 ... this (lower is served first)."""
+    models: (
+        Annotated[dict[str, float], BeforeValidator(parse_shares), WithJsonSchema(_SHARES_SCHEMA)] | None
+    ) = None
+    """Share of the requests for each model, relative to the others, where clusters serve several; lengths are
+    the same for all of them."""
 
     @model_validator(mode="after")
     def _ends(self) -> Synthetic:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from frontier.config import Scenario
 from frontier.config.base import BASE_KEY
+from frontier.config.encode import ENCODE
+from frontier.config.sglang_handover import DECODE_ONLY
 from frontier.errors import ConfigError, Issue, show_value
 from frontier.launch import sglang_rules, vllm_rules
 from frontier.launch.flag_table import Flag, flags_of
@@ -55,18 +57,24 @@ def to_vllm(scenario: Scenario) -> str:
     if scenario.clusters is None:
         return _vllm_command(scenario, [])
     transfer = None if scenario.disaggregation is None else scenario.disaggregation.kv_transfer
-    if transfer is not None and transfer.mode != "pull":
+    if transfer is not None and transfer.mode not in (None, "pull"):
         message = f"was '{transfer.mode}', commands are written for vLLM's NIXL connector alone, which pulls"
         raise ConfigError(Issue("disaggregation.kv_transfer.mode", transfer.mode, message, ("pull",)))
     apart = [view.name for view in scenario.views() if view.role in ("attention", "ffn")]
     if apart:
         message = f"are attention or FFN ranks ({', '.join(apart)}), for which vllm serve has no flags"
         raise ConfigError(Issue("clusters", apart, message))
+    encoders = [view.name for view in scenario.views() if view.role == ENCODE]
+    if encoders:
+        message = f"are encoders ({', '.join(encoders)}), for whose connectors no commands are written"
+        raise ConfigError(Issue("clusters", encoders, message))
     commands = []
     for view in scenario.views():
         role = _NIXL_ROLES.get(view.role)
         settings = {"kv_connector": "NixlConnector", "kv_role": role}
         words = [] if role is None else ["--kv-transfer-config", json.dumps(settings)]
+        if view.served_model is not None and view.plain.served_model_name is not None:
+            words += ["--served-model-name", view.served_model]
         cluster = view.scenario.cluster
         gpus = f"{view.facts.gpus_per_replica} x {view.facts.gpu.name}"
         about = f"# cluster {view.name}: {cluster.replicas} x this, each on {gpus}"
@@ -101,16 +109,45 @@ def _one_cluster(scenario: Scenario, what: str) -> None:
 def to_sglang(scenario: Scenario) -> str:
     """Return the command that launches SGLang's server for one replica of a scenario.
 
+    Of a scenario with prefill and decode clusters it is one command for each, below a comment with its name
+    and its replicas. They need SGLang's router before them.
+
     Raises:
         ConfigError: the scenario is not SGLang's, or has settings that no flag can express.
     """
+    if scenario.clusters is not None and any(view.role in _NIXL_ROLES for view in scenario.views()):
+        return _sglang_servers(scenario)
     _one_cluster(scenario, "SGLang's command")
-    arguments = _sglang_arguments(scenario)
+    return _sglang_command(scenario, [])
+
+
+def _sglang_servers(scenario: Scenario) -> str:
+    """Return a command for each prefill and decode cluster; SGLang's router goes before them."""
+    views = scenario.views()
+    decode = next(view for view in views if view.role == "decode")
+    commands = []
+    for view in views:
+        words = ["--disaggregation-mode", view.role]
+        size = decode.engine.tensor_parallel_size
+        if view.role == "prefill" and size != view.engine.tensor_parallel_size:
+            words += ["--disaggregation-decode-tp", str(size)]
+        gpus = f"{view.facts.gpus_per_replica} x {view.facts.gpu.name}"
+        about = f"# cluster {view.name}: {view.scenario.cluster.replicas} x this, each on {gpus}"
+        dropped = tuple(f"engine.sglang.{name}" for name in DECODE_ONLY) if view.role == "prefill" else ()
+        try:
+            commands.append(f"{about}\n{_sglang_command(view.scenario, words, dropped)}\n")
+        except ConfigError as error:
+            raise error.placed([view.placed(issue) for issue in error.issues], error.source) from None
+    return "\n".join(commands)
+
+
+def _sglang_command(scenario: Scenario, more: list[str], dropped: tuple[str, ...] = ()) -> str:
+    arguments = _sglang_arguments(scenario, dropped)
     model, overrides = _model_of(scenario)
     words = ["python", "-m", "sglang.launch_server", "--model-path", model]
     if overrides:
         words += ["--json-model-override-args", json.dumps(overrides)]
-    return _command([*words, *arguments])
+    return _command([*words, *arguments, *more])
 
 
 def to_dynamo(scenario: Scenario) -> str:
@@ -269,9 +306,10 @@ def _vllm_arguments(scenario: Scenario) -> tuple[list[str], list[str]]:
     return variables, _arguments(scenario, settings, vllm_rules.RULES, vllm_rules.WRITERS)
 
 
-def _sglang_arguments(scenario: Scenario) -> list[str]:
-    """Return the arguments, the model aside."""
+def _sglang_arguments(scenario: Scenario, dropped: tuple[str, ...] = ()) -> list[str]:
+    """Return the arguments, the model and the fields `dropped` aside."""
     settings = _settings(scenario, "sglang", frozenset())
+    settings = {path: value for path, value in settings.items() if path not in dropped}
     return _arguments(scenario, settings, sglang_rules.RULES, sglang_rules.WRITERS)
 
 

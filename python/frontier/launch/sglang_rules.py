@@ -26,6 +26,8 @@ _OWN: Final = (
     "schedule_low_priority_values_first",
     "priority_scheduling_preemption_threshold",
     "cuda_graph_max_bs",
+    "num_reserved_decode_tokens",
+    "disaggregation_decode_polling_interval",
 )
 """Fields of `engine.sglang` under SGLang's own names."""
 

@@ -31,7 +31,7 @@ class MemoryPlan:
             buffers (apart), graphs (0 where the version does not subtract them).
         available_bytes: what is left for the KV cache; negative if nothing is.
         block_size: tokens per block.
-        bytes_per_block: over all layers; 0 on ranks without a KV cache (FFN ranks).
+        bytes_per_block: over all layers; 0 on ranks without a KV cache (FFN ranks, encoders).
         num_gpu_blocks: blocks, the null block included.
         max_model_len: tokens of the longest request.
         num_gpu_blocks_override: the number given instead, if any.
@@ -44,6 +44,8 @@ class MemoryPlan:
         context_shards: ranks over which context parallelism deals out the tokens of a block: together they
             hold so many times `block_size`.
         graphs_outside_bytes: graphs that the version does not subtract: they come out of the share left out.
+        encoder_cache_bytes: embeddings that an encoder holds for others; such a rank has no KV cache, and its
+            blocks are places for embeddings.
         warnings: where the plan departs from what vLLM would do.
         issues: why vLLM would refuse to start; empty if it would not.
     """
@@ -75,6 +77,7 @@ class MemoryPlan:
     graphs_outside_bytes: int = 0
     kv_group_windows: tuple[int | None, ...] = ()
     longest_request_blocks: int = 0
+    encoder_cache_bytes: int = 0
     warnings: tuple[str, ...] = ()
     issues: tuple[Issue, ...] = field(default=())
 
@@ -94,6 +97,7 @@ class MemoryPlan:
             + self.late_bytes
             + self.communication_bytes
             + self.graph_bytes
+            + self.encoder_cache_bytes
         )
 
     @property
@@ -157,6 +161,9 @@ class MemoryPlan:
         ]
         if self.communication_bytes:
             rows.append(("all-reduce", gib(-self.communication_bytes), "assumed"))
+        if self.encoder_cache_bytes:
+            places = f"exact: {self.num_gpu_blocks - 1:,} embeddings of {self.block_size} patches"
+            rows.append(("encoder cache", gib(-self.encoder_cache_bytes), places))
         if not self.bytes_per_block:
             graphs = ("CUDA graphs", gib(-self.graph_bytes), "estimated")
             return [*rows, graphs, ("left", gib(self.available_bytes), "no KV cache here")]

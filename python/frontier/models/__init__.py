@@ -10,7 +10,7 @@ from frontier.models.layout import Layout
 from frontier.models.operators import Operator
 from frontier.models.parameters import ParameterCounts, parameter_counts
 from frontier.models.program import operator_program, pipeline_stages, required_dtypes
-from frontier.models.reader import hub_name, load_model, model_names
+from frontier.models.reader import hub_name, load_model, model_names, preset_name
 from frontier.models.sharding import layout_issues, sharding_issues
 from frontier.models.spec import LayerGroup, ModelSpec
 
@@ -29,6 +29,7 @@ __all__ = [
     "operator_program",
     "parameter_counts",
     "pipeline_stages",
+    "preset_name",
     "required_dtypes",
     "resolve_kv_cache_dtype",
     "sharding_issues",

@@ -188,7 +188,8 @@ class Attention(ComputeOperator):
 
     `kv_heads` is the number of heads of keys and values that are streamed apart; 1 where all query heads read
     one latent vector. `mixed_decode_factor` says what decodes cost in a kernel that they share with prefills,
-    relative to decodes alone; None for the bound of the whole batch.
+    relative to decodes alone; None for the bound of the whole batch. Where it is not `causal` every token
+    sees all of its request, or of its block of `block_tokens`: without a cache, and in no predictor's data.
     """
 
     heads: int
@@ -201,6 +202,8 @@ class Attention(ComputeOperator):
     phase: Phase = "both"
     window: int | None = None
     mixed_decode_factor: float | None = None
+    causal: bool = True
+    block_tokens: int | None = None
     family: str = "attention"
 
     @property
@@ -222,7 +225,7 @@ class Attention(ComputeOperator):
 
     def to_plan(self, predictors: PredictorRefs = NO_PREDICTORS) -> dict[str, Any]:
         """Return the plan's `attention`."""
-        return {
+        plan = {
             "op": "attention",
             "name": self.name,
             "count": self.count,
@@ -239,6 +242,10 @@ class Attention(ComputeOperator):
             "dtype": self.dtype,
             "activation_bytes": self.activation_bytes,
         }
+        if not self.causal:
+            blocks = self.block_tokens
+            plan["span"] = {"kind": "request"} if blocks is None else {"kind": "blocks", "tokens": blocks}
+        return plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

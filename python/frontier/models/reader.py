@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from frontier.models.fields import MAX_COUNT, Fields
 from frontier.models.quantization import read_quantization
 from frontier.models.refusals import refusal
 from frontier.models.spec import ModelDtype, ModelSpec, group_layers
+from frontier.models.vision import language_part, read_tower, reads_vision
 
 _LENGTH_KEYS = (
     "max_position_embeddings",
@@ -79,6 +81,11 @@ def _aliases() -> dict[str, str]:
             names[hub_name.casefold()] = preset
             names.setdefault(hub_name.rsplit("/", 1)[-1].casefold(), preset)
     return names
+
+
+def preset_name(source: str) -> str | None:
+    """Return the preset that a name stands for (its own, or that on the Hugging Face hub), None if none."""
+    return _find_preset(source)
 
 
 def _find_preset(name: str) -> str | None:
@@ -152,6 +159,8 @@ def _parse(path: Path) -> Mapping[str, Any]:
 
 
 def _read(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
+    if reads_vision(config):
+        return _read_with_vision(config, name=name, where=where)
     refused = refusal(config, frozenset(FAMILIES))
     if refused is not None:
         raise ConfigError(refused, source=where)
@@ -181,6 +190,14 @@ def _read(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
     _drop_repeats(f)
     f.finish(where)
     return spec
+
+
+def _read_with_vision(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
+    spec = _read(language_part(config), name=name, where=where)
+    tower, issues = read_tower(config, spec.hidden_size)
+    if issues:
+        raise ConfigError(issues, source=where)
+    return replace(spec, vision=tower)
 
 
 def _unknown_type(model_type: object) -> Issue:

@@ -230,8 +230,62 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
+class VisionTower:
+    """A vision transformer and what brings its output to the language model's width, in whole-model sizes.
+
+    Its tokens are patches. Attention is bidirectional, with as many key heads as query heads.
+
+    Attributes:
+        num_layers: transformer layers.
+        hidden_size: width of a patch's state.
+        num_heads: attention heads; divides `hidden_size`.
+        intermediate_size: width of the feed-forward part.
+        gated: it has a gate (SwiGLU); otherwise it is two products with an activation between them.
+        rms_norm: norms are RMS norms; otherwise layer norms, which have a bias.
+        patch_elements: numbers that make a patch: channels x frames x rows x columns.
+        patch_bias: their projection has a bias.
+        positions: rows of a table of learned positions; 0 without one.
+        interpolated: a patch's position is a mean of four of its rows.
+        rotary: queries and keys are turned.
+        block_tokens: patches that see each other (a window, or an image of fixed size); None for all patches
+            of a request.
+        full_layers: layers that all patches of a request see each other in, in spite of `block_tokens`.
+        final_norm: a norm follows the last layer.
+        merge: patches that become one embedding of the language model.
+        pooled: their mean is projected by one matrix; otherwise they are joined and go through two products.
+        deepstack: layers whose output is merged, too, for layers of the language model (Qwen3-VL); each adds
+            to the embeddings that are handed on.
+        out_hidden_size: width of an embedding: that of the language model.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    gated: bool
+    rms_norm: bool
+    patch_elements: int
+    patch_bias: bool
+    positions: int
+    interpolated: bool
+    rotary: bool
+    block_tokens: int | None
+    full_layers: int
+    final_norm: bool
+    merge: int
+    pooled: bool
+    deepstack: int
+    out_hidden_size: int
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers that the language model gets for each embedding."""
+        return self.out_hidden_size * (1 + self.deepstack)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A decoder-only text model.
+    """A decoder-only text model, or the language part of a model that also sees.
 
     Attributes:
         name: preset name, or what the description was read from.
@@ -249,6 +303,7 @@ class ModelSpec:
             `layers`.
         draft_vocab_size: tokens that a draft head can name, where these are fewer than the vocabulary
             (EAGLE-3).
+        vision: what encodes images before the prompt, if anything.
     """
 
     name: str
@@ -264,6 +319,7 @@ class ModelSpec:
     source: str | None = None
     num_nextn_predict_layers: int = 0
     draft_vocab_size: int | None = None
+    vision: VisionTower | None = None
 
     @property
     def num_layers(self) -> int:

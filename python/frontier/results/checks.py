@@ -30,7 +30,7 @@ from frontier.results.columns import (
     client_stamps_ns,
 )
 from frontier.results.kv_tiers import KvTier
-from frontier.results.tokens import TokenRuns
+from frontier.results.tokens import CARRIED, TokenRuns
 from frontier.results.transfer_checks import check_transfers
 from frontier.results.violations import no_request
 
@@ -128,7 +128,11 @@ def check_token_runs(columns: Columns) -> TokenRuns:
     if bool((requests["replica"][raw["request"]] == NONE_U32).any()):
         raise InvariantError("token_runs names a request that was never routed")
     steps = np.diff(columns.replica_offsets)[requests["replica"][raw["request"]]]
-    bad = (raw["first_step"] > raw["last_step"]) | (raw["last_step"] >= steps) | (raw["tokens_per_step"] < 1)
+    carried = raw["first_step"] == CARRIED
+    bad = (raw["first_step"] > raw["last_step"]) | (raw["tokens_per_step"] < 1)
+    bad |= ~carried & (raw["last_step"] >= steps)
+    bad |= carried & ((raw["last_step"] != CARRIED) | (raw["tokens_per_step"] != 1))
+    bad |= carried & (requests["first_token_ns"][raw["request"]] == NEVER)
     no_request(
         bad,
         "emitted tokens in steps that do not exist",
@@ -138,7 +142,10 @@ def check_token_runs(columns: Columns) -> TokenRuns:
     )
     runs = TokenRuns.from_columns(columns)
     same = runs.request[1:] == runs.request[:-1]
-    overlap = same & (runs.first[1:] <= runs.last[:-1])
+    # Carried tokens come first, and are numbered behind all steps.
+    carried = carried[np.argsort(raw["request"], kind="stable")]
+    no_request(same & carried[1:], "has a token beside its carried one before it", runs.request[1:])
+    overlap = same & ~carried[:-1] & (runs.first[1:] <= runs.last[:-1])
     no_request(overlap, "has token runs out of order", runs.request[1:])
     late = runs.end_ns[runs.last] > columns.totals["end_ns"]
     no_request(late, "emitted a token after the end of the run", runs.request)
@@ -206,6 +213,8 @@ def check_timeline(columns: Columns) -> None:
     dropped = len(columns.transfers["request"])
     if len(columns.clusters) > 1:
         dropped += int(np.isin(requests["status"], (UNFINISHED, FAILED)).sum())
+    # So do encoders, of what a request brings, which may be nothing.
+    dropped += int((requests["encoder_tokens"] > 0).sum())
     # Engines made the tokens of attempts that were lost as well.
     again = requests["attempts"].astype(np.int64) - 1
     lost = int((again * requests["output_tokens"]).sum())

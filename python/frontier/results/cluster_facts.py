@@ -9,6 +9,9 @@ from typing import Any
 
 from frontier.errors import ConfigError, Issue, show_value
 
+WORDS = ("name", "gpus", "model")
+"""Facts that are not amounts which may be unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
@@ -23,6 +26,7 @@ class ClusterFacts:
         idle_power_w: what one GPU draws without work, None if unknown.
         peak_power_w: what it draws at full use, None if unknown.
         max_model_len: longest prompt + output of the engine; a request that reaches it ends early.
+        model: name by which requests ask for the model that it serves, None where all clusters serve one.
     """
 
     name: str
@@ -33,6 +37,7 @@ class ClusterFacts:
     idle_power_w: float | None = None
     peak_power_w: float | None = None
     max_model_len: int | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no cluster has.
@@ -49,8 +54,11 @@ class ClusterFacts:
         issues += [
             Issue(each.name, value, f"was {show_value(value)}, must be a number of 0 or more, or null")
             for each in fields(self)
-            if each.name not in ("name", "gpus") and not _is_amount(value := getattr(self, each.name))
+            if each.name not in WORDS and not _is_amount(value := getattr(self, each.name))
         ]
+        if self.model is not None and (not isinstance(self.model, str) or not self.model):
+            message = f"was {show_value(self.model)}, must be a word or null"
+            issues.append(Issue("model", self.model, message))
         idle, peak = self.idle_power_w, self.peak_power_w
         if not issues and idle is not None and peak is not None and idle > peak:
             message = f"was {idle:g}, must be at most peak_power_w ({peak:g})"

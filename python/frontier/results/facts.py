@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from frontier.errors import ConfigError, Issue, nearest_name, show_value
-from frontier.results.cluster_facts import ClusterFacts
+from frontier.results.cluster_facts import WORDS, ClusterFacts
 
 STEP_TIMES = ("roofline", "linear", "learned", "tables")
 """Ways of making step times; every printed or exported form of a result names the one it rests on."""
@@ -138,6 +138,11 @@ class RunFacts:
         return (ClusterFacts("all", self.gpus_total, **{name: getattr(self, name) for name in _BY_CLUSTER}),)
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """Return the names of the models by number, none where all clusters serve one."""
+        return tuple(dict.fromkeys(each.model for each in self.clusters if each.model is not None))
+
+    @property
     def counts_operations(self) -> bool:
         """Return whether all step times are made of operations; a formula and tables know none."""
         return not {"linear", "tables"} & set(self.step_time.split("+"))
@@ -219,7 +224,7 @@ class RunFacts:
         return cls(**{**plain, "objectives": Objectives(**objectives), "clusters": clusters})
 
 
-_BY_CLUSTER = tuple(each.name for each in fields(ClusterFacts) if each.name not in ("name", "gpus"))
+_BY_CLUSTER = tuple(each.name for each in fields(ClusterFacts) if each.name not in WORDS)
 
 
 def _check_names(

@@ -28,8 +28,8 @@ _STAMPS = ("arrival", "scheduled", "first_token", "finished")
 _TRANSFER_STAMPS = ("ready", "start", "end")
 
 
-def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
-    """Return one row per request; see `Result.requests`."""
+def requests_frame(columns: Columns, runs: TokenRuns, models: tuple[str, ...] = ()) -> pl.DataFrame:
+    """Return one row per request; see `Result.requests`. `models` are the names of several models."""
     requests = columns.requests
     finished = requests["status"] == FINISHED
     latencies = latencies_s(columns)
@@ -37,6 +37,7 @@ def requests_frame(columns: Columns, runs: TokenRuns) -> pl.DataFrame:
         pl.Series("request", np.arange(len(finished), dtype=np.uint32)),
         _words("status", requests["status"], STATUSES),
         _words("reject_reason", requests["reject_reason"], REJECT_REASONS, null_code=0),
+        *((_words("model", requests["model"], models),) if models else ()),
         *_places(columns, requests["replica"]),
         _or_null("session", requests["session"], requests["session"] != NONE_U32),
         *(
@@ -168,7 +169,7 @@ def _seconds(name: str, time_ns: Ints) -> pl.Series:
 
 
 def _words(
-    name: str, codes: NDArray[np.uint8], words: tuple[str, ...], null_code: int | None = None
+    name: str, codes: NDArray[np.unsignedinteger], words: tuple[str, ...], null_code: int | None = None
 ) -> pl.Series:
     """Return codes as an Enum of words; `null_code` becomes null and is no word of the Enum."""
     known = [None if code == null_code else word for code, word in enumerate(words)]

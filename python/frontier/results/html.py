@@ -43,8 +43,7 @@ _CELL = "padding:1px 10px 1px 0;border:none;background:none"
 
 def summary_html(summary: Mapping[str, Any]) -> str:
     """Return the summary as one `<div>`."""
-    head = "".join(_cell(name, "th", right=index > 0) for index, name in enumerate(layout.LATENCY_HEADER))
-    body = "".join(_row(row) for row in layout.latency_rows(summary))
+    latencies = "".join(_latency_table(*table) for table in layout.latency_tables(summary))
     tables = "".join(
         f'<div style="margin:0 2em .5em 0"><b>{escape(section.title)}</b>'
         f'<table style="border:none">{"".join(_row(row) for row in section.rows)}</table></div>'
@@ -60,13 +59,21 @@ def summary_html(summary: Mapping[str, Any]) -> str:
         f"<div><b>{escape(layout.title(summary))}</b></div>"
         f'<div style="opacity:.7">{escape(layout.window_line(summary))}</div>'
         f'<div style="opacity:.7">{escape(layout.trust_line(summary))}</div>'
-        f'<table style="border:none;margin:.5em 0"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
+        f"{latencies}"
         f'<div style="display:flex;flex-wrap:wrap">{tables}</div>{bars}'
         f'<div>Saturation: <b style="color:{_VERDICT_COLOURS[verdict]}">{escape(verdict)}</b> '
         f"({escape(summary['saturation_reason'])})</div>"
         + (f'<ul style="color:#B8860B;margin:.3em 0">{warnings}</ul>' if warnings else "")
         + "</div>"
+    )
+
+
+def _latency_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(_cell(name, "th", right=index > 0) for index, name in enumerate(header))
+    body = "".join(_row(row) for row in rows)
+    return (
+        f'<table style="border:none;margin:.5em 0"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
     )
 
 

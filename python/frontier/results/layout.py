@@ -16,6 +16,7 @@ GROUP_TITLES = {
     "objectives": "Objectives",
     "engine": "Engine",
     "clusters": "Clusters",
+    "models": "Models",
     "transfers": "KV transfers",
     "speculative": "Speculative decoding",
     "cost": "Cost",
@@ -27,6 +28,16 @@ LATENCY_HEADER = (
     "± 95 %",
     *("p50" if name == "median" else name for name in PERCENTILES),
     "max",
+)
+
+MODEL_LATENCY_HEADER = (
+    "By model",
+    "mean",
+    *("p50" if name == "median" else name for name in PERCENTILES),
+)
+_MODEL_ROWS = (
+    *("completed", "request_throughput", "output_throughput", "total_token_throughput"),
+    *("request_goodput", "slo_attainment"),
 )
 
 
@@ -69,6 +80,27 @@ def latency_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def model_latency_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return one row per latency metric and model, in the columns of `MODEL_LATENCY_HEADER`."""
+    return [
+        (
+            f"{label}, {model}",
+            *(format_seconds(figures[f"{name}_{key}_s"]) for name in ("mean", *PERCENTILES)),
+        )
+        for key, label in LATENCIES.items()
+        for model, figures in (summary["by_model"] or {}).items()
+    ]
+
+
+def latency_tables(summary: Mapping[str, Any]) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    """Return the tables of latencies, of all requests and of each model, as header and rows."""
+    tables = [
+        (LATENCY_HEADER, latency_rows(summary)),
+        (MODEL_LATENCY_HEADER, model_latency_rows(summary)),
+    ]
+    return [(header, rows) for header, rows in tables if rows]
+
+
 def sections(summary: Mapping[str, Any]) -> list[Section]:
     """Return the sections of plain metrics; those that are None are left out, and so are empty sections."""
     found = []
@@ -76,7 +108,9 @@ def sections(summary: Mapping[str, Any]) -> list[Section]:
         rows = []
         for metric in METRICS.values():
             value = summary[metric.name]
-            if metric.group == group and value is not None and not isinstance(value, Mapping):
+            if metric.group == group == "models":
+                rows += _model_rows(value or {})
+            elif metric.group == group and value is not None and not isinstance(value, Mapping):
                 rows.append((metric.label, format_value(value, metric.unit)))
             elif metric.group == group == "clusters" and value is not None:
                 rows += [
@@ -87,6 +121,16 @@ def sections(summary: Mapping[str, Any]) -> list[Section]:
         if rows:
             found.append(Section(name, tuple(rows)))
     return found
+
+
+def _model_rows(by_model: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return what each model has beside latencies, metric by metric."""
+    return [
+        (f"{METRICS[name].label}, {model}", format_value(figures[name], METRICS[name].unit))
+        for name in _MODEL_ROWS
+        for model, figures in by_model.items()
+        if figures[name] is not None
+    ]
 
 
 def attribution_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from frontier.results.attribution import KINDS, attribute
 from frontier.results.by_cluster import by_cluster, kv_use
+from frontier.results.by_model import by_model
 from frontier.results.clusters import merged_trust
 from frontier.results.columns import (
     FAILED,
@@ -89,6 +90,12 @@ class _Selection:
         arrived = window.holds(requests["arrival_ns"])
         return cls(window, arrived, arrived & finished, finished & window.holds(requests["finished_ns"]))
 
+    def among(self, requests: Mask) -> _Selection:
+        """Return those of some requests."""
+        return _Selection(
+            self.window, self.arrived & requests, self.measured & requests, self.completed & requests
+        )
+
 
 def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) -> Summary:
     """Return the summary of `window`."""
@@ -112,6 +119,13 @@ def measure(columns: Columns, runs: TokenRuns, facts: RunFacts, window: Window) 
     grown = _grown(columns, window)
     values |= _engine(columns, facts, chosen, grown)
     values |= by_cluster(columns, window, chosen.arrived, grown)
+    values["by_model"] = by_model(
+        columns,
+        facts,
+        lambda requests: _of_requests(
+            columns, runs, latencies, facts, chosen=chosen.among(requests), requests=requests
+        ),
+    )
     values |= transfer_metrics(columns, window)
     values |= _drafts(columns, chosen.arrived)
     values |= cost(facts, values)
@@ -153,22 +167,48 @@ def _by_reason(columns: Columns, name: str, ended: Mask) -> dict[str, Any]:
     }
 
 
-def _throughput(
-    columns: Columns, runs: TokenRuns, facts: RunFacts, chosen: _Selection, seconds: Seconds
+def _of_requests(
+    columns: Columns,
+    runs: TokenRuns,
+    latencies: dict[str, Floats],
+    facts: RunFacts,
+    *,
+    chosen: _Selection,
+    requests: Mask,
 ) -> dict[str, Any]:
+    """Return the metrics that some requests have on their own; `chosen` are already of them alone."""
+    return {
+        "arrived": int(chosen.arrived.sum()),
+        "completed": int(chosen.completed.sum()),
+        "measured_requests": int(chosen.measured.sum()),
+        **_tokens(columns, runs.only(requests), chosen),
+        **_latency(columns, runs, latencies, chosen.measured),
+        **_objectives(runs, latencies, facts, chosen),
+    }
+
+
+def _tokens(columns: Columns, runs: TokenRuns, chosen: _Selection) -> dict[str, Any]:
+    """Return tokens and rates: output tokens are those of `runs`, prompts those of completed requests."""
     window, completed = chosen.window, chosen.completed
     duration = window.duration_s
     before, after = runs.tokens_until(np.array([window.start_ns, window.stop_ns])).tolist()
     output = after - before
     prompts = int(columns.requests["prompt_tokens"][completed].sum(dtype=np.int64))
-    values: dict[str, Any] = {
+    return {
         "total_input_tokens": prompts,
         "total_output_tokens": output,
         "request_throughput": share(int(completed.sum()), duration),
         "output_throughput": share(output, duration),
         "total_token_throughput": share(prompts + output, duration),
-        "max_output_tokens_per_s": seconds.max_output_tokens(runs) if duration else None,
     }
+
+
+def _throughput(
+    columns: Columns, runs: TokenRuns, facts: RunFacts, chosen: _Selection, seconds: Seconds
+) -> dict[str, Any]:
+    values = _tokens(columns, runs, chosen)
+    busiest = seconds.max_output_tokens(runs) if chosen.window.duration_s else None
+    values["max_output_tokens_per_s"] = busiest
     for name in ("request_throughput", "output_throughput", "total_token_throughput"):
         values[f"{name}_per_gpu"] = _per_gpu(values[name], facts)
     return values

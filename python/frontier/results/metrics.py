@@ -103,6 +103,7 @@ _ALL = [
             ("prefix_hit_rate", "Prefix hit rate", "share"),
         )
     ),
+    Metric("by_model", "By model", "", "models"),
     Metric("kv_transfers", "Transfers", "transfers", "transfers"),
     Metric("kv_transfer_gb", "KV moved", "GB", "transfers"),
     Metric("kv_transfer_gb_per_s", "Rate while any is in flight", "GB/s", "transfers"),

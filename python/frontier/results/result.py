@@ -12,6 +12,7 @@ import numpy as np
 from frontier.errors import ConfigError, FrontierError, InvariantError, Issue
 from frontier.results import store
 from frontier.results.attribution import Attribution, attribute
+from frontier.results.by_model import check_models
 from frontier.results.checks import check_all
 from frontier.results.clusters import ClusterColumns
 from frontier.results.columns import FINISHED, Columns
@@ -75,6 +76,7 @@ class Result:
         Raises:
             InvariantError: naming the first request and the law it breaks.
         """
+        check_models(self.columns, self.facts)
         runs = check_all(self.columns, [pool.max_model_len for pool in self.facts.gpu_pools])
         self.__dict__.setdefault("token_runs", runs)  # which would only be ordered once more
 
@@ -141,11 +143,12 @@ class Result:
 
         Times are seconds (`*_s`, with exact nanoseconds in `*_ns` for the stamps) and null where they never
         happened; `max_itl_s` is null below two tokens, causes are null unless the request finished. With
-        several clusters, `cluster` names the one that makes the tokens, and `replica` counts within it.
+        several clusters, `cluster` names the one that makes the tokens, and `replica` counts within it; with
+        several models, `model` names the one that was asked for.
         """
         from frontier.results.frames import requests_frame  # noqa: PLC0415 - polars is slow to import
 
-        return requests_frame(self.columns, self.token_runs)
+        return requests_frame(self.columns, self.token_runs, self.facts.models)
 
     @cached_property
     def steps(self) -> pl.DataFrame:

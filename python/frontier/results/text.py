@@ -16,7 +16,7 @@ _STYLES = {"stable": "green", "saturated": "bold red", "too short to tell": "yel
 def summary_text(summary: Mapping[str, Any]) -> str:
     """Return the summary as plain text of at most about 100 columns."""
     blocks = [[layout.title(summary), layout.window_line(summary), *_trust_lines(summary)]]
-    blocks.append(_table([layout.LATENCY_HEADER, *layout.latency_rows(summary)]))
+    blocks += [_table([header, *rows]) for header, rows in layout.latency_tables(summary)]
     for section in layout.sections(summary):
         width = max(len(label) for label, _ in section.rows)
         blocks.append([section.title, *(f"  {label:<{width}}  {value:>16}" for label, value in section.rows)])
@@ -50,11 +50,14 @@ def summary_rich(summary: Mapping[str, Any]) -> Group:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    latency = Table(box=None, pad_edge=False, padding=(0, 1))
-    for index, name in enumerate(layout.LATENCY_HEADER):
-        latency.add_column(name, justify="right" if index else "left", no_wrap=True)
-    for row in layout.latency_rows(summary):
-        latency.add_row(*map(Text, row))
+    latencies = []
+    for header, rows in layout.latency_tables(summary):
+        latency = Table(box=None, pad_edge=False, padding=(0, 1))
+        for index, name in enumerate(header):
+            latency.add_column(name, justify="right" if index else "left", no_wrap=True)
+        for row in rows:
+            latency.add_row(*map(Text, row))
+        latencies.append(latency)
     tables = []
     for section in layout.sections(summary):
         table = Table(
@@ -74,7 +77,7 @@ def summary_rich(summary: Mapping[str, Any]) -> Group:
         Text(layout.title(summary), style="bold"),
         Text(layout.window_line(summary), style="dim"),
         *(Text(line, style="dim") for line in _trust_lines(summary)),
-        latency,
+        *latencies,
         Columns(tables),
         *map(Text, layout.attribution_lines(summary)),
         verdict,

@@ -5,12 +5,16 @@ its runs. So the gaps inside a run are differences of consecutive step ends, sha
 decoding there, and gaps of no time between the tokens of one step. Counting how many requests cross each step
 boundary (a difference array) gives the whole multiset of inter-token gaps in O(steps + runs). How many tokens
 came before some moment follows from the runs alone.
+
+A first token that came with a prompt's KV (SGLang's decode servers) is no step's. All of them are kept as
+steps of one more replica, in the order of their times.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +24,17 @@ from frontier.results.statistics import Sample, weighted_sample
 
 _BLOCK = 1 << 16
 
+CARRIED: Final = 0xFFFFFFFF
+"""Stands in the column of first and last steps for a first token that came with the KV of its prompt."""
+
 
 @dataclass(frozen=True)
 class TokenRuns:
     """Runs of tokens, ordered by request and then by time.
 
     `request`, `first`, `last` and `per_step` have one entry per run; steps are numbered over all replicas, so
-    that they index `end_ns`. The steps of replica r are `replica_offsets[r] .. replica_offsets[r + 1]`.
+    that they index `end_ns`. The steps of replica r are `replica_offsets[r] .. replica_offsets[r + 1]`. The
+    last replica is that of carried tokens where there are any.
     """
 
     request: Ints
@@ -46,15 +54,30 @@ class TokenRuns:
         request = runs["request"][order].astype(np.int64)
         replica = columns.requests["replica"][request].astype(np.int64)
         base = columns.replica_offsets[replica]
+        first, last = base + runs["first_step"][order], base + runs["last_step"][order]
+        end_ns, offsets = columns.steps["end_ns"], columns.replica_offsets
+        carried = np.flatnonzero(runs["first_step"][order] == CARRIED)
+        if len(carried):
+            times = columns.requests["first_token_ns"][request[carried]]
+            in_time = np.argsort(times, kind="stable")
+            first[carried[in_time]] = last[carried[in_time]] = len(end_ns) + np.arange(len(carried))
+            end_ns = np.append(end_ns, times[in_time])
+            offsets = np.append(offsets, len(end_ns))
         return cls(
             request=request,
-            first=base + runs["first_step"][order],
-            last=base + runs["last_step"][order],
+            first=first,
+            last=last,
             per_step=runs["tokens_per_step"][order].astype(np.int64),
-            end_ns=columns.steps["end_ns"],
-            replica_offsets=columns.replica_offsets,
+            end_ns=end_ns,
+            replica_offsets=offsets,
             num_requests=len(columns.requests["status"]),
         )
+
+    def only(self, requests: NDArray[np.bool_]) -> TokenRuns:
+        """Return the runs of some requests, given as boolean mask; all of them keep their numbers."""
+        chosen = requests[self.request]
+        columns = ("request", "first", "last", "per_step")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
 
     def gaps(self, requests: NDArray[np.bool_] | None = None) -> Sample:
         """Return the multiset of gaps (ns) between consecutive tokens of each of `requests` (default: all).

@@ -6,7 +6,7 @@ decide what is accepted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,7 @@ def type_allowed(role: Role, dtype: pl.DataType) -> str | None:
     match role:
         case "arrival":
             return None if text or dtype.is_numeric() or dtype == pl.Datetime else "numbers, dates or text"
-        case "session":
+        case "session" | "model":
             return None if text or dtype.is_integer() else "whole numbers or text"
         case "hash_ids":
             inner = getattr(dtype, "inner", None) if isinstance(dtype, (pl.List, pl.Array)) else None
@@ -85,6 +85,14 @@ def read_priorities(name: str, cells: pl.Series) -> Column:
         cells = _strings(cells)
     quick = cells.cast(pl.Int32, strict=False).cast(pl.Int64)
     return read_column(name, cells, quick, values.read_priority)
+
+
+def read_models(name: str, cells: pl.Series, models: Sequence[str]) -> Column:
+    """Return the numbers of models by their names."""
+    cells = _strings(cells)
+    numbers = pl.Series(range(len(models)), dtype=pl.Int64)
+    quick = cells.replace_strict(pl.Series(models), numbers, default=None, return_dtype=pl.Int64)
+    return read_column(name, cells, quick, lambda cell: values.read_model(cell, models))
 
 
 def read_arrivals(name: str, cells: pl.Series, time_unit: str) -> Column:

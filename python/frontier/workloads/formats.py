@@ -24,9 +24,12 @@ from typing import Final, Literal
 from frontier.errors import WorkloadError, nearest_name, show_value
 from frontier.workloads.values import DATETIME, TIME_UNITS
 
-Role = Literal["arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids"]
+Role = Literal[
+    "arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids", "model", "encoder_tokens"
+]
 ROLES: Final[tuple[Role, ...]] = (
-    "arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids",
+    "arrival", "prompt_tokens", "output_tokens", "priority", "session", "hash_ids", "model",
+    "encoder_tokens",
 )  # fmt: skip
 _NEEDED: Final[tuple[Role, ...]] = ("arrival", "prompt_tokens", "output_tokens")
 
@@ -49,6 +52,7 @@ class Format:
         chats: columns of a chat's id and of the id of the chat it follows (-1 for none); a session is such a
             chain of chats.
         marks: further columns that tell this format from others.
+        models: names that the column of the role `model` may have; none where no such column is read.
 
     """
 
@@ -61,6 +65,7 @@ class Format:
     zero_output_failed: bool = False
     chats: tuple[str, str] | None = None
     marks: tuple[str, ...] = field(default=())
+    models: tuple[str, ...] = ()
 
     def is_of(self, header: Sequence[str]) -> bool:
         """Return whether a file with these column names is of this format."""
@@ -105,8 +110,9 @@ _KNOWN: Final = (
             "prompt_tokens": "Request tokens",
             "output_tokens": "Response tokens",
             "session": "Session ID",
+            "model": "Model",
         },
-        optional=frozenset({"session"}),
+        optional=frozenset({"session", "model"}),
         zero_output_failed=True,
     ),
     Format(
@@ -136,9 +142,11 @@ _KNOWN: Final = (
             "output_tokens": "output_tokens",
             "priority": "priority",
             "session": "session",
+            "model": "model",
+            "encoder_tokens": "encoder_tokens",
         },
         time_unit="ns",
-        optional=frozenset({"priority", "session"}),
+        optional=frozenset({"priority", "session", "model", "encoder_tokens"}),
     ),
 )
 FORMATS: Final[dict[str, Format]] = {known.name: known for known in _KNOWN}
@@ -154,6 +162,7 @@ class Request:
     columns: Mapping[str, str | None] | None
     time_unit: str | None
     block_size: int | None
+    models: tuple[str, ...] | None = None
 
     def check(self) -> None:
         """Raise `WorkloadError` if an option is not one of those allowed."""
@@ -170,6 +179,10 @@ class Request:
                 "format 'plain' needs columns, such as"
                 " {'arrival': 'time', 'prompt_tokens': 'input', 'output_tokens': 'output'}"
             )
+        if self.models is None and (self.columns or {}).get("model") is not None:
+            raise WorkloadError("columns names a model, which needs models, the names that there may be")
+        if self.models is not None and len(set(self.models)) != max(1, len(self.models)):
+            raise WorkloadError(f"models was {show_value(self.models)}, must be names that differ")
         if self.block_size is not None and self.block_size < 1:
             raise WorkloadError(
                 f"block_size was {self.block_size}, must be at least 1", value=self.block_size
@@ -188,6 +201,7 @@ def choose_format(request: Request, header: Sequence[str], file: str) -> Format:
             role: request.columns[role] for role in ROLES if role in request.columns
         }
         chosen = replace(chosen, columns={**chosen.columns, **given}, optional=chosen.optional - set(given))
+    chosen = _with_models(chosen, request, header)
     chosen = replace(
         chosen,
         time_unit=request.time_unit or chosen.time_unit,
@@ -205,6 +219,13 @@ def choose_format(request: Request, header: Sequence[str], file: str) -> Format:
     names = [name for name in chosen.columns.values() if name is not None]
     for name in (*names, *(chosen.chats or ())):
         _check_column(name, header, file)
+    if request.models is not None and "model" not in chosen.columns:
+        raise WorkloadError(
+            f"has no column that names the model of each request, and there are {', '.join(request.models)};"
+            " name it with columns={'model': ...}",
+            file=file,
+            line=1,
+        )
     if "hash_ids" in chosen.columns and chosen.block_size is None:
         raise WorkloadError("hash_ids need block_size, the number of tokens per block hash", file=file)
     if "hash_ids" not in chosen.columns and request.block_size is not None:
@@ -214,6 +235,17 @@ def choose_format(request: Request, header: Sequence[str], file: str) -> Format:
             value=request.block_size,
         )
     return chosen
+
+
+def _with_models(fmt: Format, request: Request, header: Sequence[str]) -> Format:
+    """Return a format with the column of models where it is wanted, and without it where it is not."""
+    if request.models is None:
+        kept: dict[Role, str | None] = {role: name for role, name in fmt.columns.items() if role != "model"}
+        return replace(fmt, columns=kept)
+    columns: dict[Role, str | None] = dict(fmt.columns)
+    if "model" not in columns and "model" in header:
+        columns["model"] = "model"
+    return replace(fmt, columns=columns, models=request.models)
 
 
 def _base_format(request: Request, header: Sequence[str], file: str) -> Format:

@@ -25,6 +25,8 @@ _ROLES: Final[dict[str, Role]] = {
     "output_tokens": "output_tokens",
     "priority": "priority",
     "session": "session",
+    "model": "model",
+    "encoder_tokens": "encoder_tokens",
 }
 
 
@@ -35,6 +37,8 @@ def trace_from_columns(
     output_tokens: ColumnLike,
     priority: ColumnLike | None = None,
     session: ColumnLike | None = None,
+    model: ColumnLike | None = None,
+    encoder_tokens: ColumnLike | None = None,
     on_bad_row: BadRow = "error",
     on_unsorted: Unsorted = "error",
 ) -> LoadedTrace:
@@ -49,6 +53,8 @@ def trace_from_columns(
         output_tokens: tokens generated, at least 1.
         priority: whole numbers, lower is served first; all 0 if not given.
         session: text or whole numbers that name the request's conversation, None for none.
+        model: names of the models that requests are for, where several are served.
+        encoder_tokens: tokens of a vision tower that come with each prompt; all 0 if not given.
         on_bad_row: `error` stops at the first row that cannot be used; `skip` leaves such rows out and counts
             them in the report.
         on_unsorted: `error` stops at the first arrival that is before its predecessor; `sort` sorts stably.
@@ -62,6 +68,8 @@ def trace_from_columns(
         "output_tokens": output_tokens,
         "priority": priority,
         "session": session,
+        "model": model,
+        "encoder_tokens": encoder_tokens,
     }
     table = {name: _series(name, column) for name, column in given.items() if column is not None}
     rows = len(table["arrival_s"])
@@ -72,7 +80,16 @@ def trace_from_columns(
     if rows == 0:
         raise WorkloadError("has no rows, must have at least one", file=_NAME, column="arrival_s", value=0)
     columns: dict[Role, str | None] = {_ROLES[name]: name for name in table}
-    return load_table(table, Format(_NAME, columns), on_bad_row=on_bad_row, on_unsorted=on_unsorted)
+    fmt = Format(_NAME, columns, models=_names(table.get("model")))
+    return load_table(table, fmt, on_bad_row=on_bad_row, on_unsorted=on_unsorted)
+
+
+def _names(column: pl.Series | None) -> tuple[str, ...]:
+    """Return the names of a column in order of first appearance."""
+    if column is None:
+        return ()
+    names = column.cast(str).str.strip_chars().unique(maintain_order=True).drop_nulls().to_list()
+    return tuple(name for name in names if name)
 
 
 def _series(name: str, column: ColumnLike) -> pl.Series:

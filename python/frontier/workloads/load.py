@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
@@ -46,6 +46,7 @@ def load_trace(
     on_bad_row: BadRow = "error",
     on_unsorted: Unsorted = "error",
     max_requests: int | None = None,
+    models: Sequence[str] | None = None,
     chunk_bytes: int = source.CHUNK_BYTES,
 ) -> LoadedTrace:
     """Load a trace from a CSV, JSON-lines or Parquet file (text may be gzipped), or a built-in one by name.
@@ -57,20 +58,23 @@ def load_trace(
         path: a file, or a name of `builtin_traces()`.
         format: a name of `frontier.workloads.FORMAT_NAMES`; `auto` tells it from the header.
         columns: source column per role (`arrival`, `prompt_tokens`, `output_tokens`, `priority`, `session`,
-            `hash_ids`), in place of those of the format. An arrival of None puts all requests at time 0.
+            `hash_ids`, `model`), in place of those of the format. An arrival of None puts all requests at
+            time 0.
         time_unit: of the arrival column: `s`, `ms`, `us`, `ns` or `datetime` (UTC unless an offset is given).
         block_size: tokens per block hash.
         on_bad_row: `error` stops at the first row that cannot be used; `skip` leaves such rows out and counts
             them in the report, by reason.
         on_unsorted: `error` stops at the first arrival that is before its predecessor; `sort` sorts stably.
         max_requests: stop reading after this many usable requests, in the order of the file.
+        models: names of the models that requests may be for, which are numbered in this order; the column
+            `model`, if the format and `columns` name no other, has one in each row. Not read if not given.
         chunk_bytes: text read at once.
 
     Raises:
         WorkloadError: with file, line (of Parquet: row), column and value, and what is allowed.
 
     """
-    request = Request(format, columns, time_unit, block_size)
+    request = Request(format, columns, time_unit, block_size, None if models is None else tuple(models))
     request.check()
     _check_options(on_bad_row, on_unsorted, max_requests, chunk_bytes)
     name, file = _find(path)
@@ -256,10 +260,13 @@ class _Loader:
             output_tokens=rows.output_tokens.astype(np.uint32),
             priority=None if rows.priority is None else rows.priority.astype(np.int32),
             session=rows.session,
+            model=rows.model,
+            models=self._format.models,
             segment_offsets=None if prompts is None else prompts.offsets,
             segment_stream=None if prompts is None else prompts.stream,
             segment_start=None if prompts is None else prompts.start,
             segment_length=None if prompts is None else prompts.length,
+            encoder_tokens=None if rows.encoder_tokens is None else rows.encoder_tokens.astype(np.uint32),
             report=LoadReport(
                 file=self._name,
                 format=self._format.name,
@@ -333,6 +340,8 @@ def _take(rows: Rows, index: NDArray[np.intp]) -> Rows:
         rows.output_tokens[index],
         None if rows.priority is None else rows.priority[index],
         None if rows.session is None else rows.session[index],
+        model=None if rows.model is None else rows.model[index],
+        encoder_tokens=None if rows.encoder_tokens is None else rows.encoder_tokens[index],
     )
 
 
@@ -359,4 +368,6 @@ def _join(pieces: list[Rows]) -> Rows:
         np.concatenate([piece.output_tokens for piece in pieces]),
         join([piece.priority for piece in pieces]),
         join([piece.session for piece in pieces]),
+        model=join([piece.model for piece in pieces]),
+        encoder_tokens=join([piece.encoder_tokens for piece in pieces]),
     )

@@ -70,7 +70,11 @@ class LoadedTrace:
         segment_stream: uint64, below 2^62, or OUTPUT_STREAM_BASE + an earlier request.
         segment_start: uint32, position of the first token in its stream.
         segment_length: uint32, at least 1.
+        encoder_tokens: uint32 `[n]` or None (all 0): what is encoded before the prompt, in
+            tokens of the encoder.
         report: how the trace was read.
+        model: uint16 `[n]` or None (all for the one that is served), number of the model in `models`.
+        models: names of models.
 
     """
 
@@ -83,7 +87,10 @@ class LoadedTrace:
     segment_stream: NDArray[np.uint64] | None = None
     segment_start: NDArray[np.uint32] | None = None
     segment_length: NDArray[np.uint32] | None = None
+    encoder_tokens: NDArray[np.uint32] | None = None
     report: LoadReport = field(default_factory=lambda: LoadReport("", "", 0))
+    model: NDArray[np.uint16] | None = None
+    models: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.arrival_ns)
@@ -129,6 +136,8 @@ class LoadedTrace:
             "output_tokens": self.output_tokens,
             "priority": self.priority,
             "session": self.session,
+            "model": None if self.model is None else np.array(self.models)[self.model],
+            "encoder_tokens": self.encoder_tokens,
         }
         frame = pl.DataFrame({name: column for name, column in columns.items() if column is not None})
         try:
@@ -152,4 +161,6 @@ class LoadedTrace:
             segment_stream=self.segment_stream,
             segment_start=self.segment_start,
             segment_length=self.segment_length,
+            model=self.model,
+            encoder_tokens=self.encoder_tokens,
         )

@@ -39,6 +39,8 @@ class Rows:
     hash_counts: NDArray[np.int64] | None = None
     problems: list[Problem] = field(default_factory=list)
     failed: NDArray[np.bool_] | None = None
+    model: NDArray[np.uint16] | None = None
+    encoder_tokens: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -126,8 +128,16 @@ def rows_of_table(
         priority = columns.read_priorities(priority_name, cells[priority_name])
         rows.priority = priority.values
         rows.problems += priority.problems
+    if encoder_name := name_of.get("encoder_tokens"):
+        encoder = columns.read_tokens(encoder_name, cells[encoder_name], zero=True)
+        rows.encoder_tokens = encoder.values
+        rows.problems += encoder.problems
     if session_name := name_of.get("session"):
         rows.session = sessions.of_column(cells[session_name])
+    if model_name := name_of.get("model"):
+        model = columns.read_models(model_name, cells[model_name], fmt.models)
+        rows.model = model.values.astype(np.uint16)
+        rows.problems += model.problems
     if fmt.chats:
         chats = zip(cells[fmt.chats[0]].to_list(), cells[fmt.chats[1]].to_list(), strict=True)
         rows.session = _chat_column(list(chats), fmt.chats, sessions, rows.problems)
@@ -204,7 +214,8 @@ class _JsonRows:
         self._sessions = sessions
         self._lines = array("q")
         self._numbers: dict[Role, array[int]] = {
-            role: array("q") for role in ("arrival", "prompt_tokens", "output_tokens", "priority")
+            role: array("q")
+            for role in ("arrival", "prompt_tokens", "output_tokens", "priority", "model", "encoder_tokens")
         }
         self._session = array("I")
         self._hashes = array("Q")
@@ -257,8 +268,12 @@ class _JsonRows:
                 self._numbers[role][row] = values.read_time(value, values.TIME_UNITS[self._format.time_unit])
             case "priority":
                 self._numbers[role][row] = values.read_priority(value)
+            case "encoder_tokens":
+                self._numbers[role][row] = values.read_tokens_or_zero(value)
             case "session":
                 self._session[row] = self._sessions.of_name(value)
+            case "model":
+                self._numbers[role][row] = values.read_model(value, self._format.models)
             case "hash_ids":
                 hashes = _hash_array(value)
                 self._hashes.extend(hashes)
@@ -285,6 +300,8 @@ class _JsonRows:
             np.frombuffer(self._counts, np.int64) if "hash_ids" in roles else None,
             self._problems,
             failed if self._format.zero_output_failed else None,
+            numbers("model").astype(np.uint16) if "model" in roles else None,
+            numbers("encoder_tokens") if "encoder_tokens" in roles else None,
         )
 
 

@@ -38,7 +38,7 @@ def slice_time(trace: LoadedTrace, start_ns: int = 0, end_ns: int | None = None)
             f"no request arrives {span} after the first arrival; the last arrives {last_arrival} after it"
         )
         raise WorkloadError(message, file=_file(trace))
-    cut = _take(trace, np.arange(first, last))
+    cut = take(trace, np.arange(first, last))
     return replace(cut, arrival_ns=cut.arrival_ns - start_ns)
 
 
@@ -46,7 +46,7 @@ def limit(trace: LoadedTrace, num_requests: int) -> LoadedTrace:
     """Return the first `num_requests` requests, or all if there are fewer."""
     if num_requests < 1:
         raise WorkloadError(f"num_requests was {num_requests}, must be at least 1", value=num_requests)
-    return _take(trace, np.arange(min(num_requests, len(trace))))
+    return take(trace, np.arange(min(num_requests, len(trace))))
 
 
 def scale_time(trace: LoadedTrace, factor: float) -> LoadedTrace:
@@ -78,7 +78,7 @@ def sample(trace: LoadedTrace, share: float, seed: int = 0) -> LoadedTrace:
         raise WorkloadError(
             f"a share of {share} of {len(trace)} requests left none", file=_file(trace), value=share
         )
-    return _take(trace, kept)
+    return take(trace, kept)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -103,7 +103,7 @@ def _with_arrivals(trace: LoadedTrace, arrival_ns: NDArray[np.float64], factor: 
     return replace(trace, arrival_ns=np.rint(arrival_ns).astype(np.int64))
 
 
-def _take(trace: LoadedTrace, rows: NDArray[np.intp]) -> LoadedTrace:
+def take(trace: LoadedTrace, rows: NDArray[np.intp]) -> LoadedTrace:
     """Return the requests `rows`, in ascending order, with their prompts."""
     taken = replace(
         trace,
@@ -112,6 +112,8 @@ def _take(trace: LoadedTrace, rows: NDArray[np.intp]) -> LoadedTrace:
         output_tokens=trace.output_tokens[rows],
         priority=None if trace.priority is None else trace.priority[rows],
         session=None if trace.session is None else trace.session[rows],
+        model=None if trace.model is None else trace.model[rows],
+        encoder_tokens=None if trace.encoder_tokens is None else trace.encoder_tokens[rows],
     )
     if (
         trace.segment_offsets is None

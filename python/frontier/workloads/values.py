@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
 
-from frontier.errors import show_value
+from frontier.errors import nearest_name, show_value
 
 MAX_TOKENS: Final = 2**32 - 1
 """Most tokens of a prompt and its output together."""
@@ -60,6 +61,19 @@ def read_priority(value: object) -> int:
 def read_hash(value: object) -> int:
     """Return a block hash, a 64-bit unsigned integer."""
     return _whole(value, 0, MAX_HASH, f"whole numbers in 0 ... {MAX_HASH}")
+
+
+def read_model(value: object, models: Sequence[str]) -> int:
+    """Return the number of a model in `models`, given its name."""
+    allowed = f"one of {', '.join(models)}"
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise BadValueError("missing", f"is missing, must be {allowed}")
+    name = str(value).strip()
+    if isinstance(value, bool) or name not in models:
+        near = nearest_name(name, models)
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise BadValueError("not served", f"was {show_value(value)}, must be {allowed}{hint}")
+    return list(models).index(name)
 
 
 def read_time(value: object, unit_ns: int) -> int:

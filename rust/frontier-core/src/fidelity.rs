@@ -42,6 +42,7 @@ pub mod cost;
 pub mod device;
 pub mod draft;
 pub mod elementwise;
+mod encoder_attention;
 pub mod expert_layers;
 pub mod expert_load;
 pub mod features;

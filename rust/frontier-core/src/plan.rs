@@ -31,12 +31,12 @@ pub use frontend::FrontendSpec;
 pub use kv_tiers::KvTiersSpec;
 pub use network::NetworkSpec;
 pub use path::{
-    BalanceSpec, DirectSpec, EncodeSpec, Granularity, HandoverMode, HandoverSpec, LegSpec, PathSpec,
-    TransportSpec,
+    BalanceSpec, DirectSpec, EncodeSpec, FirstToken, Granularity, HandoverMode, HandoverSpec, LegSpec,
+    PathSpec, TransportSpec,
 };
 pub use policy::Policy;
 pub use scheduler::{SchedulerConfig, SchedulerSpec};
-pub use sglang::{RadixEvictionPolicy, SchedulePolicy, SglangConfig};
+pub use sglang::{DisaggregationSpec, RadixEvictionPolicy, SchedulePolicy, SglangConfig};
 pub use speculative::{AcceptanceSpec, DraftLengthSpec, DraftMethod, SpeculativeSpec};
 pub use step_time::StepTimeSpec;
 pub use vllm_rules::Rules;
@@ -138,7 +138,11 @@ impl PlacementSpec {
 
 impl ClusterSpec {
     fn can_lose_requests(&self) -> bool {
-        matches!(self.scheduler, SchedulerSpec::VllmV1(_))
+        match &self.scheduler {
+            SchedulerSpec::VllmV1(_) => true,
+            SchedulerSpec::Sglang(config) => config.disaggregation.is_some(),
+            SchedulerSpec::Baseline(_) => false,
+        }
     }
 
     fn check(&self) -> Result<(), SimError> {
@@ -285,8 +289,13 @@ impl Plan {
         let aborts = self.dynamics.is_some() || self.admission.is_some();
         if let Some(number) = self.clusters.iter().position(|cluster| aborts && !cluster.can_lose_requests())
         {
-            let message = "requests can leave before their end only under vLLM's scheduler";
+            let message = "requests can leave before their end only under vLLM's scheduler, or where SGLang hands KV over";
             return refuse(&format!("clusters[{number}].scheduler.kind"), message.into());
+        }
+        let has_part = |cluster: &ClusterSpec| matches!(&cluster.scheduler, SchedulerSpec::Sglang(config) if config.disaggregation.is_some());
+        if let Some(number) = self.clusters.iter().position(has_part).filter(|_| self.paths.is_empty()) {
+            let message = "was given, but no KV is handed over";
+            return refuse(&format!("clusters[{number}].scheduler.disaggregation"), message.into());
         }
         let mut taken = vec![false; self.clusters.len()];
         for (number, path) in self.paths.iter().enumerate() {

@@ -174,6 +174,19 @@ pub struct Emission {
     pub hands_over: bool,
 }
 
+/// A request that joins a decode server with the token that its prefill made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CarriedToken {
+    /// The request.
+    pub id: RequestId,
+    /// Its tokens in the KV cache.
+    pub computed: u32,
+    /// It gets its first token now; otherwise it had it, and comes back after it was retracted.
+    pub is_new: bool,
+    /// It wants no more tokens.
+    pub is_last: bool,
+}
+
 /// One batch: what to compute, and who had to make room for it.
 #[derive(Clone, Debug, Default)]
 pub struct SchedulerOutput {

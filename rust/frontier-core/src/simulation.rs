@@ -311,14 +311,20 @@ impl Simulation {
         }
     }
 
+    /// Checks that no engine has lost a block or a request.
+    ///
+    /// # Errors
+    /// [`SimError::Invariant`].
+    pub fn check_integrity(&self) -> Result<(), SimError> {
+        self.clusters.iter().try_for_each(Cluster::check_integrity)
+    }
+
     /// Closes the run: checks its books and returns what it recorded.
     ///
     /// # Errors
     /// [`SimError::Invariant`] if a request or a block was lost.
     pub fn finish(mut self) -> Result<(Recorder, Totals), SimError> {
-        for cluster in &self.clusters {
-            cluster.check_integrity()?;
-        }
+        self.check_integrity()?;
         if self.outstanding == 0 && self.around.queue.is_empty() {
             self.check_books()?;
         }
@@ -535,12 +541,24 @@ impl Simulation {
     /// Lets go of requests that ended in a cluster, or has its API servers deliver what was made first.
     fn settle_ended(&mut self, now: SimTime, cluster: usize) -> Result<(), SimError> {
         if self.clusters[cluster].has_servers() {
+            self.release_carried(now)?;
             return self.clusters[cluster].deliver(now, &mut self.around);
         }
         for index in 0..self.around.ended.len() {
             self.release(now, self.around.ended[index])?;
         }
         self.around.ended.clear();
+        Ok(())
+    }
+
+    /// Lets requests go on at once whose first token is carried: nobody but the next replica is told of it.
+    fn release_carried(&mut self, now: SimTime) -> Result<(), SimError> {
+        for index in 0..self.around.ended.len() {
+            let id = self.around.ended[index];
+            if self.controller.as_ref().is_some_and(|controller| controller.carries(id)) {
+                self.release(now, id)?;
+            }
+        }
         Ok(())
     }
 

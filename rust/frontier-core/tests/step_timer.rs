@@ -569,3 +569,40 @@ fn ranks_in_lock_step_pad_to_the_largest() {
     let beside = timer.step_all(&[batches[0].clone(), prefill]).unwrap();
     assert_eq!((beside.graph, beside.padded_tokens), (GraphMode::Eager, 4101));
 }
+
+/// A step of nothing but attention in which every token sees what `span` says.
+fn encoder(span: &Value) -> Value {
+    let mut plan = llama();
+    let mut attention = attention("attention", 1, None);
+    attention["kv_heads"] = json!(32);
+    attention["span"] = span.clone();
+    plan["stages"] = json!([[attention]]);
+    plan
+}
+
+#[test]
+fn encoders_compute_all_pairs_of_an_item_or_of_its_blocks() {
+    let mut whole = timer(&encoder(&json!({"kind": "request"})));
+    let items = [(3000, 3000, true), (1000, 1000, true)];
+    let found = step(&mut whole, &items);
+    // Two products of 2 x 128 FLOPs for each pair and head.
+    let pair: f64 = 2.0 * 2.0 * 128.0 * 32.0;
+    assert_eq!(found.flops.to_bits(), ((3000.0 * 3000.0 + 1000.0 * 1000.0) * pair).to_bits());
+    // Twice what causal attention computes, but for the diagonal.
+    let causal = step(&mut timer(&encoder(&json!(null))), &items);
+    assert_eq!(found.flops.to_bits(), (2.0 * causal.flops - 4000.0 * pair).to_bits());
+    let mut blocks = timer(&encoder(&json!({"kind": "blocks", "tokens": 64})));
+    assert_eq!(step(&mut blocks, &items).flops.to_bits(), (4000.0 * 64.0 * pair).to_bits());
+    let mut one = timer(&encoder(&json!({"kind": "blocks", "tokens": 4000})));
+    assert_eq!(step(&mut one, &items), found);
+}
+
+#[test]
+fn spans_that_make_no_sense_are_refused() {
+    let (path, message) = refusal(&encoder(&json!({"kind": "blocks", "tokens": 0})));
+    assert!(path.ends_with("stages[0][0].span.tokens"), "{path}: {message}");
+    let mut plan = encoder(&json!({"kind": "request"}));
+    plan["stages"][0][0]["window"] = json!(64);
+    let (path, message) = refusal(&plan);
+    assert!(path.ends_with("stages[0][0].span") && message.contains("causal"), "{path}: {message}");
+}

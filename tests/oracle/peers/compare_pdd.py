@@ -46,6 +46,7 @@ def path_of(handover: dict[str, Any], block_size: int) -> dict[str, Any]:
     receives = {
         "mode": "buffer",
         "granularity": "request",
+        "first_token": "recomputed",
         "proxy_latency_ns": 0,
         "latency_ns": handover["latency_ns"],
         "bytes_per_block": handover["bytes_per_token"] * block_size,

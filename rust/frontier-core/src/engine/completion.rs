@@ -20,8 +20,16 @@ impl EngineCore {
         self.count_blocks(now);
         self.scheduler.update(now, &batch.output, &mut self.outcome);
         self.report_failure(now)?;
-        self.counters.output_tokens +=
-            self.outcome.emitted.iter().map(|emission| u64::from(emission.num_tokens)).sum::<u64>();
+        // A token that is carried on counts where it is given to the client.
+        let carries = self.sglang.is_some();
+        let counts = |emission: &&Emission| !(carries && emission.hands_over);
+        self.counters.output_tokens += self
+            .outcome
+            .emitted
+            .iter()
+            .filter(counts)
+            .map(|emission| u64::from(emission.num_tokens))
+            .sum::<u64>();
         self.counters.finished += self.outcome.finished.len() as u64;
         if let Some(step) = batch.step {
             let overlaps = self.pipeline.num_stages() > 1;
@@ -37,7 +45,7 @@ impl EngineCore {
         }
         if let Some(outputs) = &mut context.outputs {
             let output = |emission: &Emission| Output { request: emission.id, tokens: emission.num_tokens };
-            outputs.extend(self.outcome.emitted.iter().map(output));
+            outputs.extend(self.outcome.emitted.iter().filter(counts).map(output));
         }
         let some_go_on = self.outcome.emitted.iter().any(|emission| emission.hands_over);
         for &id in &self.outcome.finished {

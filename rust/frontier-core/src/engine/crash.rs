@@ -19,8 +19,13 @@ impl EngineCore {
         recorder: &mut Recorder,
     ) -> Vec<RequestId> {
         let mut lost = Vec::new();
-        if let Some(scheduler) = self.scheduler.vllm() {
-            scheduler.visit_live(&mut |id| lost.push(id));
+        match &self.scheduler {
+            Scheduler::Vllm(scheduler) => scheduler.visit_live(&mut |id| lost.push(id)),
+            Scheduler::Sglang(scheduler) => scheduler.visit_live(&mut |id| lost.push(id)),
+            Scheduler::Baseline(_) => {}
+        }
+        if let Some(turns) = &mut self.sglang {
+            turns.start_anew();
         }
         self.count_blocks(now);
         self.lost_kv_tiers = self.kv_tier_counters();
@@ -39,9 +44,15 @@ impl EngineCore {
     /// Takes out one request, which ends or starts over elsewhere. Returns whether it was here.
     pub fn abort(&mut self, now: SimTime, id: RequestId) -> bool {
         self.count_blocks(now);
-        let Some(slot) = self.scheduler.vllm_mut().and_then(|scheduler| scheduler.abort(id)) else {
-            return false;
+        let slot = match &mut self.scheduler {
+            Scheduler::Vllm(scheduler) => scheduler.abort(id),
+            Scheduler::Sglang(scheduler) => scheduler.abort(id).then_some(None),
+            Scheduler::Baseline(_) => None,
         };
+        let Some(slot) = slot else { return false };
+        if let Some(turns) = &mut self.sglang {
+            turns.arrived = true;
+        }
         if let Some(slot) = slot {
             self.scheduler.retire(slot);
         }

@@ -4,7 +4,7 @@
 use super::EngineCore;
 use crate::ids::RequestId;
 use crate::metrics::DecisionLog;
-use crate::scheduler::{Handover, RemoteRead, SchedulerOutput};
+use crate::scheduler::{Handover, RemoteRead, Scheduler, SchedulerOutput};
 use crate::time::SimTime;
 
 /// What became of a transfer.
@@ -84,6 +84,15 @@ impl EngineCore {
     pub fn hear(&mut self, news: KvNews) {
         self.stalled = false;
         self.untried = true;
+        if let (Some(scheduler), Some(turns)) = (self.scheduler.sglang_mut(), &mut self.sglang) {
+            // Its turns look at every transfer anew.
+            match news {
+                KvNews::Received(id) => scheduler.kv_received(id),
+                KvNews::Sent(id) => scheduler.kv_sent(id),
+            }
+            turns.arrived = true;
+            return;
+        }
         self.handovers.news.push(news);
     }
 
@@ -100,19 +109,21 @@ impl EngineCore {
     /// Notes what a batch means for other engines.
     #[inline]
     pub(super) fn note_handovers(&mut self, output: &SchedulerOutput, start: SimTime, end: SimTime) {
-        if self.handovers.part.receives
-            && let Some(scheduler) = self.scheduler.vllm_mut()
-        {
-            let reads = scheduler.take_remote_reads();
+        if self.handovers.part.receives {
+            let reads = match &mut self.scheduler {
+                Scheduler::Vllm(scheduler) => scheduler.take_remote_reads(),
+                Scheduler::Sglang(scheduler) => scheduler.take_remote_reads(),
+                Scheduler::Baseline(_) => Vec::new(),
+            };
             self.handovers.reads.extend(reads.into_iter().map(|read| (read, start)));
         }
-        if self.handovers.part.reports_chunks
-            && let Some(scheduler) = self.scheduler.vllm()
-        {
-            let kept = output
-                .scheduled
-                .iter()
-                .filter(|entry| scheduler.request(entry.slot).handover() == Handover::Keeps);
+        if self.handovers.part.reports_chunks {
+            let is_kept = |slot| match &self.scheduler {
+                Scheduler::Vllm(scheduler) => scheduler.request(slot).handover() == Handover::Keeps,
+                Scheduler::Sglang(scheduler) => scheduler.serves_prompts(),
+                Scheduler::Baseline(_) => false,
+            };
+            let kept = output.scheduled.iter().filter(|entry| is_kept(entry.slot));
             self.handovers.chunks.extend(kept.map(|entry| ComputedChunk {
                 request: entry.id,
                 computed: entry.computed_before + entry.num_tokens,

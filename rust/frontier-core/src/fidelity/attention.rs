@@ -20,7 +20,8 @@
 use super::batch::{AttentionWork, BatchShape, GroupShape, KV_TILE_TOKENS, QUERY_TILE_TOKENS};
 use super::cost::Cost;
 use super::device::Device;
-use crate::plan::step_time::AttentionPhase;
+use super::encoder_attention;
+use crate::plan::step_time::{AttentionPhase, AttentionSpan};
 
 /// Query rows of a prefill block.
 const BLOCK_ROWS: f64 = 128.0;
@@ -48,6 +49,8 @@ pub struct AttentionShape {
     pub window: Option<usize>,
     /// Its tokens, if any.
     pub window_tokens: Option<u32>,
+    /// What a token sees where attention is not causal.
+    pub span: Option<AttentionSpan>,
     /// Share of the FLOPs that no other rank repeats.
     pub model_share: f64,
 }
@@ -75,6 +78,7 @@ pub struct Attention {
     v_dim: f64,
     /// Tokens of the window; without one, more than any context.
     window_tokens: f64,
+    span: Option<AttentionSpan>,
     model_share: f64,
 }
 
@@ -191,6 +195,7 @@ impl Attention {
             qk_dim: f64::from(shape.qk_dim),
             v_dim: f64::from(shape.v_dim),
             window_tokens: f64::from(shape.window_tokens.unwrap_or(u32::MAX)),
+            span: shape.span,
             model_share: shape.model_share,
         }
     }
@@ -219,6 +224,10 @@ impl Attention {
         let (group, work) = (batch.prefill(), batch.prefill_work(self.window));
         if group.num_seqs == 0 || self.phase == AttentionPhase::Decode {
             return Cost::default();
+        }
+        if let Some(span) = self.span {
+            let work = &encoder_attention::work(span, group, work);
+            return self.cost_of(group, work, self.prefill(group, work));
         }
         self.cost_of(group, work, self.prefill(group, work))
     }
@@ -398,6 +407,7 @@ mod tests {
             model_share: 1.0,
             window,
             window_tokens: None,
+            span: None,
         };
         Attention::new(&device, device.flops_per_s(Dtype::Bf16).unwrap(), &shape)
     }

@@ -224,6 +224,7 @@ fn attention_rows(
             activation_bytes: reader.positive(5, row)?,
             window: window_tokens.map(|_| 0),
             window_tokens,
+            span: None,
             model_share: 1.0,
         };
         if !shape.heads.is_multiple_of(shape.kv_heads) {

@@ -578,6 +578,7 @@ impl Compiler<'_> {
             activation_bytes: spec.activation_bytes,
             window: spec.window.and_then(|window| self.windows.iter().position(|&known| known == window)),
             window_tokens: spec.window,
+            span: spec.span,
             model_share: spec.model_share,
         };
         let kernel = Attention::new(&self.device, self.rate(spec.dtype, path)?, &shape);

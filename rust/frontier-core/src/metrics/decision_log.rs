@@ -8,7 +8,8 @@ use crate::engine::KvNews;
 use crate::ids::{ReplicaId, RequestId, Slot};
 use crate::plan::DecisionLogSpec;
 use crate::scheduler::{
-    Admission, Baseline, BatchScheduler, LiveRequest, Scheduler, SchedulerOutput, StepOutcome, VllmScheduler,
+    Admission, Baseline, BatchScheduler, CarriedToken, LiveRequest, Scheduler, SchedulerOutput, StepOutcome,
+    VllmScheduler,
 };
 use crate::time::SimTime;
 
@@ -219,6 +220,19 @@ impl DecisionLog {
         self.text.push_str(",\"sent\":");
         list_news(&mut self.text, &news, false);
         let _ = writeln!(self.text, ",\"free_end\":{}}}", scheduler.gauges().num_free);
+    }
+
+    /// Shows that a decode server has memory for a prompt, which `replica` may compute now.
+    pub fn reserve(&mut self, now: SimTime, replica: ReplicaId, request: RequestId) {
+        let _ =
+            writeln!(self.text, "{{\"eng\":\"e{}\",\"ts\":{},\"reserve\":{}}}", replica.0, now.0, request.0);
+    }
+
+    /// Shows the requests that join the running batch of a decode server, or end, with the token that came.
+    pub fn carried(&mut self, now: SimTime, replica: ReplicaId, carried: &[CarriedToken]) {
+        let _ = write!(self.text, "{{\"eng\":\"e{}\",\"ts\":{},\"carried\":", replica.0, now.0);
+        list(&mut self.text, carried.iter(), |out, token| number(out, token.id.0));
+        self.text.push_str("}\n");
     }
 
     /// Shows a transfer that a step of `replica`, formed `now`, begins.

@@ -11,9 +11,13 @@ pub(super) fn begin(facts: &StepFacts, scheduler: &SglangScheduler, batch: &Sche
     let mut record = String::new();
     let Some(formed) = scheduler.newest() else { return record };
     let extends = formed.extends();
+    record.push('{');
+    if scheduler.has_part() {
+        let _ = write!(record, "\"eng\":\"e{}\",", facts.replica.0);
+    }
     let _ = write!(
         record,
-        "{{\"step\":{},\"ts\":{},\"start\":{},\"end\":{},\"mode\":\"{}\",\"sched\":",
+        "\"step\":{},\"ts\":{},\"start\":{},\"end\":{},\"mode\":\"{}\",\"sched\":",
         facts.step,
         facts.scheduled_at.0,
         facts.start.0,

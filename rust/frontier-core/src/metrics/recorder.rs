@@ -91,6 +91,15 @@ impl RequestRecord {
         self.ledger.spent()
     }
 
+    fn note_first_token(&mut self, now: SimTime, meter: HostMeter) {
+        if self.first_token.is_none() {
+            self.first_token = Some(now);
+            self.ledger.settle(now, meter);
+            self.ttft_causes = *self.ledger.spent();
+            self.witness(6, now, 0);
+        }
+    }
+
     /// Mixes a fact of the request's life into its digest.
     #[inline]
     fn witness(&mut self, kind: u64, at: SimTime, value: u64) {
@@ -109,6 +118,11 @@ pub struct TokenRun {
     pub last_step: u32,
     /// Tokens of each of these steps, at least 1; more with accepted drafts.
     pub tokens_per_step: u32,
+}
+
+impl TokenRun {
+    /// Stands in place of a step for the first token, where it was carried from a prefill.
+    pub const CARRIED: u32 = u32::MAX;
 }
 
 /// Steps with drafts and what became of them, over a run.
@@ -363,12 +377,21 @@ impl Recorder {
                 self.runs.extend(run.replace(new));
             }
         }
-        if record.first_token.is_none() {
-            record.first_token = Some(now);
-            record.ledger.settle(now, meter);
-            record.ttft_causes = *record.ledger.spent();
-            record.witness(6, now, 0);
-        }
+        record.note_first_token(now, meter);
+    }
+
+    /// Records a first token that no step of the request's replica made, but that came with its KV.
+    pub fn carried_token(&mut self, id: RequestId, now: SimTime, meter: HostMeter) {
+        let record = self.request(id);
+        record.generated_tokens += 1;
+        record.note_first_token(now, meter);
+        let run = TokenRun {
+            request: id,
+            first_step: TokenRun::CARRIED,
+            last_step: TokenRun::CARRIED,
+            tokens_per_step: 1,
+        };
+        self.runs.push(run);
     }
 
     /// Records the outcome of a step with drafts.

@@ -6,7 +6,7 @@
 
 use serde::Deserialize;
 
-use super::{ClusterSpec, SchedulerSpec};
+use super::{ClusterSpec, DisaggregationSpec, SchedulerSpec};
 use crate::error::SimError;
 
 /// Legs that a request takes one after the other, and what makes it leave them out.
@@ -66,6 +66,8 @@ pub struct HandoverSpec {
     pub mode: HandoverMode,
     /// What is moved at a time.
     pub granularity: Granularity,
+    /// What becomes of the token that the prefill makes.
+    pub first_token: FirstToken,
     /// From the end of a leg to the request's arrival at the next: the proxy between them.
     pub proxy_latency_ns: u64,
     /// Before the first byte of every transfer.
@@ -88,13 +90,23 @@ pub enum HandoverMode {
     /// with it, and the source keeps its blocks until they are read.
     Pull,
     /// The destination takes blocks first, then the source starts to compute, and sends: the order of `SGLang` and
-    /// Mooncake, under vLLM's scheduler.
+    /// Mooncake.
     Push,
     /// The source sends when it is done, into memory of the destination beside its KV cache (vLLM's P2P NCCL
     /// connector); the destination hears of the request when its KV is there, and has it at once when it admits it.
     Buffer,
     /// The source writes to a pool and is free; the destination reads from there once it has blocks.
     Store,
+}
+
+/// What becomes of the token that a prefill makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstToken {
+    /// It is nobody's: the next leg computes the last prompt token once more and makes all output tokens (vLLM).
+    Recomputed,
+    /// It goes with the KV, and the next leg gives it to the client: the first of its output tokens (`SGLang`).
+    Carried,
 }
 
 /// What is moved at a time.
@@ -193,12 +205,19 @@ impl PathSpec {
         if self.direct.is_some() && self.handover().is_none() {
             return refuse("direct".into(), "was given, but no KV is handed over".into());
         }
+        if self.direct.is_some() && self.handover().is_some_and(HandoverSpec::carries) {
+            let message = "was given, but a decode server of SGLang computes no prompts";
+            return refuse("direct".into(), message.into());
+        }
         Ok(())
     }
 
     /// Checks that the engines which hand KV over are of a kind that does, and agree on what a block is.
     fn check_engines(&self, clusters: &[ClusterSpec]) -> Result<(), SimError> {
         let handover = self.handover();
+        if handover.is_none_or(HandoverSpec::carries) {
+            self.check_servers(clusters)?;
+        }
         let refuse = |leg: usize, message: String| {
             Err(SimError::Plan { path: format!("legs[{leg}].clusters"), message })
         };
@@ -207,10 +226,15 @@ impl PathSpec {
             for cluster in leg.clusters.iter().filter_map(|&at| clusters.get(at as usize)) {
                 let encodes = leg.encodes.is_some();
                 let SchedulerSpec::VllmV1(config) = &cluster.scheduler else {
-                    if handover.is_none() && !encodes {
+                    // Servers of SGLang are checked apart.
+                    if !encodes && handover.is_none_or(HandoverSpec::carries) {
                         continue;
                     }
-                    return refuse(number, format!("'{}' has a scheduler other than vLLM's", cluster.name));
+                    let message = format!("'{}' has a scheduler other than vLLM's", cluster.name);
+                    return refuse(
+                        number,
+                        message + if encodes { "" } else { ", which recomputes the first token" },
+                    );
                 };
                 let Some(handover) = handover.filter(|_| !encodes) else { continue };
                 if !config.kv_group_windows.is_empty() {
@@ -268,7 +292,46 @@ impl EncodeSpec {
     }
 }
 
+impl PathSpec {
+    /// Checks the parts of SGLang's servers where they hand KV over, and that they have none where nothing is.
+    fn check_servers(&self, clusters: &[ClusterSpec]) -> Result<(), SimError> {
+        let hands_over = self.handover().is_some();
+        for (number, leg) in self.legs.iter().enumerate().filter(|(_, leg)| leg.encodes.is_none()) {
+            let wanted = hands_over.then_some(if leg.receives.is_some() { "decode" } else { "prefill" });
+            for cluster in leg.clusters.iter().filter_map(|&at| clusters.get(at as usize)) {
+                let found = match &cluster.scheduler {
+                    SchedulerSpec::Sglang(config) => config.disaggregation.map(|part| match part {
+                        DisaggregationSpec::Prefill { .. } => "prefill",
+                        DisaggregationSpec::Decode { .. } => "decode",
+                    }),
+                    SchedulerSpec::VllmV1(_) | SchedulerSpec::Baseline(_) => None,
+                };
+                if found == wanted {
+                    continue;
+                }
+                let message = match wanted {
+                    None => "must have no 'disaggregation', since no KV is handed over".into(),
+                    Some(mode) => format!(
+                        "must have SGLang's scheduler with 'disaggregation' of mode '{mode}', to have the first token \
+                         carried"
+                    ),
+                };
+                return Err(SimError::Plan {
+                    path: format!("legs[{number}].clusters"),
+                    message: format!("'{}' {message}", cluster.name),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl HandoverSpec {
+    /// Tells whether the token that the prefill makes is the client's first one.
+    pub fn carries(&self) -> bool {
+        self.first_token == FirstToken::Carried
+    }
+
     /// Tells whether all transfers pass one link, one after the other.
     pub(super) fn is_serial(&self) -> bool {
         matches!(self.transport, TransportSpec::Serial { .. })
@@ -281,6 +344,12 @@ impl HandoverSpec {
             return refuse(
                 "granularity",
                 "other than 'request' needs mode 'push': the destination is known first",
+            );
+        }
+        if self.carries() && (self.mode != HandoverMode::Push || self.granularity == Granularity::Layer) {
+            return refuse(
+                "first_token",
+                "was 'carried', needs mode 'push' and granularity 'chunk' or 'request': SGLang has no other",
             );
         }
         if self.num_layers == 0 {

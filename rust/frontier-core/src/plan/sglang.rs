@@ -31,6 +31,21 @@ pub enum RadixEvictionPolicy {
     Lfu,
 }
 
+/// What a server does where prompts are computed apart from their output (`--disaggregation-mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum DisaggregationSpec {
+    /// It computes prompts.
+    Prefill {},
+    /// It takes their KV and makes the output.
+    Decode {
+        /// Tokens of output that memory is kept for, for each request that is let in, resumed or running.
+        num_reserved_decode_tokens: u32,
+        /// The queues of requests that come are looked at in every so manieth turn.
+        polling_interval: u32,
+    },
+}
+
 /// Scheduler settings of one SGLang engine.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +79,8 @@ pub struct SglangConfig {
     pub priority_scheduling_preemption_threshold: u32,
     /// Lower values are served first.
     pub schedule_low_priority_values_first: bool,
+    /// Its part where prompts are computed apart from their output; none of a server that does both.
+    pub disaggregation: Option<DisaggregationSpec>,
 }
 
 impl SglangConfig {
@@ -103,6 +120,38 @@ impl SglangConfig {
                 "schedule_conservativeness",
                 format!("was {conservativeness}, must be a number of at least 0"),
             );
+        }
+        self.check_disaggregation()
+    }
+
+    /// Checks that nothing is asked for that a server with a part does not do.
+    fn check_disaggregation(&self) -> Result<(), SimError> {
+        let refuse = |field: &str, message: &str| {
+            Err(SimError::Plan { path: format!("scheduler.{field}"), message: message.into() })
+        };
+        let Some(part) = self.disaggregation else { return Ok(()) };
+        if self.enable_priority_scheduling {
+            return refuse(
+                "enable_priority_scheduling",
+                "was true: with disaggregation SGLang sets no priorities",
+            );
+        }
+        if self.enable_mixed_chunk {
+            return refuse(
+                "enable_mixed_chunk",
+                "was true: with disaggregation no step has prompts and decodes",
+            );
+        }
+        if let DisaggregationSpec::Decode { polling_interval, .. } = part {
+            if polling_interval == 0 {
+                return refuse("disaggregation.polling_interval", "was 0, must be at least 1");
+            }
+            if !self.disable_radix_cache {
+                return refuse(
+                    "disable_radix_cache",
+                    "was false: a decode server of SGLang keeps no prefixes",
+                );
+            }
         }
         Ok(())
     }

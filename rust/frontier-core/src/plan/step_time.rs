@@ -22,8 +22,9 @@ pub use moe::{
     DboSpec, DriftSpec, EplbSpec, ExpertPlacement, MoeSampling, MoeSpec, MoeStageSpec, RoutingSpec,
 };
 pub use operators::{
-    AttentionPhase, AttentionPredictors, AttentionSpec, CollectiveKind, CollectiveSpec, ElementwiseSpec,
-    ExchangePhase, FusedMoeSpec, GemmSpec, MoeExchangeSpec, OperatorSpec, PredictorRef, Rows,
+    AttentionPhase, AttentionPredictors, AttentionSpan, AttentionSpec, CollectiveKind, CollectiveSpec,
+    ElementwiseSpec, ExchangePhase, FusedMoeSpec, GemmSpec, MoeExchangeSpec, OperatorSpec, PredictorRef,
+    Rows,
 };
 pub use tables::{AttentionTable, TablesSpec};
 

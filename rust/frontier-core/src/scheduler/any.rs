@@ -65,6 +65,24 @@ impl Scheduler {
         }
     }
 
+    /// Returns `SGLang`'s scheduler, if it is that.
+    #[inline]
+    pub fn sglang(&self) -> Option<&SglangScheduler> {
+        match self {
+            Self::Sglang(scheduler) => Some(scheduler),
+            Self::Vllm(_) | Self::Baseline(_) => None,
+        }
+    }
+
+    /// Returns `SGLang`'s scheduler, if it is that.
+    #[inline]
+    pub fn sglang_mut(&mut self) -> Option<&mut SglangScheduler> {
+        match self {
+            Self::Sglang(scheduler) => Some(scheduler),
+            Self::Vllm(_) | Self::Baseline(_) => None,
+        }
+    }
+
     /// Returns the tiers of KV below the device, if any.
     #[inline]
     pub fn kv_loads(&self) -> Option<&KvLoads> {

@@ -11,9 +11,13 @@ mod admission;
 mod batch;
 mod decode;
 mod failure;
+mod integrity;
+mod leaving;
 mod memory;
 mod order;
+mod output_server;
 mod prefill;
+mod prompt_server;
 mod request;
 mod results;
 
@@ -27,10 +31,12 @@ use super::{BatchScheduler, Gauges, Scheduled, SchedulerOutput, StepOutcome, Sub
 use crate::error::SimError;
 use crate::ids::{RequestId, Slot};
 use crate::kvcache::{BlockHash, RadixTree};
-use crate::plan::{SchedulePolicy, SglangConfig};
+use crate::plan::{DisaggregationSpec, SchedulePolicy, SglangConfig};
 use crate::time::SimTime;
 use crate::workload::Segment;
 use batch::{Batch, ExtendBatch};
+use output_server::OutputServer;
+use prompt_server::PromptServer;
 use request::Request;
 
 /// Longest output that an admission reserves memory for.
@@ -44,12 +50,23 @@ const NEW_TOKEN_RATIO_DECAY_STEPS: f64 = 600.0;
 /// Decode steps of the others that a retraction makes room for.
 const RETRACT_DECODE_STEPS: i64 = 20;
 /// Finished requests that are left alone until somebody looks which of them are still referred to.
-const MIN_RETIRING: usize = 16;
+pub(super) const MIN_RETIRING: usize = 16;
+
+/// What a server does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Both,
+    Prompts,
+    Outputs,
+}
 
 /// State of the scheduler of one engine.
 #[derive(Clone, Debug)]
 pub struct SglangScheduler {
     config: SglangConfig,
+    part: Part,
+    prompts: PromptServer,
+    outputs: OutputServer,
     /// After what 0.5.3 makes of it: tree orders need the tree, mixing needs chunks.
     policy: SchedulePolicy,
     mixes: bool,
@@ -101,6 +118,11 @@ impl SglangScheduler {
         };
         let ratio_init = (INIT_NEW_TOKEN_RATIO * config.schedule_conservativeness).min(1.0);
         let ratio_min = (ratio_init * MIN_NEW_TOKEN_RATIO_FACTOR).min(1.0);
+        let part = match config.disaggregation {
+            None => Part::Both,
+            Some(DisaggregationSpec::Prefill {}) => Part::Prompts,
+            Some(DisaggregationSpec::Decode { .. }) => Part::Outputs,
+        };
         Self {
             policy,
             mixes: config.enable_mixed_chunk && config.chunked_prefill_size.is_some(),
@@ -112,7 +134,15 @@ impl SglangScheduler {
             tree: RadixTree::new(),
             queued: RadixTree::new(),
             available: i64::from(config.max_total_tokens),
-            rows: i64::from(config.max_running_requests),
+            rows: match part {
+                Part::Outputs => OutputServer::num_rows(config.max_running_requests),
+                _ => i64::from(config.max_running_requests),
+            },
+            prompts: PromptServer::new(config.max_running_requests),
+            outputs: config.disaggregation.map_or_else(OutputServer::default, |part| {
+                OutputServer::new(part, config.max_running_requests)
+            }),
+            part,
             requests: Vec::new(),
             vacant: Vec::new(),
             waiting: VecDeque::new(),
@@ -237,6 +267,11 @@ impl SglangScheduler {
         if self.prefill_batch()? {
             return Ok(true);
         }
+        self.next_decode()
+    }
+
+    /// Puts a step of the running batch in flight. Returns whether there is one.
+    fn next_decode(&mut self) -> Result<bool, EngineFailure> {
         if !self.running.is_empty() {
             self.decode_batch()?;
         }
@@ -248,6 +283,38 @@ impl SglangScheduler {
         formed.requests.extend_from_slice(&self.running.requests);
         self.in_flight.push_back(formed);
         Ok(true)
+    }
+
+    /// Tells whether requests are here that are in no queue and no batch of a server without a part.
+    fn has_requests_between(&self) -> bool {
+        self.last.is_some() && self.part == Part::Outputs
+            || self.outputs.num_queued() > 0
+            || !self.prompts.bootstrapped.is_empty()
+            || !self.prompts.sending.is_empty()
+    }
+
+    /// Does what a server with a part does at the end of a turn, after results if there were any.
+    pub fn end_turn(&mut self) {
+        if self.part == Part::Prompts
+            && let Err(failure) = self.release_sent()
+        {
+            self.note(failure);
+        }
+    }
+
+    /// Tells whether the last turn left something for the next one, although it launched nothing.
+    pub fn take_released(&mut self) -> bool {
+        std::mem::take(&mut self.prompts.released)
+    }
+
+    /// Tells whether the server does only a part of the work on a request.
+    pub fn has_part(&self) -> bool {
+        self.part != Part::Both
+    }
+
+    /// Tells whether the server is one for prompts, whose requests go on elsewhere.
+    pub fn serves_prompts(&self) -> bool {
+        self.part == Part::Prompts
     }
 
     /// Writes the newest batch in flight into `out`.
@@ -288,7 +355,14 @@ impl BatchScheduler for SglangScheduler {
             Slot::from_index(self.requests.len() - 1)
         });
         self.requests[slot.index()].reset(submission);
-        self.enter(slot, false);
+        match self.part {
+            Part::Both => self.enter(slot, false),
+            Part::Prompts => self.prompts.bootstrapped.push(slot),
+            Part::Outputs => {
+                self.outputs.unallocated.push_back(slot);
+                self.note_endless_wait(slot);
+            }
+        }
     }
 
     /// Takes one turn of SGLang's loop; `out` stays without requests where it finds nothing to run. Without results
@@ -298,7 +372,12 @@ impl BatchScheduler for SglangScheduler {
         self.returned.clear();
         self.evicted.clear();
         let pending = !self.in_flight.is_empty();
-        match self.next_batch() {
+        let formed = match self.part {
+            Part::Both => self.next_batch(),
+            Part::Prompts => self.next_prompts(),
+            Part::Outputs => self.next_outputs(),
+        };
+        match formed {
             Ok(true) => self.describe(out),
             Ok(false) if pending => {}
             Ok(false) => self.ratio = self.ratio_init,
@@ -316,6 +395,7 @@ impl BatchScheduler for SglangScheduler {
             self.note(failure);
         }
         self.spare.push(done);
+        self.end_turn();
         self.retire_unreferenced(outcome);
     }
 
@@ -328,7 +408,10 @@ impl BatchScheduler for SglangScheduler {
 
     #[inline]
     fn has_requests(&self) -> bool {
-        !self.waiting.is_empty() || !self.running.is_empty() || self.chunked.is_some()
+        !self.waiting.is_empty()
+            || !self.running.is_empty()
+            || self.chunked.is_some()
+            || (self.part != Part::Both && self.has_requests_between())
     }
 
     #[inline]
@@ -336,7 +419,8 @@ impl BatchScheduler for SglangScheduler {
         let free = self.available + self.tree.evictable();
         Gauges {
             num_running: self.num_live,
-            num_waiting: self.waiting.len() as u32,
+            num_waiting: (self.waiting.len() + self.prompts.bootstrapped.len() + self.outputs.num_queued())
+                as u32,
             num_usable: self.config.max_total_tokens,
             num_free: free.clamp(0, i64::from(self.config.max_total_tokens)) as u32,
         }
@@ -382,39 +466,13 @@ impl BatchScheduler for SglangScheduler {
     }
 
     fn visit_waiting(&self, visit: &mut dyn FnMut(RequestId)) {
-        self.waiting().for_each(visit);
+        let all = self.waiting.iter().chain(&self.prompts.bootstrapped).chain(&self.outputs.retracted);
+        all.chain(&self.outputs.receiving)
+            .chain(&self.outputs.unallocated)
+            .for_each(|&slot| visit(self.id(slot)));
     }
 
     fn check_integrity(&self) -> Result<(), SimError> {
-        if self.damaged {
-            return Ok(());
-        }
-        self.tree.check_integrity()?;
-        let unmerged = self.last.as_ref().map(|last| &last.batch);
-        let mut own = 0;
-        for batch in [Some(&self.running), unmerged].into_iter().flatten() {
-            for (&slot, &length) in batch.requests.iter().zip(&batch.lengths) {
-                let request = &self.requests[slot.index()];
-                let shared = if self.radix() { request.prefix } else { 0 };
-                own += if request.finished { 0 } else { length - shared };
-            }
-        }
-        for batch in &self.in_flight {
-            // Who finished rides along in the step behind, for nothing.
-            let decodes = batch.requests.iter().skip(batch.extends.len());
-            own += decodes.filter(|slot| self.requests[slot.index()].finished).count() as i64;
-        }
-        let found = self.available + self.tree.num_tokens() + own;
-        if found != i64::from(self.config.max_total_tokens) {
-            return Err(SimError::Invariant {
-                what: format!(
-                    "{} KV slots exist, but {} are free, {} in the radix tree and {own} with requests",
-                    self.config.max_total_tokens,
-                    self.available,
-                    self.tree.num_tokens()
-                ),
-            });
-        }
-        Ok(())
+        if self.damaged { Ok(()) } else { self.check_books() }
     }
 }

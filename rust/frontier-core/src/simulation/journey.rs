@@ -51,6 +51,8 @@ pub(super) struct Journey {
     pub(super) model: u16,
     pub(super) stage: Stage,
     pub(super) source: ReplicaId,
+    /// When the source's API servers are done with the request, where it does not reach them later.
+    pub(super) accepted: Option<SimTime>,
     /// When the source was done.
     pub(super) ready: Option<SimTime>,
     /// Its row in the table of transfers, from when the destination is known.
@@ -77,6 +79,7 @@ impl Journey {
             model,
             stage,
             source,
+            accepted: None,
             ready: None,
             row: NO_ROW,
             num_blocks: 0,
@@ -242,6 +245,12 @@ impl Controller {
     pub(super) fn handover_of(&self, id: RequestId) -> Result<HandoverSpec, SimError> {
         let journey = self.journeys.get(&id).ok_or_else(|| nobody(id))?;
         self.paths[usize::from(journey.model)].handover.ok_or_else(|| nobody(id))
+    }
+
+    /// Tells whether a request is on its way with the token that its prefill makes.
+    pub(super) fn carries(&self, id: RequestId) -> bool {
+        let path = self.journeys.get(&id).map(|journey| &self.paths[usize::from(journey.model)]);
+        path.and_then(|path| path.handover).is_some_and(|handover| handover.carries())
     }
 
     pub(super) fn journey(&mut self, id: RequestId) -> Result<&mut Journey, SimError> {

@@ -43,12 +43,18 @@ impl Simulation {
         journey.num_blocks = num_blocks;
         if journey.stage == Stage::Reserving {
             journey.stage = Stage::Computing;
-            let source = journey.source;
+            let (source, accepted) = (journey.source, journey.accepted);
             let spec = self.around.recorder.requests[id.index()].spec;
             self.around.recorder.enter(id, Activity::Queue, now, HostMeter::default());
+            if let Some(log) = &mut self.around.recorder.decision_log {
+                log.reserve(now, engine, id);
+            }
+            if let Some(accepted) = accepted.filter(|&accepted| accepted > now) {
+                return self.around.push_for(accepted, id, Event::Submit);
+            }
             self.segments.clear();
             self.workload.prompt_segments(id, &mut self.segments);
-            return match self.cluster(source).network_to_servers() {
+            return match self.cluster(source).network_to_servers().filter(|_| accepted.is_none()) {
                 Some(network) => self.around.push_for(now.after(network)?, id, Event::Accept),
                 None => self.submit(now, &spec, source),
             };

@@ -70,6 +70,13 @@ impl Simulation {
         if !push {
             return self.send(now, spec, source);
         }
+        if self.controller.as_ref().is_some_and(|controller| controller.carries(spec.id)) {
+            // Both servers take the request in at the same time.
+            let ready = self.cluster(source).accept(now, spec, source)?;
+            if let Some(controller) = &mut self.controller {
+                controller.journey(spec.id)?.accepted = Some(ready);
+            }
+        }
         self.around.recorder.route(spec.id, source, now);
         self.around.recorder.enter(spec.id, Activity::KvTransferWait, now, HostMeter::default());
         self.send_on(now, spec)
@@ -320,7 +327,8 @@ impl Simulation {
     pub(super) fn block_size_of(&self, engine: ReplicaId) -> Option<u32> {
         match self.clusters[self.cluster_of[engine.index()] as usize].scheduler() {
             SchedulerSpec::VllmV1(config) => Some(config.block_size),
-            SchedulerSpec::Sglang(_) | SchedulerSpec::Baseline(_) => None,
+            SchedulerSpec::Sglang(_) => Some(1),
+            SchedulerSpec::Baseline(_) => None,
         }
     }
 }

@@ -21,7 +21,8 @@ pub(crate) fn disaggregated(workload: &Value, mode: &str, granularity: &str) -> 
         "legs": [
             {"clusters": [0], "weights": [1.0], "balance": "weighted", "encodes": null, "receives": null},
             {"clusters": [1], "weights": [1.0], "balance": "weighted", "encodes": null, "receives": {
-                "mode": mode, "granularity": granularity, "proxy_latency_ns": 0, "latency_ns": 0,
+                "mode": mode, "granularity": granularity, "first_token": "recomputed",
+                "proxy_latency_ns": 0, "latency_ns": 0,
                 "bytes_per_block": BLOCK_BYTES, "fixed_bytes": 0, "num_layers": 4,
                 "transport": {"kind": "dedicated", "bytes_per_s": 1e9}}}
         ],
@@ -30,8 +31,10 @@ pub(crate) fn disaggregated(workload: &Value, mode: &str, granularity: &str) -> 
     plan
 }
 
-fn handover(plan: &mut Value) -> &mut Value {
-    &mut plan["paths"][0]["legs"][1]["receives"]
+/// Returns how the first path of a plan hands KV over, to its last leg.
+pub(crate) fn handover(plan: &mut Value) -> &mut Value {
+    let last = plan["paths"][0]["legs"].as_array_mut().and_then(|legs| legs.last_mut());
+    &mut last.unwrap()["receives"]
 }
 
 fn finished(plan: &Value) -> (Recorder, Totals) {

@@ -2,10 +2,12 @@
 //! lost.
 
 use crate::data_parallel::lock_step;
-use crate::disaggregation::{disaggregated, networked};
+use crate::disaggregation::{disaggregated, handover, networked};
 use crate::kv_tiers::{tier, tiers};
 use crate::paths::{encoded, served_beside};
-use crate::support::{burst, plan, run, synthetic};
+use crate::sglang_handover::become_sglang;
+use crate::support::{burst, checked_run, plan, run, synthetic};
+use frontier_core::error::SimError;
 use frontier_core::metrics::{Cause, Recorder, RejectReason, RequestStatus};
 use frontier_core::time::SimTime;
 use serde_json::{Value, json};
@@ -361,7 +363,7 @@ fn faulty(seed: u64) -> (Value, usize) {
         plan["clusters"][0]["kv_tiers"] = tiers(&below, load, "write_through");
         plan["clusters"][0]["scheduler"]["num_blocks"] = json!(62 + dice.below(20));
     }
-    plan["paths"][0]["legs"][1]["receives"]["proxy_latency_ns"] = json!(dice.below(3) * 500_000);
+    handover(&mut plan)["proxy_latency_ns"] = json!(dice.below(3) * 500_000);
     dress(&mut plan, &mut dice);
     let num_clusters = plan["clusters"].as_array().unwrap().len() as u64;
     let events = (0..dice.below(5)).map(|_| {
@@ -410,21 +412,62 @@ fn faulty(seed: u64) -> (Value, usize) {
             "timeout_ns": (20 + dice.below(60)) * 1_000_000, "max_retries": dice.below(3),
             "retry_delay_ns": 5_000_000}]});
     }
+    serve_by_sglang(&mut plan, seed);
     (plan, count as usize)
+}
+
+/// Gives the engines of one plan in four without tiers SGLang's schedulers, with little memory.
+fn serve_by_sglang(plan: &mut Value, seed: u64) {
+    let mut dice = Dice(seed + 1_000_000);
+    if !plan["clusters"][0]["kv_tiers"].is_null() || dice.below(4) > 0 {
+        return;
+    }
+    become_sglang(plan);
+    plan["paths"][0]["direct"] = json!(null);
+    let receives = handover(plan);
+    receives["mode"] = json!("push");
+    receives["granularity"] = json!(["chunk", "request"][dice.below(2) as usize]);
+    plan["clusters"][1]["data_parallel"] = json!(null);
+    for cluster in 0..2 {
+        let scheduler = &mut plan["clusters"][cluster]["scheduler"];
+        scheduler["max_total_tokens"] = json!(480 + dice.below(600));
+        scheduler["max_running_requests"] = json!(1 + dice.below(16));
+        scheduler["disable_overlap_schedule"] = json!(dice.below(2) == 0);
+        if cluster == 0 {
+            scheduler["chunked_prefill_size"] = json!(64 + dice.below(200));
+            scheduler["disable_radix_cache"] = json!(dice.below(2) == 0);
+        }
+    }
+    let part = &mut plan["clusters"][1]["scheduler"]["disaggregation"];
+    part["num_reserved_decode_tokens"] = json!(dice.below(33));
+    part["polling_interval"] = json!(1 + dice.below(2));
 }
 
 #[test]
 fn ten_thousand_random_fault_schedules_lose_no_request() {
-    let (mut again, mut failed, mut evicted) = (0, 0, 0);
+    let (mut again, mut failed, mut evicted, mut by_sglang, mut out_of_memory) = (0, 0, 0, 0, 0);
     for seed in 0..10_000 {
-        let (plan, count) = faulty(seed);
-        let (recorder, totals) = run(&plan).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let (mut plan, count) = faulty(seed);
+        let is_sglang = handover(&mut plan)["first_token"] == "carried";
+        let ran = if is_sglang { checked_run(&plan) } else { run(&plan) };
+        let (recorder, totals) = match ran {
+            Ok(ran) => ran,
+            // Memory set aside for requests to come cannot be taken back, which SGLang does not survive.
+            Err(SimError::EngineFailure { .. }) if is_sglang => {
+                out_of_memory += 1;
+                continue;
+            }
+            Err(error) => panic!("seed {seed}: {error}"),
+        };
         assert_accounted_for(&recorder, count);
+        by_sglang += u32::from(is_sglang);
         again += recorder.requests.iter().filter(|record| record.attempts > 1).count();
         let counters = totals.clusters[0].kv_tiers.iter().filter_map(|tier| tier.counters.as_ref());
         evicted += counters.map(|counters| counters.evicted_blocks).sum::<u64>();
         failed += recorder.requests.iter().filter(|record| record.status == RequestStatus::Failed).count();
     }
+    assert!(by_sglang > 1_000, "{by_sglang} ran under SGLang");
+    assert!(out_of_memory < 10, "{out_of_memory} engines ran out of memory");
     assert!(again > 5_000 && failed > 1_000, "{again} ran again, {failed} failed");
     assert!(evicted > 10_000, "{evicted} blocks were evicted from full tiers");
 }

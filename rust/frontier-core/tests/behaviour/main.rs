@@ -17,6 +17,7 @@ mod pipelines;
 mod private_content;
 mod routing;
 mod scheduler_laws;
+mod sglang_handover;
 mod sglang_laws;
 mod speculation;
 mod support;

@@ -37,6 +37,7 @@ fn settings() -> impl Strategy<Value = SglangConfig> {
                 enable_priority_scheduling: false,
                 priority_scheduling_preemption_threshold: 10,
                 schedule_low_priority_values_first: false,
+                disaggregation: None,
             }
         },
     )

@@ -77,6 +77,15 @@ pub(crate) fn run(plan: &Value) -> Result<(Recorder, Totals), SimError> {
     run_with(plan, None)
 }
 
+/// Runs a plan to its end, and checks all blocks and queues after every event.
+pub(crate) fn checked_run(plan: &Value) -> Result<(Recorder, Totals), SimError> {
+    let mut simulation = Simulation::new(&Plan::from_json(&plan.to_string())?, None, &[])?;
+    while !simulation.run_slice(1)? {
+        simulation.check_integrity()?;
+    }
+    simulation.finish()
+}
+
 /// Runs a plan over a trace to its end.
 pub(crate) fn run_with(
     plan: &Value,

@@ -1,8 +1,9 @@
 //! Values that the types of the schema cannot rule out, refused with the path of the field.
 
 use super::{
-    AttentionPhase, AttentionSpec, CpuSpec, DraftSpec, Dtype, FusedMoeSpec, GemmSpec, GpuSpec, GraphsSpec,
-    LaunchesSpec, LayoutSpec, LinkSpec, MAX_CAPTURE_TOKENS, OperatorSpec, OperatorsSpec, StepTimeSpec,
+    AttentionPhase, AttentionPredictors, AttentionSpan, AttentionSpec, CpuSpec, DraftSpec, Dtype,
+    FusedMoeSpec, GemmSpec, GpuSpec, GraphsSpec, LaunchesSpec, LayoutSpec, LinkSpec, MAX_CAPTURE_TOKENS,
+    OperatorSpec, OperatorsSpec, StepTimeSpec,
 };
 use crate::error::SimError;
 
@@ -171,6 +172,9 @@ impl OperatorsSpec {
         if let Some(window) = spec.window {
             at_least(path, "window", window, 1)?;
         }
+        if let Some(span) = spec.span {
+            check_span(path, span, spec)?;
+        }
         check_slots(path, spec)?;
         let learned = spec.predictors.prefill.is_some() || spec.predictors.decode.is_some();
         if learned && spec.phase == AttentionPhase::Both && spec.mixed_decode_factor.is_none() {
@@ -225,6 +229,18 @@ impl OperatorsSpec {
 }
 
 /// Refuses predictors that the operator would never ask.
+/// Checks attention that is not causal, which no predictor knows.
+fn check_span(path: &str, span: AttentionSpan, spec: &AttentionSpec) -> Result<(), SimError> {
+    if let AttentionSpan::Blocks { tokens } = span {
+        at_least(path, "span.tokens", tokens, 1)?;
+    }
+    if spec.window.is_some() || spec.predictors != AttentionPredictors::default() {
+        let message = "was given beside a window or predictors, which are those of causal attention".into();
+        return refuse(path, "span", message);
+    }
+    Ok(())
+}
+
 fn check_slots(path: &str, spec: &AttentionSpec) -> Result<(), SimError> {
     let slots = &spec.predictors;
     let idle = [

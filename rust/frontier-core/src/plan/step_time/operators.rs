@@ -132,6 +132,19 @@ pub enum AttentionPhase {
     Decode,
 }
 
+/// What every token sees where attention is not causal: whole requests are computed in one step, without a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AttentionSpan {
+    /// All tokens of its request.
+    Request {},
+    /// Those of its block: requests are cut into blocks of so many tokens.
+    Blocks {
+        /// Tokens of a block, at least 1.
+        tokens: u32,
+    },
+}
+
 /// Predictors of an attention operator by kind of batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -177,6 +190,8 @@ pub struct AttentionSpec {
     pub kv_bytes_per_token: f64,
     /// Sliding window in tokens (a query sees at most this many keys, itself included), if any.
     pub window: Option<u32>,
+    /// What a token of an encoder sees; `None`: the tokens before it, as in a language model.
+    pub span: Option<AttentionSpan>,
     /// Arithmetic.
     pub dtype: Dtype,
     /// Bytes per element of query and output.

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{EngineFailure, RETRACT_DECODE_STEPS, SglangScheduler};
+use super::{EngineFailure, Part, RETRACT_DECODE_STEPS, SglangScheduler};
 use crate::ids::Slot;
 
 impl SglangScheduler {
@@ -81,6 +81,11 @@ impl SglangScheduler {
         generated += RETRACT_DECODE_STEPS * self.running.len() as i64;
         self.ratio = (generated as f64 / asked as f64).min(1.0);
         for slot in gone {
+            if self.part == Part::Outputs {
+                self.returned.push(self.id(slot));
+                self.outputs.retracted.push_back(slot);
+                continue;
+            }
             self.note_hang(slot);
             self.enter(slot, true);
         }

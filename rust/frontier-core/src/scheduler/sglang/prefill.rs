@@ -2,7 +2,7 @@
 
 use super::admission::{Budget, Verdict};
 use super::batch::{Batch, ExtendBatch, Mode};
-use super::{EngineFailure, SglangScheduler};
+use super::{EngineFailure, Part, SglangScheduler};
 use crate::ids::Slot;
 
 impl SglangScheduler {
@@ -29,7 +29,9 @@ impl SglangScheduler {
         for at in 0..self.waiting.len() {
             let slot = self.waiting[at];
             let staying = self.running.len() as i64 - budget.preempted.len() as i64;
-            if budget.added.len() as i64 >= most - staying {
+            // On a prefill server, requests whose KV is on its way have rows, too.
+            let rows = if self.part == Part::Prompts { self.rows } else { i64::MAX };
+            if budget.added.len() as i64 >= rows.min(most - staying) {
                 self.running.full = true;
             }
             if self.running.full && !(by_priority && budget.preempt_for(self, slot)?) {

@@ -4,6 +4,7 @@ use super::CLIP_MAX_NEW_TOKENS;
 use crate::ids::{RequestId, Slot};
 use crate::kvcache::NodeId;
 use crate::scheduler::{Admission, Scheduled, Submission};
+use crate::time::SimTime;
 use crate::workload::Segment;
 
 /// State of a request (`Req` in `schedule_batch.py`). Lengths are signed: the engine computes with negative ones when
@@ -15,6 +16,8 @@ pub(super) struct Request {
     pub(super) prompt_tokens: u32,
     pub(super) max_new_tokens: i64,
     pub(super) priority: i64,
+    /// When it came to the deployment, for those whose prompts are computed apart.
+    pub(super) arrival: SimTime,
     /// Number of its last entry into the queue.
     pub(super) entered: u64,
     /// All tokens known, prompt and output.
@@ -35,6 +38,10 @@ pub(super) struct Request {
     pub(super) finished: bool,
     /// It lost its memory since it was last in a prefill: results to come are void.
     pub(super) retracted: bool,
+    /// It left before its end.
+    pub(super) aborted: bool,
+    /// Its KV has left, or has come.
+    pub(super) transferred: bool,
     pub(super) num_preemptions: u32,
     /// It is in a batch or in the running one; it was so once.
     pub(super) admitted: bool,
@@ -53,6 +60,7 @@ impl Request {
             prompt_tokens: 0,
             max_new_tokens: 0,
             priority: 0,
+            arrival: SimTime::ZERO,
             entered: 0,
             content: Vec::new(),
             output_stream: 0,
@@ -64,6 +72,8 @@ impl Request {
             chunks: 0,
             finished: false,
             retracted: false,
+            aborted: false,
+            transferred: false,
             num_preemptions: 0,
             admitted: false,
             was_admitted: false,
@@ -82,6 +92,7 @@ impl Request {
             prompt_tokens: submission.prompt_tokens,
             max_new_tokens: i64::from(submission.max_tokens),
             priority: i64::from(submission.priority),
+            arrival: submission.arrival,
             content,
             output_stream: submission.output_stream,
             ..Self::vacant()
@@ -115,6 +126,14 @@ impl Request {
     pub(super) fn cut_to(&mut self, num_tokens: i64) {
         self.extend = num_tokens;
         self.fill = slice_len(self.fill, 0, self.prefix + num_tokens);
+    }
+
+    /// Joins a running batch with `held` tokens that it did not compute. Returns whether it is new there.
+    pub(super) fn let_in(&mut self, held: i64) -> bool {
+        let is_new = !std::mem::replace(&mut self.was_admitted, true);
+        self.admitted = true;
+        self.high_water = self.high_water.max(held);
+        is_new
     }
 
     /// Returns its part of a batch, and whether it gets further than ever before.

@@ -1,7 +1,7 @@
 //! What the results of a batch change.
 
 use super::request::slice_len;
-use super::{EngineFailure, InFlightBatch, MIN_RETIRING, Mode, SglangScheduler};
+use super::{EngineFailure, InFlightBatch, MIN_RETIRING, Mode, Part, SglangScheduler};
 use crate::ids::Slot;
 use crate::scheduler::{Emission, StepOutcome};
 
@@ -12,11 +12,18 @@ impl SglangScheduler {
         done: &InFlightBatch,
         outcome: &mut StepOutcome,
     ) -> Result<(), EngineFailure> {
+        if self.part == Part::Prompts {
+            return self.process_prompts(done, outcome);
+        }
         let overlap = !self.config.disable_overlap_schedule;
         let mut num_freed = 0;
         for (position, &slot) in done.requests.iter().enumerate() {
             let request = &mut self.requests[slot.index()];
             if request.retracted {
+                continue;
+            }
+            if request.aborted {
+                num_freed += 1;
                 continue;
             }
             if done.mode == Mode::Decode {
