@@ -100,6 +100,6 @@ def _row(
         "simulated": float(simulated),
         "error": simulated / measured - 1,
         **others,
-        **{f"share_{name}": shares[name] for name in PROVENANCES},
+        **{f"share_{name}": shares.get(name, 0.0) for name in PROVENANCES},
         **case.facts,
     }
