@@ -39,6 +39,7 @@ from frontier.cli.profile import profile
 from frontier.cli.run import run
 from frontier.cli.schema import schema
 from frontier.cli.train import train
+from frontier.cli.validate import validate
 
 __all__ = ["main"]
 
@@ -60,7 +61,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
         "Simulate": (run, check, explain, advise_afd, kv_cache, examples),
         "Look up": (models, gpus, schema),
         "Launch": (from_command, to_command),
-        "Measure": (profile, train),
+        "Measure": (profile, train, validate),
     },
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

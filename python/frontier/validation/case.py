@@ -1,0 +1,85 @@
+"""What a suite is made of: measured runs as scenarios, and those that are left out with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from frontier.results import Result
+
+HIGHER_IS_BETTER: Final = ("_tok_s", "_tok_s_gpu", "_req_s")
+"""Endings of metrics of which more is better; of all others, less is."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A measured deployment under one load.
+
+    Attributes:
+        group: cases that statistics are over together.
+        name: of the case, one of its kind in the suite.
+        scenario: what `frontier.Scenario.from_dict` takes.
+        measured: values by metric; the name of a metric ends with its unit (`ttft_mean_ms`).
+        read: reads the same metrics from a run of the scenario.
+        choice: cases with the same are alternatives between which somebody might choose, so that their order
+            matters; empty for none.
+        others: what other simulators say of the case, by their names, with the metrics that they answer.
+        facts: further columns of the table of points.
+    """
+
+    group: str
+    name: str
+    scenario: Mapping[str, Any]
+    measured: Mapping[str, float]
+    read: Callable[[Result], Mapping[str, float]]
+    choice: str = ""
+    others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    facts: Mapping[str, str | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A measured run that is not simulated, and why.
+
+    Attributes:
+        group: the group that it would belong to.
+        name: of the run.
+        reason: why not.
+    """
+
+    group: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One published set of measurements.
+
+    Attributes:
+        name: as `frontier validate --suite` takes it.
+        title: what was measured, in a line.
+        source: who measured and published it, and its licence.
+        files: what of the data folder it reads, relative to it.
+        cases: yields its cases, given the data folder and one for files that scenarios name while they run.
+        assumptions: what was not published and is assumed, and what is fitted, if anything.
+    """
+
+    name: str
+    title: str
+    source: str
+    files: tuple[str, ...]
+    cases: Callable[[Path, Path], Iterable[Case | LeftOut]]
+    assumptions: tuple[str, ...] = ()
+
+    def missing(self, data: Path) -> list[str]:
+        """Return the files that are not in a data folder."""
+        return [name for name in self.files if not (data / name).exists()]
+
+
+def higher_is_better(metric: str) -> bool:
+    """Return whether more of a metric is better, as its name says."""
+    return metric.endswith(HIGHER_IS_BETTER)
