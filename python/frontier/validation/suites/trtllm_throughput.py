@@ -3,6 +3,9 @@
 What stands in for what: the scheduler is TensorRT-LLM's (`engine.scheduler.tensorrt_llm`), so are the size of
 KV blocks and the share of the free memory that the KV cache takes. Kernels, the host's part of a step, CUDA
 graphs, and how much memory weights and activations need are vLLM's.
+
+The rows of version 1 note that models with experts run attention data parallel. Those of 1.2 call that DEP;
+those of 1.0 say TP alone, and are simulated as the note says.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ _CHECKPOINTS: Final[Mapping[str, Mapping[str, Any]]] = {
         "group_size": 16,
     },
 }
+_ATTENTION_DP: Final = ("v1.0", ("Qwen3-235B-A22B", "Qwen3-30B-A3B"))
+"""Version whose TP is attention data parallel for these models."""
 _TRT_ENGINES: Final = "v0.14"
 _RULES: Final = "0.19"
 """vLLM whose memory rules stand in: the last that does not take CUDA graphs off the KV cache."""
@@ -127,10 +132,16 @@ def scenario_of(row: Mapping[str, str]) -> dict[str, Any]:
         engine["dtype"] = "float16"
     elif row["model"] not in _OWN_FORMAT and not (preset == "deepseek-r1" and row["precision"] == "fp8"):
         model["quantization_config"] = dict(_CHECKPOINTS[row["precision"]])
-    if ranks := re.match(r"DEP(\d+)", row["parallelism"]):
-        engine |= {"data_parallel_size": int(ranks.group(1)), "enable_expert_parallel": True}
+    version, models = _ATTENTION_DP
+    ranks = re.match(r"(DEP|TP)(\d+)", row["parallelism"])
+    assert ranks, row["parallelism"]
+    data_parallel = ranks[1] == "DEP" or (
+        row["engine_version"].startswith(version) and row["model"] in models and ranks[2] != "1"
+    )
+    if data_parallel:
+        engine |= {"data_parallel_size": int(ranks[2]), "enable_expert_parallel": True}
     else:
-        engine["tensor_parallel_size"] = int(row["tp"])
+        engine["tensor_parallel_size"] = int(ranks[2])
     return {
         "model": model,
         "hardware": _GPUS[row["gpu"]],
@@ -169,7 +180,7 @@ def _read(result: Result) -> dict[str, float]:
 
 TRTLLM_THROUGHPUT: Final = Suite(
     name="trtllm-throughput",
-    title="offline throughput of TensorRT-LLM 0.14, 1.0 and 1.2 on seven kinds of GPU",
+    title="offline throughput of TensorRT-LLM 0.14, 1.0 and 1.2 on six kinds of GPU",
     source="NVIDIA/TensorRT-LLM, performance overview (Apache-2.0)",
     files=(_POINTS,),
     cases=_cases,
@@ -180,6 +191,7 @@ TRTLLM_THROUGHPUT: Final = Suite(
         f"KV cache: {_KV_SHARE:.0%} of what weights and activations leave free, by vLLM {_RULES}'s estimate"
         " of both; blocks of 64 tokens (v0.14) and 32 (later)",
         "fp8 and fp4 are ModelOpt checkpoints with an FP8 KV cache; gpt-oss and FP8 DeepSeek as published",
+        "v1.0 rows of Qwen3 with more than one GPU have attention data parallel, as they note; 1.2 says DEP",
         "experts receive equal shares of the tokens on average",
     ),
 )
