@@ -48,10 +48,13 @@ def evaluate(
     left: list[LeftOut] = []
     scenarios: list[Scenario] = []
 
-    def read(result: Result) -> tuple[dict[str, float], dict[str, float]]:
+    def read(result: Result) -> tuple[dict[str, float], dict[str, float]] | FrontierError:
         # A run is known by its name: what is read of it is all that is kept, and runs end in any order.
         case = cases[result.scenario["name"]]
-        return dict(case.read(result)), dict(result.trust.shares)
+        try:
+            return dict(case.read(result)), dict(result.trust.shares)
+        except FrontierError as error:
+            return error
 
     with tempfile.TemporaryDirectory(prefix="frontier-validation-") as scratch:
         for case in suite.cases(folder, Path(scratch)):
