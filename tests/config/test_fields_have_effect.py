@@ -151,6 +151,7 @@ EFFECTS: dict[str, Change] = {
     "engine.moe.eplb.step_interval": (REBALANCED, 100, 200),
     "engine.moe.eplb.num_redundant_experts": (REBALANCED, 0, 8),
     "engine.moe.eplb.use_async": (REBALANCED, True, False),
+    "engine.sampling": ({}, "random", "greedy"),
     "engine.cpu_overhead.per_step": ({}, "1ms", "2ms"),
     "engine.cpu_overhead.per_seq": ({}, "10us", "20us"),
     "engine.cpu_overhead.per_kernel_launch": ({}, "29us", "10us"),

@@ -98,6 +98,11 @@ def test_clamps_apply_to_values_left_out(
             "engine.cpu_overhead",
             "has no effect with a linear step time",
         ),
+        (
+            {"sampling": "greedy", "step_time": {"linear": {"per_step": "1ms"}}},
+            "engine.sampling",
+            "has no effect where the step time knows no operators",
+        ),
         ({"kv_cache_dtype": "fp8_ds_mla"}, "engine.kv_cache_dtype", "was 'fp8_ds_mla'"),
     ],
 )

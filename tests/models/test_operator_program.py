@@ -31,6 +31,7 @@ from frontier.models.operators import (
     Phase,
     Rows,
 )
+from frontier.models.program import sampled_greedily
 
 RUST = Path(__file__).parents[2] / "rust" / "frontier-core" / "src" / "plan" / "step_time" / "operators.rs"
 
@@ -183,6 +184,18 @@ def test_llama_program_is_in_order() -> None:
         "all_gather.logits",
         "sampler",
     ]
+
+
+def test_greedy_requests_read_their_logits_once() -> None:
+    spec = load_model("llama-3.1-8b")
+    (random,) = pipeline_stages(spec, Layout.on_one_node(1))
+    (greedy,) = sampled_greedily(spec, [random])
+    changed = [(old, new) for old, new in zip(random, greedy, strict=True) if old != new]
+    assert [old.name for old, _ in changed] == ["sampler"]
+    ((old, new),) = changed
+    assert isinstance(old, Elementwise)
+    assert isinstance(new, Elementwise)
+    assert (old.bytes_per_row, new.bytes_per_row) == (42 * 128_256, 4 * 128_256)
 
 
 def test_llama_shapes_on_four_ranks() -> None:

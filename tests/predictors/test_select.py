@@ -1,6 +1,6 @@
 """Which predictor prices an operator."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -67,6 +67,32 @@ def test_the_newest_version_that_is_not_newer_else_the_nearest(asked, chosen):
     assert found is not None
     assert candidates[found.index].version == chosen
     assert bool(found.why) == (asked in ("0.32", "0.20", "0.1"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked", "chosen"),
+    [
+        ("0.19", None, "0.19.1"),  # its own kernels were measured
+        ("0.20", None, "0.24.0"),  # they were not: the latest, not the nearest
+        ("0.2", None, "0.24.0"),  # 0.24 is no patch of 0.2
+        ("0.19", "0.14", "0.14.0"),  # what is asked for goes first
+    ],
+)
+def test_the_engine_s_own_version_where_none_is_asked(engine, asked, chosen):
+    candidates = [
+        Info(version="0.14.0"),
+        Info(version="0.24.0", rows=90_000),
+        Info(version="0.19.1", measurement="kernel", rows=10),
+        Info(version="0.19.0", backend="sglang"),
+    ]
+    wanted = replace(GEMM, version=asked, engine_version=engine)
+    found = choose(wanted, candidates)
+    assert found is not None
+    assert (candidates[found.index].version, candidates[found.index].backend) == (chosen, "vllm")
+    launched = [Info(version="0.24.0"), Info(version="0.19.1", measurement="event")]
+    found = choose(wanted, launched)
+    assert found is not None
+    assert found.index == 0  # a launch says little of the kernel, whatever its version
 
 
 def test_what_is_given_up_is_said():

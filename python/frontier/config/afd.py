@@ -72,6 +72,7 @@ _OPEN: Final = ("cuda_graph", "moe", "moe.eplb", "cpu_overhead")
 _WITHOUT_EFFECT: Final = {
     "moe": "experts are those of the FFN cluster: give it there",
     "enable_expert_parallel": "attention ranks have no experts",
+    "sampling": "attention ranks sample at random: nothing else is modelled",
 }
 """Fields of an engine that mean nothing for attention ranks."""
 

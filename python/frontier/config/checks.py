@@ -45,6 +45,9 @@ def engine_issues(engine: Engine, known: Known) -> list[Issue]:
         )
         message = f"has no effect with {own} the host; remove one of the two"
         issues.append(Issue("engine.cpu_overhead", engine.cpu_overhead.model_dump(), message))
+    if not engine.step_time.knows_operators and engine.sampling is not None and known("engine.sampling"):
+        message = "has no effect where the step time knows no operators; remove it"
+        issues.append(Issue("engine.sampling", engine.sampling, message))
     if linear is not None and not any(getattr(linear, name) for name in type(linear).model_fields):
         message = "all constants are 0, so time would stand still; at least one must be over 0"
         issues.append(Issue("engine.step_time.linear", linear.model_dump(), message))

@@ -185,6 +185,8 @@ class Engine(Parallelism):
     """Tiers of KV below the device."""
     moe: Moe | None = None
     """Routing, placement and exchange of experts; left out, typical loads of equal chances."""
+    sampling: Literal["random", "greedy"] | None = None
+    """How requests sample: `greedy` (a temperature of 0) reads the logits once; left out, random."""
     cpu_overhead: CpuOverhead | None = None
     """Host time of a step; left out, 1 ms, 10 us per request, and launches. Not with given step times."""
     frontend: Frontend | None = None

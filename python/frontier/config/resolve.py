@@ -369,7 +369,7 @@ def _stages(
     """Return the operators of a step, stage by stage, None where the model cannot run so."""
     from frontier.models import Layout, pipeline_stages  # noqa: PLC0415
     from frontier.models.kv import resolve_kv_cache_dtype  # noqa: PLC0415
-    from frontier.models.program import required_dtypes  # noqa: PLC0415
+    from frontier.models.program import required_dtypes, sampled_greedily  # noqa: PLC0415
 
     tp = engine.tensor_parallel_size
     if spec is None or not parts.known(
@@ -398,6 +398,8 @@ def _stages(
         issues += error.issues
     if gpu is None:
         return None
+    if engine.sampling == "greedy":
+        program = sampled_greedily(spec, program)
     if engine.step_time.knows_operators:
         dtypes = dict.fromkeys(dtype for stage in program for dtype in required_dtypes(stage))
         for dtype in gpu.unsupported_dtypes(dtypes):

@@ -26,6 +26,7 @@ SHARED_FIELDS: Final = frozenset(
         "enforce_eager",
         "frontend",
         "quantization",
+        "sampling",
         "step_time",
         "sglang",
     }

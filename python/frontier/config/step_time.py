@@ -127,8 +127,8 @@ class LearnedStepTime(Section):
     version: (
         Annotated[str, BeforeValidator(parse_backend_version), WithJsonSchema(_VERSION_SCHEMA)] | None
     ) = None
-    """Version of that backend whose kernels are meant, or the nearest that was measured; left out, the latest
-    that was measured."""
+    """Version of that backend whose kernels are meant, or the nearest that was measured; left out, the
+    engine's own where that was measured, else the latest that was."""
     calibration: (
         Annotated[dict[str, float], BeforeValidator(parse_calibration), WithJsonSchema(_CALIBRATION_SCHEMA)]
         | None

@@ -22,6 +22,7 @@ _SIMULATION_ONLY: Final = (
     "engine.version",
     "engine.step_time",
     "engine.cpu_overhead",
+    "engine.sampling",
     "engine.frontend",
     "engine.moe.routing",
     "engine.moe.drift",

@@ -23,6 +23,7 @@ from frontier.models.operators import (
     Attention,
     Communication,
     ComputeOperator,
+    Elementwise,
     FusedMoe,
     Gemm,
     Operator,
@@ -41,6 +42,22 @@ _TOKEN_ID_BYTES = 8
 _SAMPLER_BYTES_PER_LOGIT = 42
 """HBM traffic of vLLM's sampler per logit: to 32 bits (2 + 4), temperature (4 + 4), softmax (4 + 4), noise
 (4), division by it (8 + 4), argmax (4)."""
+
+_GREEDY_BYTES_PER_LOGIT = 4
+"""Of an argmax over 32-bit logits. That their copy in 32 bits stays in the cache is assumed; where a pack has
+the sampler, it is measured (`frontier.training.sources.llmservingsim`)."""
+
+
+def sampled_greedily(spec: ModelSpec, stages: Sequence[Sequence[Operator]]) -> list[list[Operator]]:
+    """Return stages of a program whose sampler takes the most likely token of every request."""
+    read = float(spec.vocab_size * _GREEDY_BYTES_PER_LOGIT)
+
+    def greedy(each: Operator) -> Operator:
+        if isinstance(each, Elementwise) and each.name == "sampler":
+            return replace(each, bytes_per_row=read)
+        return each
+
+    return [[greedy(each) for each in stage] for stage in stages]
 
 
 def operator_program(

@@ -122,7 +122,15 @@ def attach(stages: Stages, gpu: GpuSpec, engine: Engine) -> Attached:
         bounds = Attached([[operator.to_plan() for operator in stage] for stage in stages])
         told = f"no pack of predictors comes with frontier for {gpu.name}: {_BOUNDS}"
         return replace(bounds, warnings=(*warnings, told))
-    choose = chooser.chooser_of(tuple(packs), gpu.name, backend, learned.version, own_links)
+    engine_version = engine.version if backend == engine.name else None
+    choose = chooser.chooser_of(
+        tuple(packs),
+        gpu.name,
+        backend=backend,
+        version=learned.version,
+        engine_version=engine_version,
+        own_links=own_links,
+    )
     attached = attach_chosen(stages, choose, learned.calibration or {})
     if not attached.predictors:
         names = ", ".join(pack.name for pack in packs)

@@ -61,10 +61,12 @@ class Chooser:
         *,
         backend: str,
         version: str | None,
+        engine_version: str | None = None,
         own_links: bool = False,
     ) -> None:
         """Take the packs in order of preference, the GPU, and whose kernels of which version are meant.
 
+        `engine_version`: that of the engine that runs, if its own kernels are meant.
         `own_links`: its links are not those that measurements of this GPU crossed.
         """
         self._packs = packs
@@ -72,6 +74,7 @@ class Chooser:
         self._gpu = gpu
         self._backend = backend
         self._version = version
+        self._engine_version = engine_version
         self._answers: dict[Wanted, Choice | None] = {}
 
     def __call__(self, operator: Operator) -> dict[str, Choice]:
@@ -81,6 +84,7 @@ class Chooser:
             if slot == "skew" and not ("decode" in found and wants_skew(found["decode"].info)):
                 continue
             wanted = _wanted(operator, family, self._gpu, self._backend, self._version)
+            wanted = replace(wanted, engine_version=self._engine_version)
             if wanted not in self._answers:
                 self._answers[wanted] = self._best(wanted)
             choice = self._answers[wanted]
@@ -127,10 +131,18 @@ def _on_twin(wanted: Wanted, pack: OpenPack) -> Choice | None:
 
 @lru_cache(maxsize=32)
 def chooser_of(
-    packs: tuple[OpenPack, ...], gpu: str, backend: str, version: str | None, own_links: bool
+    packs: tuple[OpenPack, ...],
+    gpu: str,
+    *,
+    backend: str,
+    version: str | None,
+    engine_version: str | None,
+    own_links: bool,
 ) -> Chooser:
     """Return the chooser of these packs, the same for all scenarios that ask alike."""
-    return Chooser(packs, gpu, backend=backend, version=version, own_links=own_links)
+    return Chooser(
+        packs, gpu, backend=backend, version=version, engine_version=engine_version, own_links=own_links
+    )
 
 
 _SAME = 0.01

@@ -2,9 +2,10 @@
 
 In order: those of the GPU before pooled ones; kernels before launches timed with events; exchanges measured
 on as many nodes as asked; the backend that was asked for before others; the number type that stands for the
-operator's arithmetic and weights; the newest version that is not newer than asked, else the nearest; graphs
-before profiled kernels; the kernel with most rows, which is assumed to be the one that the engine takes for
-most shapes. What was given up on the way is said in `why`.
+operator's arithmetic and weights; the newest version that is not newer than asked, else the nearest (where
+none is asked, that of the engine itself, else the newest); graphs before profiled kernels; the kernel with
+most rows, which is assumed to be the one that the engine takes for most shapes. What was given up on the way
+is said in `why`.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Wanted:
         operator: the family.
         gpu: name of the preset.
         backend: whose kernels are meant.
-        version: its version, None for the newest that was measured.
+        version: its version, None for the engine's own where it was measured, else the newest that was.
+        engine_version: of the engine that runs, where its kernels are meant; None where it is not known.
         dtype: of the arithmetic, by its name in plans (fp4 for 4-bit floats); None where there is none.
         weight_bytes: bytes of a weight, scales included: they tell weight-only schemes apart.
         block_scaled: 8-bit floats with a scale for each block of weights.
@@ -87,6 +89,7 @@ class Wanted:
     gpu: str
     backend: str
     version: str | None = None
+    engine_version: str | None = None
     dtype: str | None = None
     weight_bytes: float = 2.0
     block_scaled: bool = False
@@ -249,6 +252,7 @@ def _rank(wanted: Wanted, dtypes: tuple[str, ...], info: Info) -> tuple[Any, ...
         dtypes.index(info.dtype) if info.dtype in dtypes else len(dtypes),
         # Quantisation scales are found at run time by default.
         info.operator == "quant_fp8" and "dynamic" not in info.kernel,
+        not _is_engine_version(wanted, info),
         _version_rank(wanted.version if info.backend == wanted.backend else None, info.version),
         _MEASUREMENTS.index(info.measurement),
         -info.rows,
@@ -282,6 +286,14 @@ def _version_rank(asked: str | None, known: str) -> tuple[Any, ...]:
     if asked is None or order <= version_order(asked) or _is_patch(known, asked):
         return (0, newest_first)
     return (1, order)
+
+
+def _is_engine_version(wanted: Wanted, info: Info) -> bool:
+    """Return whether nobody asks for a version, and these are the kernels of the engine's own."""
+    own = wanted.engine_version
+    if wanted.version is not None or own is None or info.backend != wanted.backend:
+        return False
+    return info.version == own or _is_patch(info.version, own)
 
 
 def _is_patch(known: str, asked: str) -> bool:

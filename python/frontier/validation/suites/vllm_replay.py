@@ -1,4 +1,10 @@
-"""`vllm-replay`: real vLLM runs request by request, with their own arrivals, lengths and shared prefixes."""
+"""`vllm-replay`: real vLLM runs request by request, with their own arrivals, lengths and shared prefixes.
+
+All requests sample greedily (`SamplingParams(temperature=0.0)` in LLMServingSim's `bench/core/runner.py`).
+The links between GPUs are those that LLMServingSim states for the machine, which has no NVLink, as it states
+them: what a message gets, with nothing taken off for protocols. The engine starts cold, as nothing was sent
+before the first request; no request is left out for it, neither here nor by LLMServingSim.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,11 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
+
+import yaml
 
 from frontier.validation.case import Case, LeftOut, Suite
 from frontier.validation.suites.reading import latencies_ms, lines_of, rows_of, statistics_ms
@@ -34,7 +43,7 @@ def _cases(data: Path, scratch: Path) -> Iterator[Case | LeftOut]:
         prompts = data / _PROMPTS / f"{Path(meta['dataset_path']).stem}.csv"
         trace = scratch / f"{folder.name}.csv"
         _write_trace(trace, requests, rows_of(prompts))
-        engine: dict[str, Any] = {"version": meta["vllm_version"].rpartition(".")[0]}
+        engine: dict[str, Any] = {"version": meta["vllm_version"].rpartition(".")[0], "sampling": "greedy"}
         engine |= {name: value for name in _FLAGS if (value := meta["engine_kwargs"][name]) is not None}
         if "kv_cache" in meta:
             engine["num_gpu_blocks_override"] = meta["kv_cache"]["num_gpu_blocks"]
@@ -43,7 +52,7 @@ def _cases(data: Path, scratch: Path) -> Iterator[Case | LeftOut]:
             name="300 requests",
             scenario={
                 "model": _MODELS[meta["model"]],
-                "hardware": gpu,
+                "hardware": _hardware(gpu, engine["tensor_parallel_size"], folder),
                 "engine": engine,
                 "workload": {"trace": {"path": str(trace), "format": "sharegpt-replay"}},
             },
@@ -51,6 +60,20 @@ def _cases(data: Path, scratch: Path) -> Iterator[Case | LeftOut]:
             read=latencies_ms,
             others={_OTHER: _other(folder / "llmservingsim_summary.txt")},
         )
+
+
+def _hardware(gpu: str, gpus: int, folder: Path) -> str | dict[str, Any]:
+    """Return the GPU of a run; of several, with the links of its machine."""
+    if gpus == 1:
+        return gpu
+    stated = json.loads((folder / "llmservingsim_cluster_config.json").read_text("utf-8"))
+    preset = resources.files("frontier.hardware") / "presets" / f"{gpu}.yaml"
+    links = {
+        "pcie_bandwidth": f"{stated['link_bw']}GB/s",
+        "pcie_latency": f"{stated['link_latency']}ns",
+        "link_efficiency": 1.0,
+    }
+    return {"gpu": {**yaml.safe_load(preset.read_text("utf-8")), **links}}
 
 
 def _measured(requests: list[dict[str, Any]]) -> dict[str, float]:
