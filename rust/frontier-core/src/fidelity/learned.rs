@@ -158,6 +158,8 @@ pub struct LearnedTrees {
     unchecked: Vec<bool>,
     /// The shape was profiled: differences within the measured ranges are of batches alone.
     known_shape: bool,
+    /// Factors on the predictor's features, where more KV heads than were profiled stand for more requests.
+    fold: Option<Vec<f32>>,
     /// Buffers: the predictor's features, and those of them that the shape leaves open.
     x: Vec<f32>,
     free: Vec<f32>,
@@ -193,13 +195,15 @@ impl LearnedTrees {
             };
             columns.push(column);
         }
+        let fold = fold_of(&predictor, names, sample);
+        let folded = |column: usize| sample.get(column).map(|value| value * fold_factor(names[column], fold));
         let fixed: Vec<Option<f32>> =
-            columns.iter().map(|&column| (column < num_statics).then(|| sample[column])).collect();
+            columns.iter().map(|&column| folded(column).filter(|_| column < num_statics)).collect();
         let compiled = ensemble.specialise(&fixed);
         let mut shape = Vec::with_capacity(predictor.shape_columns.len());
         for feature in &predictor.shape_columns {
             let column = names.iter().position(|known| known == feature);
-            let Some(&value) = column.and_then(|column| sample.get(column)) else {
+            let Some(value) = column.and_then(folded) else {
                 return refuse(format!(
                     "was {}, whose shapes name {feature:?}, which is not the same in every run",
                     reference.index
@@ -207,12 +211,14 @@ impl LearnedTrees {
             };
             shape.push(f64::from(value));
         }
-        let known_shape = predictor.is_measured_shape(&shape);
+        let known_shape = fold == 1 && predictor.is_measured_shape(&shape);
         Ok(Self {
             memo: (num_statics > 0).then(|| CellMemo::new(&compiled)),
             unchecked: vec![false; columns.len()],
             x: vec![0.0; columns.len()],
             free: vec![0.0; compiled.free().len()],
+            fold: (fold > 1)
+                .then(|| columns.iter().map(|&column| fold_factor(names[column], fold)).collect()),
             common,
             compiled,
             columns,
@@ -238,6 +244,9 @@ impl LearnedTrees {
     pub fn ratio(&mut self, features: &[f32]) -> (f64, Option<Outside>) {
         for (x, &column) in self.x.iter_mut().zip(&self.columns) {
             *x = features[column];
+        }
+        if let Some(fold) = &self.fold {
+            self.x.iter_mut().zip(fold).for_each(|(x, factor)| *x *= factor);
         }
         for (free, &index) in self.free.iter_mut().zip(self.compiled.free()) {
             *free = self.x[index];
@@ -296,6 +305,37 @@ impl LearnedTrees {
         let end = WARM_UP_TO * cold.l2_bytes;
         let warm_share = ((end - kv_bytes) / (end - cold.l2_bytes)).clamp(0.0, 1.0);
         cold.s_per_byte * kv_bytes * warm_share * self.common.factor
+    }
+}
+
+/// Returns as how many requests one is to be taken, so that its KV heads are as many as were profiled.
+///
+/// A kernel of attention works on pairs of a request and a KV head (`FlashAttention`'s grid), each with its own queries,
+/// keys and values, so that one request of 32 heads is four of eight. Trees know nothing beyond the heads that they saw.
+fn fold_of(predictor: &Predictor, names: &[&str], sample: &[f32]) -> u32 {
+    let whole = |name: &str| {
+        let value = names.iter().position(|known| *known == name).and_then(|column| sample.get(column));
+        value.map_or(0, |&value| value as u32)
+    };
+    let (heads, kv_heads) = (whole("heads"), whole("kv_heads"));
+    let range = predictor.features.iter().position(|feature| feature == "kv_heads");
+    let Some(&(low, high)) = range.and_then(|index| predictor.ranges.get(index)) else { return 1 };
+    if kv_heads as f32 <= high {
+        return 1;
+    }
+    let divides = |fold: &u32| kv_heads.is_multiple_of(*fold) && heads.is_multiple_of(*fold);
+    let fits = |fold: &u32| (low..=high).contains(&((kv_heads / fold) as f32));
+    (2..=kv_heads).filter(divides).find(fits).unwrap_or(1)
+}
+
+/// Returns the factor on a feature where one request is taken as `fold`: less of what heads add up to, more requests.
+fn fold_factor(name: &str, fold: u32) -> f32 {
+    match name {
+        "heads" | "kv_heads" | "kv_bytes_per_token" => 1.0 / fold as f32,
+        "num_seqs" | "query_tokens" | "prefill.num_seqs" | "prefill.query_tokens" | "decode.num_seqs" => {
+            fold as f32
+        }
+        _ => 1.0,
     }
 }
 
