@@ -13,7 +13,7 @@ from frontier import validation
 from frontier.cli import main
 from frontier.errors import ConfigError, FrontierError
 from frontier.results import Result
-from frontier.validation import Case, LeftOut, Suite
+from frontier.validation import Case, LeftOut, Outcome, StepCase, Suite
 
 LINEAR = {"linear": {"per_step": "1ms", "per_prefill_token": "10us"}}
 
@@ -85,6 +85,39 @@ def test_a_change_is_made_to_every_case(tmp_path: Path) -> None:
     assert report.points["simulated"].to_list() == pytest.approx([11.0, 21.0])
 
 
+def steps(_data: Path, _scratch: Path) -> Iterator[StepCase | Case]:
+    def price() -> Outcome:
+        rows = [{"seconds": 3.0, "provenance": "measured"}, {"seconds": 1.0, "provenance": "extrapolated"}]
+        return Outcome.of({"output_tok_s_gpu": 90.0}, rows, {"bound_by": "link"})
+
+    def fails() -> Outcome:
+        raise FrontierError("too large")
+
+    yield StepCase("steps", "one", {"output_tok_s_gpu": 100.0}, price, facts={"gpus": 8})
+    yield Case("runs", "five", scenario(5), {"e2e_mean_ms": 6.0}, read)
+    yield StepCase("steps", "two", {"output_tok_s_gpu": 100.0}, fails)
+
+
+STEPS = Suite("steps", "a step", "nobody", (), steps)
+
+
+def test_steps_are_priced_beside_runs_and_need_no_folder() -> None:
+    report = validation.evaluate(STEPS)
+    step, run = report.points.rows(named=True)
+    assert (step["case"], step["metric"]) == ("one", "output_tok_s_gpu")
+    assert (step["bound_by"], step["gpus"]) == ("link", 8)
+    assert step["error"] == pytest.approx(-0.1)
+    assert [step[f"share_{name}"] for name in ("measured", "interpolated", "extrapolated")] == [0.75, 0, 0.25]
+    assert (run["case"], run["bound_by"]) == ("five", None)
+    assert run["simulated"] == pytest.approx(6.0)
+    assert [(one.name, one.reason) for one in report.left_out] == [("two", "failed: too large")]
+
+
+def test_steps_cannot_be_changed() -> None:
+    with pytest.raises(FrontierError, match="'steps: one' of suite steps is a step"):
+        validation.evaluate(STEPS, change=lambda case: case.scenario)
+
+
 def test_reports_are_written_in_four_forms(tmp_path: Path) -> None:
     (tmp_path / "table.csv").touch()
     report = validation.evaluate(SUITE, tmp_path)
@@ -99,8 +132,10 @@ def test_reports_are_written_in_four_forms(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_unknown_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FrontierError, match=r"needs table\.csv"):
+    with pytest.raises(FrontierError, match=r"needs table\.csv; .* does not have"):
         validation.evaluate(SUITE, tmp_path)
+    with pytest.raises(FrontierError, match=r"needs table\.csv; no folder"):
+        validation.evaluate(SUITE)
     (tmp_path / "table.csv").touch()
     twice = replace(SUITE, cases=lambda *_: [*cases(*_)][:1] * 2)
     with pytest.raises(FrontierError, match="two cases 'short: five'"):
@@ -119,11 +154,25 @@ def test_the_command_lists_suites_and_skips_what_is_not_there(
     with pytest.raises(SystemExit):
         main(["validate", "--suite", "vllm-replay", "--data", str(tmp_path)])
     assert "skipped vllm-replay" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["validate", "--suite", "vllm-replay"])
+    assert "in the folder of --data" in " ".join(capsys.readouterr().out.split())
 
 
-def test_every_suite_says_what_it_is() -> None:
+def test_the_command_runs_a_suite_that_carries_its_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(validation.SUITES, "steps", STEPS)
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", "--suite", "steps", "--json"])
+    assert ended.value.code == 0
+    (document,) = json.loads(capsys.readouterr().out)["suites"]
+    assert [row["case"] for row in document["points"]] == ["one", "five"]
+
+
+def test_every_suite_says_what_it_is(tmp_path: Path) -> None:
     for name, suite in validation.SUITES.items():
         assert name == suite.name
-        assert suite.files
+        assert suite.files or list(suite.cases(tmp_path, tmp_path))
         assert suite.title
         assert suite.source

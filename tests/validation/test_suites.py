@@ -12,7 +12,7 @@ from frontier import validation
 from frontier.config import Scenario
 from frontier.validation import Case, LeftOut, Report
 from frontier.validation.statistics import Errors, errors_of
-from frontier.validation.suites import static_batch, trtllm_throughput
+from frontier.validation.suites import static_batch, trtllm_throughput, wide_ep
 from frontier.validation.suites.prompts import Request, around, write_trace
 
 CARRIED = Path(__file__).parent / "measured"
@@ -311,3 +311,53 @@ def test_gptoss_errors(elsewhere: Path) -> None:
     assert errors(report, "tpot_mean_ms").median < 0.05
     assert errors(report, "ttft_mean_ms").mean < 0.55
     assert errors(report, "output_tok_s").ordered == 1.0
+
+
+# afd-papers
+
+
+def test_afd_papers_reproduces_what_the_documentation_says() -> None:
+    report = validation.evaluate(validation.suite("afd-papers"))
+    whole = {name: errors(report, "output_tok_s_gpu", name) for name in ("EP16, bounds", "EP16, learned")}
+    assert {name: each.cases for name, each in whole.items()} == dict.fromkeys(whole, 3)
+    assert whole["EP16, bounds"].mean < 0.07
+    assert 0.2 < whole["EP16, learned"].mean < 0.4  # a miss, of kernels that are not Step-3's
+    layers = errors(report, "attention_layer_us", "attention layer, bounds")
+    assert (layers.cases, layers.pairs) == (16, 51)
+    assert layers.median < 0.1
+    assert layers.ordered is not None
+    assert layers.ordered > 0.8
+    points = {(row["group"], row["case"]): row for row in report.to_dict()["points"]}
+    two = points["EP16, bounds", "2A2F"]
+    # 6,144 tokens of a step on 16 + 16 GPUs.
+    assert two["simulated"] == pytest.approx(6144 / (two["step_ms"] / 1e3) / 32)
+    # The report sends back 2 x 128 tokens in 182 us; here each FFN rank that has experts of a token has it.
+    assert two["f2a_us"] == pytest.approx(182 * 2.7 / 2, rel=0.02)
+    assert [one.name for one in report.left_out] == [
+        f"{layout}, {context}" for context in ("16K", "32K") for layout in ("EP64", "48A16F", "64A16F")
+    ]
+
+
+# wide-ep
+
+
+def test_wide_ep_errors() -> None:
+    report = validation.evaluate(validation.suite("wide-ep"))
+    assert errors(report, "output_tok_s_gpu").cases == 5
+    assert errors(report, "output_tok_s_gpu").mean < 0.15
+    assert errors(report, "input_tok_s_gpu", "SGLang prefill").mean < 0.25  # a miss
+    for metric in ("input_tok_s_gpu", "output_tok_s_gpu"):
+        assert errors(report, metric, "DeepSeek profile").largest < 0.05
+    points = {row["case"]: row for row in report.to_dict()["points"]}
+    two, one = points["EP72, 4K, 128 per GPU"], points["EP72, 4K, 128 per GPU, one batch"]
+    assert two["one_batch_tok_s_gpu"] == pytest.approx(one["simulated"])
+    assert two["simulated"] / one["simulated"] == pytest.approx(17_373 / 12_929, rel=0.05)
+    assert one["simulated"] == pytest.approx(128 / (one["step_ms"] / 1e3))
+    reasons = Counter(each.reason for each in report.left_out)
+    assert reasons == {wide_ep.NO_BATCH: 3, wide_ep.NO_SPLIT: 2}
+
+
+def test_wide_ep_copies_of_experts_do_not_level_any_skew() -> None:
+    (uniform,) = (each for each in wide_ep.DEPLOYMENTS if each.ranks == 144)
+    skewed = replace(uniform, routing={"power_law": {"exponent": 1.0}})
+    assert wide_ep.step(skewed)["total_ns"] > 1.1 * wide_ep.step(uniform)["total_ns"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with the measured sets; left out, the suites are listed.",
+    help="Folder with the measured sets; suites that carry their figures need none.",
 )
 @click.option(
     "--out",
@@ -45,6 +45,7 @@ def validate(
     \b
       frontier validate                                    # list the suites
       frontier validate --suite vllm-replay --data measured
+      frontier validate --suite afd-papers                 # carries its figures
       frontier validate --data measured --out errors
 
     A suite whose files DATA does not have is skipped, and said to be.
@@ -52,7 +53,7 @@ def validate(
     from frontier import validation  # noqa: PLC0415 - slow to import
 
     suites = [validation.suite(name) for name in names or validation.SUITES]
-    if data is None:
+    if data is None and not names:
         if as_json:
             output.print_json({each.name: {"title": each.title, "files": each.files} for each in suites})
         else:
@@ -77,7 +78,9 @@ def validate(
         output.print_json({"suites": [report.to_dict() for report in reports], "skipped": skipped})
         return
     for name, missing in skipped.items():
-        output.print_text(f"skipped {name}: {data} has no {', '.join(missing)}")
+        files = ", ".join(missing)
+        why = f"needs {files} in the folder of --data" if data is None else f"{data} has no {files}"
+        output.print_text(f"skipped {name}: {why}")
 
 
 def _show(report: Report) -> None:

@@ -1,4 +1,4 @@
-"""What a suite is made of: measured runs as scenarios, and those that are left out with a reason."""
+"""What a suite is made of: measured runs as scenarios or steps, and those left out with a reason."""
 
 from __future__ import annotations
 
@@ -41,6 +41,54 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came of a case: of a run, or of a step that was priced.
+
+    Attributes:
+        values: by metric.
+        shares: of GPU time by provenance (`frontier.results.trust.PROVENANCES`).
+        facts: further columns of the table of points, known only then.
+    """
+
+    values: Mapping[str, float]
+    shares: Mapping[str, float]
+    facts: Mapping[str, str | float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        values: Mapping[str, float],
+        operators: Iterable[Mapping[str, Any]],
+        facts: Mapping[str, str | float] | None = None,
+    ) -> Outcome:
+        """Take the values, and the operators of `step_breakdown` that they rest on."""
+        seconds: dict[str, float] = {}
+        for row in operators:
+            seconds[row["provenance"]] = seconds.get(row["provenance"], 0.0) + row["seconds"]
+        total = sum(seconds.values())
+        shares = {name: each / total for name, each in seconds.items()} if total > 0 else {}
+        return cls(values, shares, {} if facts is None else facts)
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """A measured deployment of which only steps are known, not requests: a step is priced, nothing is run.
+
+    Attributes:
+        group, name, measured, choice, others, facts: as of `Case`.
+        price: prices the step.
+    """
+
+    group: str
+    name: str
+    measured: Mapping[str, float]
+    price: Callable[[], Outcome]
+    choice: str = ""
+    others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    facts: Mapping[str, str | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """A measured run that is not simulated, and why.
 
@@ -63,7 +111,7 @@ class Suite:
         name: as `frontier validate --suite` takes it.
         title: what was measured, in a line.
         source: who measured and published it, and its licence.
-        files: what of the data folder it reads, relative to it.
+        files: what of the data folder it reads, relative to it; none where the suite carries its figures.
         cases: yields its cases, given the data folder and one for files that scenarios name while they run.
         assumptions: what was not published and is assumed, and what is fitted, if anything.
     """
@@ -72,12 +120,12 @@ class Suite:
     title: str
     source: str
     files: tuple[str, ...]
-    cases: Callable[[Path, Path], Iterable[Case | LeftOut]]
+    cases: Callable[[Path, Path], Iterable[Case | StepCase | LeftOut]]
     assumptions: tuple[str, ...] = ()
 
-    def missing(self, data: Path) -> list[str]:
-        """Return the files that are not in a data folder."""
-        return [name for name in self.files if not (data / name).exists()]
+    def missing(self, data: Path | None) -> list[str]:
+        """Return the files that are not in a data folder; all of them without one."""
+        return [name for name in self.files if data is None or not (data / name).exists()]
 
 
 def higher_is_better(metric: str) -> bool:

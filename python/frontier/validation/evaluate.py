@@ -12,7 +12,7 @@ from frontier.config import Scenario
 from frontier.errors import FrontierError
 from frontier.results.trust import PROVENANCES
 from frontier.simulation import simulate_many
-from frontier.validation.case import Case, LeftOut, Suite
+from frontier.validation.case import Case, LeftOut, Outcome, StepCase, Suite
 from frontier.validation.report import Report
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Change = Callable[[Case], Mapping[str, Any]]
 
 def evaluate(
     suite: Suite,
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
     *,
     change: Change | None = None,
     threads: int | None = None,
@@ -33,61 +33,76 @@ def evaluate(
 
     Args:
         suite: the suite.
-        data: folder with its files.
+        data: folder with its files; may be left out where it has none.
         change: returns another scenario for a case, for studies of what a setting does to the errors.
         threads: as of `simulate_many`.
-        progress: called with (cases done, cases in all).
+        progress: called with (scenarios done, scenarios in all); steps are priced before.
 
     Raises:
-        FrontierError: files of the suite are missing.
+        FrontierError: files of the suite are missing, or a step, which has no scenario, should be changed.
     """
-    folder = Path(data)
+    folder = None if data is None else Path(data)
     if missing := suite.missing(folder):
-        raise FrontierError(f"suite {suite.name} needs {', '.join(missing)}, which {folder} does not have")
-    cases: dict[str, Case] = {}
+        where = "no folder was named" if folder is None else f"{folder} does not have them"
+        raise FrontierError(f"suite {suite.name} needs {', '.join(missing)}; {where}")
+    cases: dict[str, Case | StepCase] = {}
+    found: dict[str, Outcome | FrontierError] = {}
     left: list[LeftOut] = []
-    scenarios: list[Scenario] = []
+    scenarios: dict[str, Scenario] = {}
 
-    def read(result: Result) -> tuple[dict[str, float], dict[str, float]] | FrontierError:
+    def read(result: Result) -> Outcome | FrontierError:
         # A run is known by its name: what is read of it is all that is kept, and runs end in any order.
-        case = cases[result.scenario["name"]]
+        case = cast("Case", cases[result.scenario["name"]])
         try:
-            return dict(case.read(result)), dict(result.trust.shares)
+            return Outcome(dict(case.read(result)), dict(result.trust.shares))
         except FrontierError as error:
             return error
 
     with tempfile.TemporaryDirectory(prefix="frontier-validation-") as scratch:
-        for case in suite.cases(folder, Path(scratch)):
+        for case in suite.cases(folder or Path(scratch), Path(scratch)):
             if isinstance(case, LeftOut):
                 left.append(case)
                 continue
             name = f"{case.group}: {case.name}"
             if name in cases:
                 raise FrontierError(f"suite {suite.name} has two cases '{name}'")
-            try:
-                plain = case.scenario if change is None else change(case)
-                scenarios.append(Scenario.from_dict({**plain, "name": name}))
-            except FrontierError as error:
-                left.append(LeftOut(case.group, case.name, f"refused: {error}"))
-                continue
+            if isinstance(case, StepCase):
+                if change is not None:
+                    raise FrontierError(
+                        f"'{name}' of suite {suite.name} is a step: it has no scenario to change"
+                    )
+                found[name] = _priced(case)
+            else:
+                try:
+                    plain = case.scenario if change is None else change(case)
+                    scenarios[name] = Scenario.from_dict({**plain, "name": name})
+                except FrontierError as error:
+                    left.append(LeftOut(case.group, case.name, f"refused: {error}"))
+                    continue
             cases[name] = case
         outcomes = simulate_many(
-            scenarios, threads=threads, progress=progress, on_error="return", reduce=read
+            list(scenarios.values()), threads=threads, progress=progress, on_error="return", reduce=read
         )
+    found |= zip(scenarios, cast("list[Outcome | FrontierError]", outcomes), strict=True)
     rows: list[dict[str, Any]] = []
-    for case, outcome in zip(cases.values(), outcomes, strict=True):
+    for name, case in cases.items():
+        outcome = found[name]
         if isinstance(outcome, FrontierError):
             left.append(LeftOut(case.group, case.name, f"failed: {outcome}"))
             continue
-        values, shares = cast("tuple[dict[str, float], dict[str, float]]", outcome)
-        rows += (_row(suite, case, metric, values[metric], shares) for metric in case.measured)
+        rows += (_row(suite, case, metric, outcome) for metric in case.measured)
     return Report(suite, rows, tuple(left))
 
 
-def _row(
-    suite: Suite, case: Case, metric: str, simulated: float, shares: Mapping[str, float]
-) -> dict[str, Any]:
-    measured = case.measured[metric]
+def _priced(case: StepCase) -> Outcome | FrontierError:
+    try:
+        return case.price()
+    except FrontierError as error:
+        return error
+
+
+def _row(suite: Suite, case: Case | StepCase, metric: str, outcome: Outcome) -> dict[str, Any]:
+    measured, simulated = case.measured[metric], outcome.values[metric]
     others = {
         f"{name}_error": values[metric] / measured - 1
         for name, values in case.others.items()
@@ -103,6 +118,7 @@ def _row(
         "simulated": float(simulated),
         "error": simulated / measured - 1,
         **others,
-        **{f"share_{name}": shares.get(name, 0.0) for name in PROVENANCES},
+        **{f"share_{name}": outcome.shares.get(name, 0.0) for name in PROVENANCES},
         **case.facts,
+        **outcome.facts,
     }
