@@ -1,4 +1,4 @@
-"""More KV heads than were profiled: a request of 32 heads is four of eight, since kernels work on pairs of both."""
+"""More KV heads than were profiled: a request of 32 heads is four of eight, kernels work on pairs of both."""
 
 import json
 from typing import Any
