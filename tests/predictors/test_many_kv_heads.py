@@ -23,12 +23,12 @@ FEW_HEADS: dict[str, Any] = {
 }
 
 
-def attention(model: Any, batch: list[tuple[int, int, bool]]) -> dict[str, Any]:
+def attention(model: Any, batch: list[tuple[int, int, bool]], **engine: Any) -> dict[str, Any]:
     scenario = Scenario.from_dict(
         {
             "model": model,
             "hardware": "h100",
-            "engine": {"max_num_seqs": 512, "max_model_len": 4096},
+            "engine": {"max_num_seqs": 512, "max_model_len": 4096, **engine},
             "workload": {
                 "synthetic": {
                     "arrivals": "burst",
@@ -56,3 +56,13 @@ def test_decodes_of_many_heads_are_more_decodes_of_few(requests: int, context: i
 
 def test_prefills_of_many_heads_were_profiled_and_stay_as_they_are() -> None:
     assert attention("llama-2-7b", [(512, 512, True)] * 2)["provenance"] == "measured"
+
+
+@pytest.mark.parametrize(("requests", "context"), [(4, 2000), (16, 1000), (48, 500)])
+def test_where_many_heads_were_profiled_both_ways_agree(requests: int, context: int) -> None:
+    """SGLang's FlashAttention 3 was profiled on an H100 with 1 to 64 KV heads: nothing is folded there."""
+    kernels = {"step_time": {"learned": {"backend": "sglang"}}}
+    many = attention("llama-2-7b", [(1, context, False)] * requests, **kernels)
+    few = attention(FEW_HEADS, [(1, context, False)] * 4 * requests, **kernels)
+    assert many["provenance"] == few["provenance"]
+    assert many["seconds"] == pytest.approx(few["seconds"], rel=0.05)

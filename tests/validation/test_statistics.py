@@ -7,7 +7,7 @@ from frontier.validation.statistics import errors_of, spearman
 
 
 def test_errors_are_relative_to_what_was_measured() -> None:
-    found = errors_of("ttft_mean_ms", [100, 200, 50, 80], [110, 180, 50, 120], ["", "", "", ""])
+    found = errors_of([100, 200, 50, 80], [110, 180, 50, 120], ["", "", "", ""])
     assert (found.cases, found.pairs, found.ordered) == (4, 0, None)
     assert found.mean == pytest.approx((0.1 + 0.1 + 0 + 0.5) / 4)
     assert found.median == pytest.approx(0.1)
@@ -19,11 +19,11 @@ def test_errors_are_relative_to_what_was_measured() -> None:
 def test_pairs_are_alternatives_that_differ_and_draws_do_not_count() -> None:
     measured = [100, 104, 120, 300]
     # Of one choice: 100 and 104 are a draw, 120 differs from both; the fourth is no alternative to them.
-    found = errors_of("tpot_mean_ms", measured, [100, 130, 120, 1], ["a", "a", "a", "b"])
+    found = errors_of(measured, [100, 130, 120, 1], ["a", "a", "a", "b"])
     assert found.pairs == 2
     assert found.ordered == 0.5
     # Equal simulated values order nothing.
-    assert errors_of("tpot_mean_ms", measured, [7, 7, 7, 7], ["a"] * 4).ordered == 0.0
+    assert errors_of(measured, [7, 7, 7, 7], ["a"] * 4).ordered == 0.0
 
 
 def test_ranks_do_not_ask_what_is_better() -> None:

@@ -53,7 +53,6 @@ def errors(report: Report, metric: str, group: str = "all") -> Errors:
     ]
     assert points
     return errors_of(
-        metric,
         [row["measured"] for row in points],
         [row["simulated"] for row in points],
         [row["choice"] for row in points],

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from frontier.results import Result
-
-HIGHER_IS_BETTER: Final = ("_tok_s", "_tok_s_gpu", "_req_s")
-"""Endings of metrics of which more is better; of all others, less is."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +123,3 @@ class Suite:
     def missing(self, data: Path | None) -> list[str]:
         """Return the files that are not in a data folder; all of them without one."""
         return [name for name in self.files if data is None or not (data / name).exists()]
-
-
-def higher_is_better(metric: str) -> bool:
-    """Return whether more of a metric is better, as its name says."""
-    return metric.endswith(HIGHER_IS_BETTER)

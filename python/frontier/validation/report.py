@@ -70,7 +70,6 @@ class Report:
             for metric in metrics:
                 if rows := members.get((group, metric)):
                     errors = errors_of(
-                        metric,
                         [row["measured"] for row in rows],
                         [row["simulated"] for row in rows],
                         [row["choice"] for row in rows],

@@ -9,8 +9,6 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from frontier.validation.case import higher_is_better
-
 DISTINCT = 0.05
 """Two measured values that differ by less (relative to the smaller) are a draw: runs are not repeatable to
 better than a few percent."""
@@ -44,13 +42,10 @@ class Errors:
     ordered: float | None
 
 
-def errors_of(
-    metric: str, measured: Sequence[float], simulated: Sequence[float], choices: Sequence[str]
-) -> Errors:
+def errors_of(measured: Sequence[float], simulated: Sequence[float], choices: Sequence[str]) -> Errors:
     """Return the statistics of one metric.
 
     Args:
-        metric: its name, whose ending says what is better.
         measured: measured values, positive.
         simulated: simulated values of the same cases.
         choices: of each case, what it is an alternative for; pairs are within equal ones that are not empty.
@@ -58,7 +53,7 @@ def errors_of(
     theirs, ours = np.asarray(measured, float), np.asarray(simulated, float)
     relative = ours / theirs - 1
     absolute = np.abs(relative)
-    pairs, right = _pairs(theirs, ours, choices, more=higher_is_better(metric))
+    pairs, right = _pairs(theirs, ours, choices)
     return Errors(
         len(theirs),
         float(absolute.mean()),
@@ -87,20 +82,17 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return ranks
 
 
-def _pairs(
-    theirs: NDArray[np.float64], ours: NDArray[np.float64], choices: Sequence[str], *, more: bool
-) -> tuple[int, int]:
+def _pairs(theirs: NDArray[np.float64], ours: NDArray[np.float64], choices: Sequence[str]) -> tuple[int, int]:
     """Return how many pairs of alternatives differ, and how many of them are put in the right order."""
     members: dict[str, list[int]] = {}
     for index, choice in enumerate(choices):
         if choice:
             members.setdefault(choice, []).append(index)
-    sign = 1.0 if more else -1.0
     pairs = right = 0
     for same in members.values():
         for a, b in combinations(same, 2):
             if max(theirs[a], theirs[b]) <= (1 + DISTINCT) * min(theirs[a], theirs[b]):
                 continue
             pairs += 1
-            right += bool(sign * (theirs[a] - theirs[b]) * sign * (ours[a] - ours[b]) > 0)
+            right += bool((theirs[a] - theirs[b]) * (ours[a] - ours[b]) > 0)
     return pairs, right

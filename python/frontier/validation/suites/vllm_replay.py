@@ -123,4 +123,11 @@ VLLM_REPLAY: Final = Suite(
     source="LLMServingSim 2.0, bench/examples (github.com/casys-kaist/LLMServingSim, MIT)",
     files=(_RUNS, _PROMPTS),
     cases=_cases,
+    assumptions=(
+        "links of runs with several GPUs are those that LLMServingSim's configuration states for the machine,"
+        " as attained (link_efficiency 1): chosen with the result in view",
+        "greedy sampling, as the driver asks for",
+        "a request is there from when the engine's queue has it (queued_ts): the client's clock is another",
+        "the first request, which finds a cold engine, is not left out",
+    ),
 )

@@ -276,7 +276,9 @@ impl LearnedTrees {
             if self.unchecked[index] || !is_outside(x, low, high) {
                 continue;
             }
-            let outside = Outside::new(self.columns[index], x, low, high);
+            // What is told is what the operator has.
+            let factor = self.fold.as_ref().map_or(1.0, |fold| fold[index]);
+            let outside = Outside::new(self.columns[index], x / factor, low / factor, high / factor);
             if furthest.as_ref().is_none_or(|known| outside.distance > known.distance) {
                 furthest = Some(outside);
             }
@@ -310,22 +312,28 @@ impl LearnedTrees {
 
 /// Returns as how many requests one is to be taken, so that its KV heads are as many as were profiled.
 ///
-/// A kernel of attention works on pairs of a request and a KV head (`FlashAttention`'s grid), each with its own queries,
-/// keys and values, so that one request of 32 heads is four of eight. Trees know nothing beyond the heads that they saw.
+/// `FlashAttention` works on pairs of a request and a KV head, each with its own queries, keys and values, so that one
+/// request of 32 heads is four of eight. Trees know nothing beyond the heads that they saw. (Where its kernels were
+/// profiled with up to 64 KV heads, both ways of asking agree within 2 % at 32, 6 % at 64.) Nothing is gained where another
+/// property of the shape then lies outside what was profiled.
 fn fold_of(predictor: &Predictor, names: &[&str], sample: &[f32]) -> u32 {
-    let whole = |name: &str| {
-        let value = names.iter().position(|known| *known == name).and_then(|column| sample.get(column));
-        value.map_or(0, |&value| value as u32)
+    let value = |name: &str| {
+        let found = names.iter().position(|known| *known == name).and_then(|column| sample.get(column));
+        found.copied()
     };
-    let (heads, kv_heads) = (whole("heads"), whole("kv_heads"));
-    let range = predictor.features.iter().position(|feature| feature == "kv_heads");
-    let Some(&(low, high)) = range.and_then(|index| predictor.ranges.get(index)) else { return 1 };
-    if kv_heads as f32 <= high {
+    let (Some(heads), Some(kv_heads)) = (value("heads"), value("kv_heads")) else { return 1 };
+    let kernel = &predictor.identity.kernel;
+    let lies_within = |fold: u32| {
+        predictor.features.iter().zip(&predictor.ranges).all(|(name, &(low, high))| {
+            value(name).is_none_or(|value| !is_outside(value * fold_factor(name, fold), low, high))
+        })
+    };
+    if !(kernel.contains("flash_attn") || kernel.starts_with("fa")) || lies_within(1) {
         return 1;
     }
-    let divides = |fold: &u32| kv_heads.is_multiple_of(*fold) && heads.is_multiple_of(*fold);
-    let fits = |fold: &u32| (low..=high).contains(&((kv_heads / fold) as f32));
-    (2..=kv_heads).filter(divides).find(fits).unwrap_or(1)
+    let divides =
+        |fold: &u32| (heads as u32).is_multiple_of(*fold) && (kv_heads as u32).is_multiple_of(*fold);
+    (2..=kv_heads as u32).filter(divides).find(|&fold| lies_within(fold)).unwrap_or(1)
 }
 
 /// Returns the factor on a feature where one request is taken as `fold`: less of what heads add up to, more requests.
